@@ -4,64 +4,53 @@ Chroma's directory must never be shared between processes (readers then see dele
 vectors without an error), so the pipeline and the search app both talk to one Chroma server. This module is the only
 one that knows Chroma: names, metadata, time-outs and errors. Whatever goes wrong is a `VectorStoreError`; a course that
 has no collection is a `CollectionNotFoundError`.
+
+All operations bear being done twice, so those of a patient store are tried again while the server is away. A writer
+that may lose its right to write passes `before_write`: it is called right before every attempt to write, and raises.
 """
 
-import json
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import urlsplit
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-import httpx
 import numpy as np
 import numpy.typing as npt
 
+from embedding.chroma import ChromaServer, anybody
 from embedding.collection_names import collection_name
-from embedding.settings import VectorStoreSettings
+from embedding.errors import CollectionNotFoundError, VectorStoreAwayError, VectorStoreError
+from embedding.records import Hashes, Hit, Record, equals, from_chroma, to_chroma
+from models.unicode import without_surrogates
 
 if TYPE_CHECKING:
-    from chromadb.api.client import Client
     from chromadb.api.models.Collection import Collection as ChromaCollection
+    from chromadb.api.types import GetResult, Include
+
+__all__ = [
+    "WRITE_BATCH",
+    "CollectionInfo",
+    "CollectionNotFoundError",
+    "CourseCollection",
+    "Hashes",
+    "Hit",
+    "Record",
+    "VectorStore",
+    "VectorStoreAwayError",
+    "VectorStoreError",
+    "Vectors",
+]
 
 Vectors = npt.NDArray[np.float32]
 
 WRITE_BATCH = 500
 """Records a request: far below Chroma's limits (5461 records, 40 MB) and large enough to hide the round trip."""
 READ_BATCH = 2500
-
-
-class VectorStoreError(Exception):
-    """The vector store failed: server away, time-out, broken index."""
-
-
-class VectorStoreAwayError(VectorStoreError):
-    """Nobody answers at CHROMA_URL, or not in time: what failed now may work when the server is back."""
-
-
-class CollectionNotFoundError(VectorStoreError):
-    """The course has no collection: it was never embedded, or its collection was deleted."""
-
-
-@dataclass(frozen=True)
-class Record:
-    """A chunk as the collection holds it."""
-
-    chunk_id: str
-    text: str
-    metadata: Mapping[str, Any]
-    content_hash: str
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A record a query found; `score` is its cosine similarity to the query, -1.0 to 1.0."""
-
-    chunk_id: str
-    text: str
-    metadata: Mapping[str, Any]
-    score: float
+"""The same where nothing but names is read."""
+ROUNDING = 1e-4
+"""How far a number of a unit vector may be from what it should be."""
 
 
 @dataclass(frozen=True)
@@ -74,146 +63,110 @@ class CollectionInfo:
     """Identifies everything that shapes the vectors: queries must come from a model with the same signature."""
 
 
-class VectorStore:
-    """The Chroma server.
+class VectorStore(ChromaServer):
+    """The courses' collections on the Chroma server."""
 
-    Connects on first use, so that neither side needs the other to start first, and finds a server again that was away.
-    Safe to share between threads.
-    """
-
-    def __init__(self, settings: VectorStoreSettings) -> None:
-        self._url = settings.chroma_url.rstrip("/")
-        self._timeout = settings.chroma_timeout_seconds
-        self._client: Client | None = None
-        self._lock = threading.Lock()
-
-    def check(self) -> None:
-        """Read something, since a heartbeat says only that the server listens.
-
-        Raises:
-            VectorStoreError: the server does not answer a read.
-        """
-        with self._translated_errors():
-            self._connect().count_collections()
-
-    def answers(self) -> bool:
-        """Whether the server listens: a quick question without Chroma's client."""
-        try:
-            return httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).is_success
-        except httpx.HTTPError:
-            return False
-
-    def open(self, course_id: str) -> "CourseCollection":
+    def open(self, course_id: str, before_write: Callable[[], None] = anybody) -> "CourseCollection":
         """The course's collection, for reading or writing.
 
         Raises:
             CollectionNotFoundError: the course has none.
             VectorStoreError: the vector store failed.
         """
-        with self._translated_errors():
-            return CourseCollection(
-                self, self._connect().get_collection(collection_name(course_id), embedding_function=None)
-            )
+        name = collection_name(course_id)
+        collection = self.call(lambda: self._connect().get_collection(name, embedding_function=None))
+        return CourseCollection(self, collection, before_write)
 
-    def create(self, info: CollectionInfo) -> "CourseCollection":
-        """A new, empty collection for the course.
+    def create(self, info: CollectionInfo, before_write: Callable[[], None] = anybody) -> "CourseCollection":
+        """A new, empty collection for the course; one that it has already is returned as it is: see its `info`.
 
         Raises:
-            VectorStoreError: the vector store failed, or the collection exists.
+            VectorStoreError: the vector store failed.
         """
-        with self._translated_errors():
-            return CourseCollection(
-                self,
-                self._connect().create_collection(
-                    collection_name(info.course_id),
-                    embedding_function=None,
-                    configuration={"hnsw": {"space": "cosine"}},
-                    metadata={
-                        "course_id": info.course_id,
-                        "embedding_model": info.model_name,
-                        "embedding_signature": info.model_signature,
-                    },
-                ),
-            )
+        name = collection_name(info.course_id)
+        collection = self.call(
+            lambda: self._connect().get_or_create_collection(
+                name,
+                embedding_function=None,
+                configuration={"hnsw": {"space": "cosine"}},
+                metadata={
+                    "course_id": info.course_id,
+                    "embedding_model": info.model_name,
+                    "embedding_signature": info.model_signature,
+                },
+            ),
+            before_write,
+        )
+        return CourseCollection(self, collection, before_write)
 
-    def delete(self, course_id: str) -> None:
+    def delete(self, course_id: str, before_write: Callable[[], None] = anybody) -> None:
         """Remove the course's collection; removing one that is not there is no error.
 
         Raises:
             VectorStoreError: the vector store failed.
         """
+        name = collection_name(course_id)
+        with suppress(CollectionNotFoundError):
+            self.call(lambda: self._connect().delete_collection(name), before_write)
+
+    def is_broken(self, course_id: str) -> bool:
+        """Whether the course has a collection that cannot be read though the server answers other questions.
+
+        It happens when Chroma is killed while it writes, and nothing but deleting the collection helps. Chroma takes
+        seconds to say so.
+
+        Raises:
+            VectorStoreError: the server answers nothing at all.
+        """
         try:
-            with self._translated_errors():
-                self._connect().delete_collection(collection_name(course_id))
+            self.open(course_id).dimensions()
+        except VectorStoreAwayError:
+            raise
         except CollectionNotFoundError:
-            pass
+            return False
+        except VectorStoreError:
+            self.check()
+            return True
+        return False
 
-    def close(self) -> None:
-        """Close the connections; the next use opens new ones."""
-        with self._lock:
-            client, self._client = self._client, None
-        if client is not None:
-            for session in _http_sessions(client):
-                session.close()
-            client.close()
+    def collections(self) -> Iterator["CourseCollection"]:
+        """All collections the server has, whoever made them; their contents are not read.
 
-    def _connect(self) -> "Client":
-        if self._client is None:
-            if not self._lock.acquire(timeout=self._timeout):
-                raise httpx.ConnectTimeout("another thread is still connecting")
-            try:
-                self._client = self._client or self._new_client()
-            finally:
-                self._lock.release()
-        return self._client
+        Raises:
+            VectorStoreError: the vector store failed.
+        """
+        for offset in itertools.count(step=READ_BATCH):
+            page = self.call(partial(self._list, offset))
+            yield from (CourseCollection(self, collection) for collection in page)
+            if len(page) < READ_BATCH:
+                return
 
-    def _new_client(self) -> "Client":
-        from chromadb import HttpClient
-        from chromadb.config import Settings as ChromaSettings
+    def version(self) -> str:
+        """Which version of its API the server says it speaks.
 
-        # The constructor calls the server without a time-out: only go there when the server answers.
-        httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).raise_for_status()
-        url = urlsplit(self._url)
-        client = cast(
-            "Client",
-            HttpClient(
-                host=url.hostname or "localhost",
-                port=url.port or (443 if url.scheme == "https" else 80),
-                ssl=url.scheme == "https",
-                settings=ChromaSettings(anonymized_telemetry=False),
-            ),
-        )
-        for session in _http_sessions(client):
-            session.timeout = httpx.Timeout(self._timeout)
-        return client
+        Raises:
+            VectorStoreError: the vector store failed.
+        """
+        return self.call(lambda: self._connect().get_version())
 
-    @contextmanager
-    def _translated_errors(self) -> Iterator[None]:
-        from chromadb.errors import NotFoundError
-
-        try:
-            yield
-        except NotFoundError as error:
-            raise CollectionNotFoundError(str(error)) from error
-        except httpx.TimeoutException as error:
-            raise VectorStoreAwayError(f"Chroma at {self._url} did not answer within {self._timeout:g} s") from error
-        except httpx.HTTPError as error:
-            raise VectorStoreAwayError(
-                f"Chroma at {self._url} cannot be reached ({error}); start it with `make up` "
-                "or `course-search vector-store`, or set CHROMA_URL"
-            ) from error
-        except Exception as error:
-            # The client raises ValueError when the server vanishes while it connects, a bare Exception for an answer
-            # that is not JSON, and errors of its own for the rest.
-            raise VectorStoreError(f"Chroma at {self._url} failed: {error}") from error
+    def _list(self, offset: int) -> "Sequence[ChromaCollection]":
+        return self._connect().list_collections(limit=READ_BATCH, offset=offset)
 
 
 class CourseCollection:
     """One course's vectors, texts and metadata. Every method may raise `VectorStoreError`."""
 
-    def __init__(self, store: VectorStore, collection: "ChromaCollection") -> None:
-        self._translated_errors = store._translated_errors
+    def __init__(
+        self, server: ChromaServer, collection: "ChromaCollection", before_write: Callable[[], None] = anybody
+    ) -> None:
+        self._call = server.call
         self._collection = collection
+        self._before_write = before_write
+
+    @property
+    def name(self) -> str:
+        """What Chroma calls it."""
+        return self._collection.name
 
     @property
     def info(self) -> CollectionInfo:
@@ -227,36 +180,75 @@ class CourseCollection:
 
     def count(self) -> int:
         """How many chunks it holds."""
-        with self._translated_errors():
-            return self._collection.count()
+        return self._call(self._collection.count)
 
-    def content_hashes(self) -> dict[str, str]:
-        """Chunk id → content hash of everything it holds."""
-        hashes: dict[str, str] = {}
-        with self._translated_errors():
-            for offset in range(0, self._collection.count(), READ_BATCH):
-                page = self._collection.get(include=["metadatas"], limit=READ_BATCH, offset=offset)
-                for chunk_id, metadata in zip(page["ids"], page["metadatas"] or [], strict=True):
-                    hashes[chunk_id] = str((metadata or {}).get("content_hash", ""))
-        return hashes
+    def dimensions(self) -> int:
+        """Length of its vectors, read from one of them; 0 when it holds none."""
+        one = self._call(lambda: self._collection.get(include=["embeddings"], limit=1))
+        return np.asarray(one["embeddings"]).shape[-1] if one["ids"] else 0
+
+    def chunk_ids(self) -> Iterator[list[str]]:
+        """Ids of all it holds, a page at a time, the last page first: removing what was seen shifts nothing else."""
+        for offset in reversed(range(0, self.count(), READ_BATCH)):
+            page = self._call(partial(self._collection.get, include=[], limit=READ_BATCH, offset=offset))
+            yield page["ids"]
+
+    def hashes(self, chunk_ids: Sequence[str]) -> dict[str, Hashes]:
+        """Chunk id → hashes of those of the chunks that it holds."""
+        return {
+            chunk_id: Hashes(str(metadata.get("text_hash", "")), str(metadata.get("content_hash", "")))
+            for page in self._get(chunk_ids, ["metadatas"])
+            for chunk_id, metadata in zip(page["ids"], page["metadatas"] or [], strict=True)
+        }
+
+    def differing(self, records: Sequence[Record], vectors: Vectors | None = None) -> list[str]:
+        """Ids of the records that do not read back as they are; vectors (n × dimensions) are compared where given."""
+        sent = {
+            record.chunk_id: (record, vector)
+            for record, vector in zip(records, itertools.repeat(None) if vectors is None else vectors, strict=False)
+        }
+        for page in self._get(list(sent), ["documents", "metadatas", "embeddings"]):
+            vectors_read = np.asarray(page["embeddings"], dtype=np.float32)
+            rows = zip(page["ids"], page["documents"] or [], page["metadatas"] or [], vectors_read, strict=True)
+            for chunk_id, text, metadata, vector in rows:
+                record, vector_sent = sent[chunk_id]
+                is_near = vector_sent is None or np.allclose(vector, vector_sent, rtol=0, atol=ROUNDING)
+                if is_near and equals(record, text, metadata):
+                    del sent[chunk_id]
+        return list(sent)
+
+    def contents(self, page_size: int = WRITE_BATCH) -> Iterator[tuple[list[Record], Vectors]]:
+        """All it holds, a page of records and their vectors (rows × dimensions) at a time.
+
+        What `upsert` takes. A page is about 10 MB under way; one that is written meanwhile may be seen half.
+        """
+        read = partial(self._collection.get, include=["documents", "metadatas", "embeddings"], limit=page_size)
+        for offset in itertools.count(step=page_size):
+            page = self._call(partial(read, offset=offset))
+            if not page["ids"]:
+                return
+            rows = zip(page["ids"], page["documents"] or [], page["metadatas"] or [], strict=True)
+            records = [
+                Record(chunk_id, text or "", from_chroma(metadata), str(metadata.get("content_hash", "")))
+                for chunk_id, text, metadata in rows
+            ]
+            yield records, np.asarray(page["embeddings"], dtype=np.float32)
 
     def upsert(self, records: Sequence[Record], vectors: Vectors) -> None:
         """Write records and their vectors (unit rows, n × dimensions), replacing what has the same chunk id."""
-        with self._translated_errors():
-            for start in range(0, len(records), WRITE_BATCH):
-                batch = records[start : start + WRITE_BATCH]
-                self._collection.upsert(
-                    ids=[record.chunk_id for record in batch],
-                    embeddings=vectors[start : start + WRITE_BATCH],
-                    documents=[record.text for record in batch],
-                    metadatas=[_to_chroma(record) for record in batch],
-                )
+        for start in range(0, len(records), WRITE_BATCH):
+            self._write(records[start : start + WRITE_BATCH], vectors[start : start + WRITE_BATCH])
+
+    def update(self, records: Sequence[Record]) -> None:
+        """Replace the metadata of records that it holds; their texts and vectors stay."""
+        for start in range(0, len(records), WRITE_BATCH):
+            self._write(records[start : start + WRITE_BATCH])
 
     def remove(self, chunk_ids: Sequence[str]) -> None:
         """Delete chunks by id."""
-        with self._translated_errors():
-            for start in range(0, len(chunk_ids), WRITE_BATCH):
-                self._collection.delete(ids=list(chunk_ids[start : start + WRITE_BATCH]))
+        for start in range(0, len(chunk_ids), WRITE_BATCH):
+            ids = list(chunk_ids[start : start + WRITE_BATCH])
+            self._call(partial(self._collection.delete, ids=ids), self._before_write)
 
     def query(self, vector: Vectors, top_k: int, filters: Mapping[str, str]) -> list[Hit]:
         """The `top_k` chunks nearest to a unit vector (dimensions,) whose metadata equal `filters`, best first.
@@ -264,13 +256,14 @@ class CourseCollection:
         Equal scores are ordered by chunk id, so that the same question always gets the same answer.
         """
         conditions: list[Any] = [{field: value} for field, value in filters.items()]
-        with self._translated_errors():
-            found = self._collection.query(
+        found = self._call(
+            lambda: self._collection.query(
                 query_embeddings=vector[None, :],
                 n_results=top_k,
                 where={"$and": conditions} if len(conditions) > 1 else (conditions[0] if conditions else None),
                 include=["documents", "metadatas", "distances"],
             )
+        )
         rows = zip(
             found["ids"][0],
             (found["documents"] or [[]])[0],
@@ -279,36 +272,33 @@ class CourseCollection:
             strict=True,
         )
         hits = [
-            Hit(chunk_id, text or "", _from_chroma(metadata or {}), max(-1.0, min(1.0, 1.0 - float(distance))))
+            Hit(chunk_id, text or "", from_chroma(metadata or {}), max(-1.0, min(1.0, 1.0 - float(distance))))
             for chunk_id, text, metadata, distance in rows
         ]
         return sorted(hits, key=lambda hit: (-hit.score, hit.chunk_id))
 
+    def _write(self, records: Sequence[Record], vectors: Vectors | None = None) -> None:
+        """One request; when Chroma refuses it, one a record, so that the error names the chunk."""
+        content: dict[str, Any] = {
+            "ids": [record.chunk_id for record in records],
+            "metadatas": [to_chroma(record) for record in records],
+        }
+        if vectors is None:
+            write = partial(self._collection.update, **content)
+        else:
+            texts = [without_surrogates(record.text) for record in records]
+            write = partial(self._collection.upsert, **content, documents=texts, embeddings=vectors)
+        try:
+            self._call(write, self._before_write)
+        except (VectorStoreAwayError, CollectionNotFoundError):
+            raise
+        except VectorStoreError as error:
+            if len(records) == 1:
+                raise VectorStoreError(f"Chunk {records[0].chunk_id!r} cannot be stored: {error}") from error
+            for index, record in enumerate(records):
+                self._write([record], None if vectors is None else vectors[index : index + 1])
 
-def _http_sessions(client: "Client") -> list[httpx.Client]:
-    """Chroma offers no setting for the time-out, and its `close` leaves the connections open; a test pins both."""
-    return [part._server._session for part in (client, client._admin_client)]  # type: ignore[union-attr]
-
-
-_SCALAR = str | int | float | bool
-_FIELDS = ("course_id", "lecture_id", "section_id", "source_type", "language", "order_in_section")
-
-
-def _to_chroma(record: Record) -> dict[str, str | int | float | bool | None]:
-    """Chroma's metadata are flat: what can be filtered by stands alone, the rest travels as JSON.
-
-    An upsert merges metadata, and a key is dropped only by writing None, hence every field is always there.
-    """
-    fields = {field: value for field in _FIELDS if isinstance(value := record.metadata.get(field), _SCALAR | None)}
-    rest = {key: value for key, value in record.metadata.items() if key not in fields}
-    return {
-        **dict.fromkeys(_FIELDS),
-        **fields,
-        "extra": json.dumps(rest, ensure_ascii=False) if rest else None,
-        "content_hash": record.content_hash,
-    }
-
-
-def _from_chroma(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    rest: dict[str, Any] = json.loads(metadata.get("extra") or "{}")
-    return {field: metadata.get(field) for field in _FIELDS} | rest
+    def _get(self, chunk_ids: Sequence[str], include: "Include") -> Iterator["GetResult"]:
+        for start in range(0, len(chunk_ids), WRITE_BATCH):
+            ids = list(chunk_ids[start : start + WRITE_BATCH])
+            yield self._call(partial(self._collection.get, ids=ids, include=include))

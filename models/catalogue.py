@@ -9,16 +9,19 @@ whether it was written: a run writes only while it owns the course, and an old r
     report_progress     running → running    by the owner
     publish             running → done       by the owner
     fail_course         running → failed     by the owner
+    restart_course      running → pending    by the owner, from then on owned by nobody
     fail_unfinished     running (by the owner), pending or not started (by the owner or nobody) → failed
+    set_back_all        anything → not started, owned by nobody    while the product is stopped, by a restore
+    restore_course      anything → done, owned by nobody           likewise
 
 Ids: stage one's columns may be integers, so an id is compared as the column's own type (which uses the index) *and* as
 text (`01` is not course 1). An id the column's type can't hold at all matches nothing.
 """
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select, update
 from sqlalchemy.exc import DataError
@@ -26,12 +29,13 @@ from sqlalchemy.orm import Mapped, Session
 from sqlmodel import col
 
 from models.tables import Chunk, Course, EmbeddingStatus, Resource
+from models.unicode import is_unicode
 
 T = TypeVar("T")
-Totals: TypeAlias = Select[str, int, int]
-"""Course id, number of rows, and a sum over them."""
 
 MAX_ERROR_CHARACTERS = 2000
+REBUILD_OWNER_PREFIX = "rebuild-"
+"""Begins the id under which a rebuild owns a course: no run has such an id."""
 
 _status = col(Course.embedding_status)
 _owner = col(Course.embedding_run_id)
@@ -45,8 +49,6 @@ class Ingestion:
     resources: int = 0
     succeeded: int = 0
     chunks: int = 0
-    characters: int = 0
-    """Length of all chunk texts together, in code points."""
 
     @property
     def finished(self) -> bool:
@@ -64,6 +66,19 @@ def list_courses(session: Session) -> list[Course]:
     """All courses by id: in numeric order where ids are integers, else in text order."""
     query = select(Course).order_by(col(Course.id)).execution_options(populate_existing=True)
     return list(session.scalars(query))
+
+
+def course_ids(session: Session) -> Sequence[str]:
+    """The ids of all courses."""
+    return session.scalars(select(col(Course.id))).all()
+
+
+def active_courses(session: Session, also: Collection[str] = ()) -> list[Course]:
+    """The courses that wait for a run or are embedded by one, and those of these ids that there are."""
+    active = _status.in_([EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING])
+    # as text: not every partition key an operator may add is an id that the column can hold
+    query = select(Course).where(or_(active, cast(col(Course.id), String).in_(also)))
+    return list(session.scalars(query.execution_options(populate_existing=True)))
 
 
 def request_embedding(session: Session, course_id: str, now: datetime) -> bool:
@@ -158,6 +173,25 @@ def fail_course(session: Session, course_id: str, run_id: str, reason: str, retr
     return _write(session, course_id, _run_by(run_id), embedding_requested_at=retry_at, **_failed(reason))
 
 
+def restart_course(session: Session, course_id: str, run_id: str, now: datetime) -> bool:
+    """Hands a course whose collection the owner has deleted back: asked for now, and made from nothing.
+
+    The generation stays, since it must never repeat: the next publication raises it.
+    """
+    return _write(
+        session,
+        course_id,
+        _run_by(run_id),
+        embedding_status=EmbeddingStatus.PENDING,
+        embedding_progress=0.0,
+        embedding_error=None,
+        embedding_requested_at=now,
+        embedding_attempted=None,
+        embedding_fingerprint=None,
+        embedding_run_id=None,
+    )
+
+
 def fail_unfinished(
     session: Session,
     course_id: str,
@@ -165,6 +199,7 @@ def fail_unfinished(
     reason: str,
     *,
     requested_at: datetime | None = None,
+    attempted: str | None = None,
     retry_at: datetime | None = None,
 ) -> bool:
     """Records the end of a run that died or was cancelled without a word of its own.
@@ -178,6 +213,7 @@ def fail_unfinished(
         run_id: the run that ended.
         reason: why.
         requested_at: the request the run was launched for, if any.
+        attempted: the fingerprint the run was to publish, where the row does not say yet.
         retry_at: asks for another run, from then.
     """
     waited = and_(
@@ -185,14 +221,34 @@ def fail_unfinished(
         or_(_owner.is_(None), _owner == run_id),
         or_(_requested_at.is_(None), *([] if requested_at is None else [_requested_at == requested_at])),
     )
-    changes = {**_failed(reason), "embedding_requested_at": retry_at, "embedding_run_id": run_id}
+    changes = {
+        **_failed(reason),
+        "embedding_attempted": func.coalesce(attempted, col(Course.embedding_attempted)),
+        "embedding_requested_at": retry_at,
+        "embedding_run_id": run_id,
+    }
     return _write(session, course_id, or_(_run_by(run_id), waited), **changes)
+
+
+def set_back_all(session: Session) -> None:
+    """Takes back what every row says of its collection, before a restore replaces them all.
+
+    The generation rises, so that a run that was launched for a course before does not pass for the one it needs now.
+    """
+    changes = _at_rest(EmbeddingStatus.NOT_STARTED, progress=0.0, fingerprint=None)
+    session.connection().execute(update(Course).values(changes))
+
+
+def restore_course(session: Session, course_id: str, fingerprint: str) -> bool:
+    """Declares a collection complete that a restore put there, made from what the fingerprint says."""
+    return _write(session, course_id, **_at_rest(EmbeddingStatus.DONE, progress=1.0, fingerprint=fingerprint))
 
 
 def ingestion(session: Session, course_ids: Collection[str] | None = None) -> dict[str, Ingestion]:
     """What stage one has written for every course, or for some that exist; three queries whatever their number.
 
-    The tables are totalled apart and merged here, because their ids may be of different types.
+    The tables are totalled apart and merged here, because their ids may be of different types. No text is read: chunks
+    are counted by the index on their course.
     """
     courses = select(col(Course.id))
     resources, chunks = _resources_by_course(), _chunks_by_course()
@@ -200,24 +256,21 @@ def ingestion(session: Session, course_ids: Collection[str] | None = None) -> di
         courses = courses.where(col(Course.id).in_(course_ids))
         resources = resources.where(col(Resource.course_id).in_(course_ids))
         chunks = chunks.where(col(Chunk.course_id).in_(course_ids))
-    succeeded = {course_id: totals for course_id, *totals in session.execute(resources)}
-    written = {course_id: totals for course_id, *totals in session.execute(chunks)}
+    totals = {course_id: (number, succeeded) for course_id, number, succeeded in session.execute(resources)}
+    written = dict(session.execute(chunks).all())
     return {
-        course_id: Ingestion(*succeeded.get(course_id, (0, 0)), *written.get(course_id, (0, 0)))
+        course_id: Ingestion(*totals.get(course_id, (0, 0)), written.get(course_id, 0))
         for course_id in session.scalars(courses)
     }
 
 
 def ingestion_of(session: Session, course_id: str) -> Ingestion:
     """What stage one has written for one course; all zero for an unknown one."""
-
-    def totals(query: Totals, owner: Mapped[str]) -> tuple[int, int]:
-        query = query.where(is_id(owner, course_id))
-        row = _unless_unfit(session, lambda: session.execute(query).first(), None, course_id)
-        return (0, 0) if row is None else (row[1], row[2])
-
-    resources = totals(_resources_by_course(), col(Resource.course_id))
-    return Ingestion(*resources, *totals(_chunks_by_course(), col(Chunk.course_id)))
+    resources = _resources_by_course().where(is_id(col(Resource.course_id), course_id))
+    chunks = _chunks_by_course().where(is_id(col(Chunk.course_id), course_id))
+    totals = _unless_unfit(session, lambda: session.execute(resources).first(), None, course_id)
+    written = _unless_unfit(session, lambda: session.execute(chunks).first(), None, course_id)
+    return Ingestion(*(totals[1:] if totals else (0, 0)), written[1] if written else 0)
 
 
 def chunk_page(session: Session, course_id: str, after: str | None = None, limit: int = 500) -> list[Chunk]:
@@ -258,19 +311,32 @@ def _failed(reason: str) -> dict[str, Any]:
     return {"embedding_status": EmbeddingStatus.FAILED, "embedding_error": reason[:MAX_ERROR_CHARACTERS]}
 
 
+def _at_rest(status: EmbeddingStatus, progress: float, fingerprint: str | None) -> dict[str, Any]:
+    """All columns of a course that a restore puts into a new state: no run, no request, nothing tried."""
+    return {
+        "embedding_status": status,
+        "embedding_progress": progress,
+        "embedding_error": None,
+        "embedding_run_id": None,
+        "embedding_requested_at": None,
+        "embedding_attempted": None,
+        "embedding_generation": col(Course.embedding_generation) + 1,
+        "embedding_fingerprint": fingerprint,
+    }
+
+
 def _write(session: Session, course_id: str, *conditions: ColumnElement[bool], **values: Any) -> bool:
     statement = update(Course).where(is_id(col(Course.id), course_id), *conditions).values(**values)
     return _unless_unfit(session, lambda: session.connection().execute(statement).rowcount == 1, False, course_id)
 
 
-def _resources_by_course() -> Totals:
+def _resources_by_course() -> Select[str, int, int]:
     succeeded = func.sum(case((col(Resource.status) == "succeeded", 1), else_=0))
     return select(col(Resource.course_id), func.count(), succeeded).group_by(col(Resource.course_id))
 
 
-def _chunks_by_course() -> Totals:
-    characters = func.coalesce(func.sum(func.length(col(Chunk.text))), 0)  # a text may be NULL in stage one's table
-    return select(col(Chunk.course_id), func.count(), characters).group_by(col(Chunk.course_id))
+def _chunks_by_course() -> Select[str, int]:
+    return select(col(Chunk.course_id), func.count()).group_by(col(Chunk.course_id))
 
 
 def _unless_unfit(session: Session, query: Callable[[], T], otherwise: T, course_id: str) -> T:
@@ -278,7 +344,7 @@ def _unless_unfit(session: Session, query: Callable[[], T], otherwise: T, course
 
     PostgreSQL refuses to compare an integer with `abc` and then the whole transaction, hence the savepoint.
     """
-    if "\0" in course_id or not _is_unicode(course_id):
+    if "\0" in course_id or not is_unicode(course_id):
         return otherwise
     if session.get_bind().dialect.name == "sqlite":
         return query()
@@ -287,12 +353,3 @@ def _unless_unfit(session: Session, query: Callable[[], T], otherwise: T, course
             return query()
     except DataError:
         return otherwise
-
-
-def _is_unicode(value: str) -> bool:
-    """Lone surrogates, which JSON and URLs can smuggle into a string, have no encoding."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 from models.tables import Chunk
 
@@ -19,6 +19,17 @@ _COUNT = "0|[1-9][0-9]*"
 _FORM = re.compile(
     rf"v1:(?P<chunks>{_COUNT}):(?P<characters>{_COUNT}):(?P<content>[0-9a-f]{{64}}):(?P<model>.*)", re.DOTALL
 )
+
+
+def _canonical(number: str) -> float:
+    """Whole floats become integers, as PostgreSQL's jsonb returns them."""
+    value = float(number)
+    return int(value) if value.is_integer() and abs(value) < _SAFE_INTEGER else value
+
+
+# Made once, which is most of the cost of using them.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
+_DECODER = json.JSONDecoder(parse_float=_canonical)
 
 
 def chunk_hash(chunk: Chunk) -> str:
@@ -33,9 +44,9 @@ def chunk_hash(chunk: Chunk) -> str:
         chunk.section_id,
         chunk.source_type,
         chunk.language,
-        _canonical(chunk.extra or {}),
+        _DECODER.decode(_ENCODER.encode(chunk.extra or {})),
     ]
-    return hashlib.sha256(json.dumps(fields, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(_ENCODER.encode(fields).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -77,11 +88,15 @@ class FingerprintBuilder:
     def add(self, chunk: Chunk) -> str:
         """Takes a chunk into the fingerprint and returns its `chunk_hash`."""
         content = chunk_hash(chunk)
-        entry = hashlib.sha256(json.dumps([chunk.id, content]).encode()).digest()
-        self._chunks += 1
-        self._characters += len(chunk.text or "")  # stage one's column may allow NULL
-        self._sum = (self._sum + int.from_bytes(entry)) % 2**256
+        self.add_hashed(chunk.id, content, characters=len(chunk.text or ""))  # stage one's column may allow NULL
         return content
+
+    def add_hashed(self, chunk_id: str, content: str, characters: int) -> None:
+        """Takes a chunk into the fingerprint whose `chunk_hash` is known, as it is to a collection that holds it."""
+        entry = hashlib.sha256(json.dumps([chunk_id, content]).encode()).digest()
+        self._chunks += 1
+        self._characters += characters
+        self._sum = (self._sum + int.from_bytes(entry)) % 2**256
 
     def add_all(self, pages: Iterable[Iterable[Chunk]]) -> Self:
         """Takes all chunks of a course into the fingerprint, page by page."""
@@ -93,14 +108,3 @@ class FingerprintBuilder:
     def build(self, model: str) -> CourseFingerprint:
         """The fingerprint of the chunks so far, embedded by the model of this signature."""
         return CourseFingerprint(self._chunks, self._characters, f"{self._sum:064x}", model)
-
-
-def _canonical(value: Any) -> Any:
-    """Whole floats become integers, as PostgreSQL's jsonb returns them."""
-    if isinstance(value, dict):
-        return {key: _canonical(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_canonical(item) for item in value]
-    if isinstance(value, float) and value.is_integer() and abs(value) < _SAFE_INTEGER:
-        return int(value)
-    return value

@@ -17,6 +17,7 @@ from typing import Annotated, Any, BinaryIO, NoReturn
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from models.tables import Chunk
+from models.unicode import is_unicode
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_DEPTH = 100
@@ -61,10 +62,8 @@ def _check_storable(value: Any, depth: int) -> None:
     elif isinstance(value, str):
         if "\0" in value:
             raise ValueError("contains a NUL character")
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError("contains half of a surrogate pair") from None
+        if not is_unicode(value):
+            raise ValueError("contains half of a surrogate pair")
     elif isinstance(value, float) and not isfinite(value):
         raise ValueError("contains a number that is too large")
 

@@ -3,9 +3,10 @@
 import dagster as dg
 
 from orchestration.assets import course_collection
+from orchestration.partitions import JOB
 
 embed_course = dg.define_asset_job(
-    "embed_course",
+    JOB,
     selection=[course_collection],
-    description="Bring a course's collection in line with its chunks and publish it.",
+    description="Bring the collections of some courses in line with their chunks and publish them.",
 )

@@ -1,11 +1,17 @@
-"""One partition a course; the key is the course's id as text."""
+"""One partition a course, and the names that tie partitions, runs and assets together."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
+from orchestration.reasons import reasons_of
+
 NAME = "courses"
 courses = dg.DynamicPartitionsDefinition(name=NAME)
+"""The key is the course's id as text."""
+
+COLLECTION = dg.AssetKey("course_collection")
+JOB = "embed_course"
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -17,18 +23,29 @@ def all_courses(instance: dg.DagsterInstance) -> Sequence[str]:
     return instance.get_dynamic_partitions(NAME)
 
 
-def courses_of(run: dg.DagsterRun, partition_keys: Sequence[str]) -> list[str]:
-    """The courses a run works on.
+def range_tags(first: str, last: str) -> dict[str, str]:
+    """The tags of a run over all partitions from the first to the last."""
+    return {RANGE_START_TAG: first, RANGE_END_TAG: last}
 
-    Runs say so in two ways: one partition, or (under a backfill policy) a range in the order the keys were added.
 
-    Args:
-        run: Any run.
-        partition_keys: As `all_courses` lists them.
+def courses_of(
+    runs: Iterable[dg.DagsterRun], instance: dg.DagsterInstance
+) -> Iterator[tuple[dg.DagsterRun, Sequence[str]]]:
+    """The runs, each with the courses it works on.
+
+    Runs say so in three ways: the reasons they were launched for, one partition, or (under a backfill policy) a range
+    in the order the keys were added. The keys are read only where a run needs them.
     """
-    if key := run.tags.get(PARTITION_TAG):
-        return [key]
-    first, last = run.tags.get(RANGE_START_TAG), run.tags.get(RANGE_END_TAG)
-    if first in partition_keys and last in partition_keys:
-        return list(partition_keys[partition_keys.index(first) : partition_keys.index(last) + 1])
-    return []
+    keys: Sequence[str] | None = None
+    for run in runs:
+        first, last = run.tags.get(RANGE_START_TAG), run.tags.get(RANGE_END_TAG)
+        if reasons := reasons_of(run.tags):
+            yield run, list(reasons)
+        elif key := run.tags.get(PARTITION_TAG):
+            yield run, [key]
+        elif first is not None and last is not None:
+            keys = all_courses(instance) if keys is None else keys
+            is_known = first in keys and last in keys
+            yield run, keys[keys.index(first) : keys.index(last) + 1] if is_known else []
+        else:
+            yield run, []

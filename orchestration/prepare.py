@@ -1,8 +1,7 @@
 """Before the daemon starts: put the instance in order (`python -m orchestration.prepare`).
 
-A run works inside the code location's process tree. When that was killed, nobody is left to say that the run is over,
-and it would stay `STARTED` for ever, holding its place in the pool. And a pool is limited only once the instance has
-seen it. This is for a machine that runs everything: no worker can be alive before the daemon is.
+A pool is limited only once the instance has seen it, and runs whose worker is gone would hold their place in it until
+the sensor's first tick.
 """
 
 import sys
@@ -10,17 +9,7 @@ import sys
 import dagster as dg
 
 from orchestration.assets import GPU_POOL
-
-LIVE = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-
-
-def fail_orphans(instance: dg.DagsterInstance) -> list[str]:
-    """Mark every run failed that claims to be working, and return their ids."""
-    orphans = instance.get_runs(dg.RunsFilter(statuses=LIVE))
-    for run in orphans:
-        instance.report_run_failed(run, "The process that worked on this run is gone.")
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
-    return [run.run_id for run in orphans]
+from orchestration.workers import end_abandoned_runs
 
 
 def limit_pools(instance: dg.DagsterInstance) -> None:
@@ -33,5 +22,5 @@ def limit_pools(instance: dg.DagsterInstance) -> None:
 if __name__ == "__main__":
     with dg.DagsterInstance.get() as dagster_instance:
         limit_pools(dagster_instance)
-        for run_id in fail_orphans(dagster_instance):
-            sys.stdout.write(f"Run {run_id} was left behind by a process that is gone: marked failed.\n")
+        for line in end_abandoned_runs(dagster_instance):
+            sys.stdout.write(f"{line}\n")

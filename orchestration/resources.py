@@ -1,20 +1,37 @@
 """What a run or a sensor needs from outside: the catalogue, the vector store, the model on the GPU.
 
 Each reads its settings from the environment when it is first used, so that importing the code location costs nothing
-and works anywhere.
+and works anywhere. A run outlasts a database or a vector store that is away for a moment (a restart, a long lock): it
+waits, and fails only after `PATIENCE_SECONDS`.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import dagster as dg
 from pydantic import PrivateAttr
+from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
 
 from embedding.embedder import Embedder
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import VectorStore
-from models.database import Engine, Session, create_catalogue_engine, transaction
+from models.database import (
+    DatabaseNotMigratedError,
+    DatabaseUnavailableError,
+    Engine,
+    Session,
+    create_catalogue_engine,
+    transaction,
+)
 from models.settings import CatalogueSettings
+
+PATIENCE_SECONDS = 60.0
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 
 class CatalogueResource(dg.ConfigurableResource[None]):
@@ -30,6 +47,26 @@ class CatalogueResource(dg.ConfigurableResource[None]):
         with transaction(self._engine) as session:
             yield session
 
+    def attempt(self, work: Callable[[Session], T]) -> T:
+        """Do the work in one transaction, again while the database is away: the work must bear being done twice.
+
+        Raises:
+            DatabaseUnavailableError: it is still away.
+        """
+
+        def once() -> T:
+            with self.transaction() as session:
+                return work(session)
+
+        patient = Retrying(
+            retry=retry_if_exception(_may_pass),
+            stop=stop_after_delay(PATIENCE_SECONDS),
+            wait=wait_exponential(multiplier=0.2, max=5),
+            before_sleep=before_sleep_log(logger, logging.WARNING),
+            reraise=True,
+        )
+        return patient(once)
+
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - the interface
         """Close the connections."""
         if self._engine is not None:
@@ -44,7 +81,7 @@ class VectorStoreResource(dg.ConfigurableResource[None]):
     def store(self) -> VectorStore:
         """The connection, opened on first use."""
         if self._store is None:
-            self._store = VectorStore(VectorStoreSettings())
+            self._store = VectorStore(VectorStoreSettings(), PATIENCE_SECONDS)
         return self._store
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - the interface
@@ -71,3 +108,7 @@ class GpuResource(dg.ConfigurableResource[None]):
         if self._embedder is None:
             self._embedder = Embedder.load(EmbeddingSettings())
         return self._embedder
+
+
+def _may_pass(error: BaseException) -> bool:
+    return isinstance(error, DatabaseUnavailableError) and not isinstance(error, DatabaseNotMigratedError)

@@ -6,8 +6,8 @@ that it was killed. Both are read off the instance as it is now: a sensor that w
 meanwhile is left alone.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
@@ -15,7 +15,8 @@ import dagster as dg
 from models import catalogue as catalogue_rows
 from models.database import Session
 from models.tables import Course, EmbeddingStatus
-from orchestration.partitions import all_courses, courses_of
+from orchestration.partitions import courses_of
+from orchestration.reasons import Reason, reasons_of
 
 Status = dg.DagsterRunStatus
 QUEUED = (Status.NOT_STARTED, Status.QUEUED, Status.STARTING)
@@ -25,9 +26,6 @@ RECENT_RUNS = 100
 """How many of the runs that ended badly a tick looks at; the cursor brings the rest."""
 OVERLAP = timedelta(seconds=10)
 
-REQUESTED_AT_TAG = "course_search/requested_at"
-"""The request a run was launched for. Compared for equality: the clocks of two databases never agree."""
-
 
 @dataclass(frozen=True)
 class RunState:
@@ -35,7 +33,8 @@ class RunState:
 
     run_id: str
     status: dg.DagsterRunStatus | None
-    requested_at: datetime | None = None
+    reasons: Mapping[str, Reason] = field(default_factory=dict)
+    """What it was launched for, by course id; empty for a run that an operator launched."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,15 @@ class Change:
     course_id: str
     run: RunState
 
+    @property
+    def reason(self) -> Reason | None:
+        """Why the run was launched for the course."""
+        return self.run.reasons.get(self.course_id)
+
 
 @dataclass(frozen=True)
-class Reason:
-    """Why a run ended, and whether another one is worth while."""
+class Ending:
+    """How a run ended, and whether another one is worth while."""
 
     text: str
     retry: bool = False
@@ -60,20 +64,20 @@ def unfinished_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
 
 
 def find_changes(
-    instance: dg.DagsterInstance, courses: Iterable[Course], cursor: str | None
+    instance: dg.DagsterInstance,
+    read_courses: Callable[[Collection[str]], Iterable[Course]],
+    cursor: str | None,
 ) -> tuple[list[Change], str | None]:
     """Compare the rows with the instance's runs; writes nothing.
 
     Args:
         instance: Where the runs are.
-        courses: All rows of the catalogue.
+        read_courses: Gives the rows of all active courses and of those with these ids.
         cursor: As the last call returned it.
 
     Returns:
         What the rows do not say yet, and the next cursor.
     """
-    rows = {course.id: course for course in courses}
-    partition_keys = all_courses(instance)
     unfinished = unfinished_runs(instance)
     since = datetime.fromisoformat(cursor) - OVERLAP if cursor else None
     ended = instance.get_run_records(
@@ -82,8 +86,9 @@ def find_changes(
         order_by="update_timestamp",
         ascending=since is not None,
     )
-    claims = [(_state(run), courses_of(run, partition_keys)) for run in unfinished]
-    claims += [(_state(record.dagster_run), courses_of(record.dagster_run, partition_keys)) for record in ended]
+    runs = [*unfinished, *(record.dagster_run for record in ended)]
+    claims = [(_state(run), course_ids) for run, course_ids in courses_of(runs, instance)]
+    rows = {course.id: course for course in read_courses({course_id for _, ids in claims for course_id in ids})}
     known = {run.run_id for run, _ in claims}
     for course in rows.values():
         owner = course.embedding_run_id
@@ -113,17 +118,31 @@ def decide(rows: Mapping[str, Course], claims: Sequence[tuple[RunState, Sequence
             course = rows.get(course_id)
             if course is None:
                 continue
+            change = Change(course_id, run)
             if run.status in QUEUED:
                 is_told = course.embedding_run_id in waiting and course.embedding_status == EmbeddingStatus.PENDING
-                if not is_told and course.embedding_status != EmbeddingStatus.RUNNING:
-                    changes.append(Change(course_id, run))
-            elif run.status not in UNFINISHED and _leaves_unfinished(course, run):
-                changes.append(Change(course_id, run))
+                is_settled = change.reason is not None and change.reason.is_settled(course)
+                if not is_told and not is_settled and course.embedding_status != EmbeddingStatus.RUNNING:
+                    changes.append(change)
+            elif run.status not in UNFINISHED and _leaves_unfinished(course, change):
+                changes.append(change)
     return changes
 
 
-def write_changes(session: Session, changes: Iterable[Change], reasons: Mapping[str, Reason]) -> list[str]:
-    """Write what was found, and return a line for each row that was changed."""
+def write_changes(
+    session: Session, changes: Iterable[Change], endings: Mapping[str, Ending], contents: Mapping[str, str]
+) -> list[str]:
+    """Write what was found.
+
+    Args:
+        session: An open transaction.
+        changes: As `find_changes` found them.
+        endings: How the runs among them ended, by run id.
+        contents: The fingerprints that runs without a reason would have published, by course id, as far as known.
+
+    Returns:
+        A line for each row that was changed.
+    """
     lines = []
     for change in changes:
         course_id, run = change.course_id, change.run
@@ -131,42 +150,48 @@ def write_changes(session: Session, changes: Iterable[Change], reasons: Mapping[
             if catalogue_rows.mark_queued(session, course_id, run.run_id):
                 lines.append(f"course {course_id}: pending, run {run.run_id} is queued")
             continue
-        reason = reasons[run.run_id]
-        retry_at = datetime.now(UTC) if reason.retry else None
+        ending = endings[run.run_id]
         if catalogue_rows.fail_unfinished(
-            session, course_id, run.run_id, reason.text, requested_at=run.requested_at, retry_at=retry_at
+            session,
+            course_id,
+            run.run_id,
+            ending.text,
+            requested_at=change.reason.requested_at if change.reason else None,
+            attempted=change.reason.content if change.reason else contents.get(course_id),
+            retry_at=datetime.now(UTC) if ending.retry else None,
         ):
-            lines.append(f"course {course_id}: failed, {reason.text}")
+            lines.append(f"course {course_id}: failed, {ending.text}")
     return lines
 
 
-def reasons_of(instance: dg.DagsterInstance, changes: Iterable[Change]) -> dict[str, Reason]:
-    """Why the ended runs among the changes ended, by run id."""
+def endings_of(instance: dg.DagsterInstance, changes: Iterable[Change]) -> dict[str, Ending]:
+    """How the ended runs among the changes ended, by run id."""
     over = {change.run.run_id: change.run for change in changes if change.run.status not in QUEUED}
-    return {run_id: _reason(instance, run) for run_id, run in over.items()}
+    return {run_id: _ending(instance, run) for run_id, run in over.items()}
 
 
-def _leaves_unfinished(course: Course, run: RunState) -> bool:
+def _leaves_unfinished(course: Course, change: Change) -> bool:
     """The condition of `catalogue.fail_unfinished`, to look only into runs that matter."""
     if course.embedding_status == EmbeddingStatus.RUNNING:
-        return course.embedding_run_id == run.run_id
+        return course.embedding_run_id == change.run.run_id
     return (
         course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.NOT_STARTED)
-        and course.embedding_run_id in (None, run.run_id)
-        and course.embedding_requested_at in (None, run.requested_at)
+        and course.embedding_run_id in (None, change.run.run_id)
+        and course.embedding_requested_at in (None, change.reason.requested_at if change.reason else None)
     )
 
 
 def _state(run: dg.DagsterRun) -> RunState:
-    requested_at = run.tags.get(REQUESTED_AT_TAG)
-    return RunState(run.run_id, run.status, datetime.fromisoformat(requested_at) if requested_at else None)
+    return RunState(run.run_id, run.status, reasons_of(run.tags))
 
 
-def _reason(instance: dg.DagsterInstance, run: RunState) -> Reason:
+def _ending(instance: dg.DagsterInstance, run: RunState) -> Ending:
+    if run.status is None and run.run_id.startswith(catalogue_rows.REBUILD_OWNER_PREFIX):
+        return Ending("the rebuild was interrupted", retry=True)
     if run.status is None:
-        return Reason("the run was deleted")
+        return Ending("the run was deleted")
     if run.status is Status.CANCELED:
-        return Reason("cancelled")
+        return Ending("cancelled")
     entries = instance.all_logs(run.run_id, of_type={dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.RUN_FAILURE})
     events = [entry.dagster_event for entry in entries if entry.dagster_event]
     for event in events:
@@ -174,6 +199,6 @@ def _reason(instance: dg.DagsterInstance, run: RunState) -> Reason:
             error = event.step_failure_data.error
             # It could tell Dagster but not the row: the catalogue was away. A worker that died is Dagster's to retry.
             message = (error.cause or error).message.strip()
-            return Reason(message.removeprefix("dagster._core.definitions.events.Failure: "), retry=True)
+            return Ending(message.removeprefix("dagster._core.definitions.events.Failure: "), retry=True)
     messages = [event.message for event in events if event.message]
-    return Reason(messages[-1] if messages else f"run {run.run_id} ended without saying why")
+    return Ending(messages[-1] if messages else f"run {run.run_id} ended without saying why")

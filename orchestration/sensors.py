@@ -1,7 +1,7 @@
-"""The two sensors: one launches runs for courses that are due, one keeps the courses' state true.
+"""The sensors: one launches what is due, one keeps the courses' state true, one clears up after deleted courses.
 
-Both look at how things are, not at which events passed by, so a tick that is missed costs nothing. What to do is
-decided in `triggers` and `run_status`; this module reads, asks them and acts.
+All look at how things are, not at which events passed by, so a tick that is missed costs nothing. What to do is
+decided in `triggers`, `run_status`, `workers` and `removals`; this module reads, asks them and acts.
 
 They rest unless DAGSTER_HOME is set: an instance that knows nothing of the runs elsewhere, like that of a `dagster dev`
 to have a look, must not judge the courses of one that does.
@@ -9,35 +9,37 @@ to have a look, must not judge the courses of one that does.
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import dagster as dg
 
 from embedding.errors import ModelUnavailableError
 from embedding.model_files import model_signature
 from embedding.settings import EmbeddingSettings
+from embedding.vector_store import VectorStoreError
 from models import catalogue as catalogue_rows
 from models.database import DatabaseUnavailableError, Session
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course
-from orchestration import run_status, triggers
+from orchestration import reasons, removals, run_status, triggers, workers
 from orchestration.assets import course_chunks
 from orchestration.jobs import embed_course
-from orchestration.partitions import all_courses, courses, courses_of
+from orchestration.partitions import all_courses, courses, courses_of, range_tags
+from orchestration.reasons import Reason
 from orchestration.resources import CatalogueResource, VectorStoreResource
 
 SENSOR_INTERVAL_SECONDS = 5
-MAX_REQUESTS_PER_TICK = 25
+REMOVAL_INTERVAL_SECONDS = 20
+MAX_RUNS_PER_TICK = 25
 """Submitting a run takes about half a second; the rest comes with the next tick."""
 READING_SECONDS = 10.0
 """How long a tick may read chunks to tell what changed; Dagster ends a tick after a minute."""
-QUIET_READING_SECONDS = 0.3
+QUIET_READING_SECONDS = 0.2
 """How long it may read courses that look unchanged."""
 RESTING = "DAGSTER_HOME is not set: the sensors rest. `make up` starts everything."
-RUN_KEY_TAG = "dagster/run_key"
 
-DueCourse = tuple[Course, CourseFingerprint]
-"""A course that may be due, and what its chunks are now."""
+DueCourses = Mapping[Reason, CourseFingerprint]
+"""What is due, most urgent first, and what the courses' chunks are now."""
 
 
 @dg.sensor(
@@ -55,7 +57,7 @@ def stage_one_sensor(
         return dg.SkipReason(RESTING)
     signature = _model_signature(context)
     known = all_courses(context.instance)
-    busy = {course_id for run in run_status.unfinished_runs(context.instance) for course_id in courses_of(run, known)}
+    busy = _busy(context.instance)
     try:
         with catalogue.transaction() as session:
             candidates = triggers.candidates(
@@ -69,30 +71,27 @@ def stage_one_sensor(
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))
     context.update_cursor(cursor or "")
-    requests = _untried(context.instance, due)[:MAX_REQUESTS_PER_TICK]
-    if requests and not vector_store.store().answers():
-        return dg.SkipReason(
-            f"{len(requests)} courses wait: the vector store does not answer. Start it with `make up`."
-        )
-    wanted = dict.fromkeys([*candidates.ingested, *(course.id for course, _ in requests)])
+    untried = _untried(context.instance, due)
+    if untried and not vector_store.store().answers():
+        return dg.SkipReason(f"{len(untried)} courses wait: the vector store does not answer. Start it with `make up`.")
     added = set(known)
+    wanted = dict.fromkeys([*candidates.ingested, *(reason.course_id for reason in untried)])
     new = [course_id for course_id in wanted if course_id not in added]
-    if not requests and not new:
+    runs = triggers.runs(untried, [*known, *new])[:MAX_RUNS_PER_TICK]
+    if not runs and not new:
         return dg.SkipReason(f"{len(candidates.ingested)} courses ingested, none to embed")
     return dg.SensorResult(
-        run_requests=[
-            dg.RunRequest(run_key=triggers.run_key(course, content), partition_key=course.id, tags=_request_tag(course))
-            for course, content in requests
-        ],
+        run_requests=[_run_request(run) for run in runs],
         dynamic_partitions_requests=[courses.build_add_request(new)] if new else [],
         asset_events=[
             dg.AssetObservation(
                 course_chunks.key,
-                partition=course.id,
-                metadata={"chunks": content.chunks, "characters": content.characters},
-                tags={"dagster/data_version": content.content},
+                partition=reason.course_id,
+                metadata={"chunks": due[reason].chunks, "characters": due[reason].characters},
+                tags={"dagster/data_version": due[reason].content},
             )
-            for course, content in requests
+            for run in runs
+            for reason in run
         ],
         cursor=cursor,
     )
@@ -108,13 +107,18 @@ def course_status_sensor(context: dg.SensorEvaluationContext, catalogue: Catalog
     """Compare every active course with the run that owns it, and every recent run with its courses."""
     if not os.environ.get("DAGSTER_HOME"):
         return dg.SkipReason(RESTING)
+
+    def read_courses(also: Collection[str]) -> Sequence[Course]:
+        with catalogue.transaction() as session:
+            return catalogue_rows.active_courses(session, also)
+
     try:
+        lines = workers.end_abandoned_runs(context.instance)
+        changes, cursor = run_status.find_changes(context.instance, read_courses, context.cursor)
+        endings = run_status.endings_of(context.instance, changes)
         with catalogue.transaction() as session:
-            courses_now = catalogue_rows.list_courses(session)
-        changes, cursor = run_status.find_changes(context.instance, courses_now, context.cursor)
-        reasons = run_status.reasons_of(context.instance, changes)
-        with catalogue.transaction() as session:
-            lines = run_status.write_changes(session, changes, reasons)
+            contents = _contents_given_up(context, session, changes)
+            lines += run_status.write_changes(session, changes, endings, contents)
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))
     context.update_cursor(cursor or "")
@@ -123,9 +127,54 @@ def course_status_sensor(context: dg.SensorEvaluationContext, catalogue: Catalog
     return dg.SkipReason("; ".join(lines) or "Every course's state is true")
 
 
-def _request_tag(course: Course) -> dict[str, str]:
-    requested = course.embedding_requested_at
-    return {run_status.REQUESTED_AT_TAG: requested.isoformat()} if requested else {}
+@dg.sensor(
+    minimum_interval_seconds=REMOVAL_INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Removes the collection and the partition of every course that is gone from the catalogue.",
+)
+def deleted_course_sensor(
+    context: dg.SensorEvaluationContext, catalogue: CatalogueResource, vector_store: VectorStoreResource
+) -> dg.SensorResult | dg.SkipReason:
+    """Clear up after courses that two ticks in a row did not find."""
+    if not os.environ.get("DAGSTER_HOME"):
+        return dg.SkipReason(RESTING)
+    known = all_courses(context.instance)
+    try:
+        with catalogue.transaction() as session:
+            there = set(catalogue_rows.course_ids(session))
+    except DatabaseUnavailableError as error:
+        return dg.SkipReason(str(error))
+    missing = [course_id for course_id in known if course_id not in there]
+    found = removals.find(missing, there, _busy(context.instance), context.cursor)
+    context.update_cursor(found.cursor)
+    if not found.gone:
+        return dg.SkipReason(found.message)
+    try:
+        removed = removals.remove_collections(vector_store.store(), found.gone, len(known))
+    except VectorStoreError as error:
+        return dg.SkipReason(str(error))
+    except removals.TooManyGoneError as error:
+        context.log.warning(str(error))
+        return dg.SkipReason(str(error))
+    for course_id in removed:
+        context.log.info(f"course {course_id} is gone from the catalogue: its collection and partition are removed")
+    return dg.SensorResult(
+        dynamic_partitions_requests=[courses.build_delete_request(list(removed))], cursor=found.cursor
+    )
+
+
+def _run_request(run: Sequence[Reason]) -> dg.RunRequest:
+    key, tags = reasons.run_key(run), reasons.tags(run)
+    first, last = run[0].course_id, run[-1].course_id
+    if len(run) == 1:
+        return dg.RunRequest(run_key=key, partition_key=first, tags=tags)
+    return dg.RunRequest(run_key=key, tags={**tags, **range_tags(first, last)})
+
+
+def _busy(instance: dg.DagsterInstance) -> set[str]:
+    """Courses that a queued or running run holds."""
+    claims = courses_of(run_status.unfinished_runs(instance), instance)
+    return {course_id for _, course_ids in claims for course_id in course_ids}
 
 
 def _model_signature(context: dg.SensorEvaluationContext) -> str | None:
@@ -141,9 +190,9 @@ def _read_contents(
     session: Session,
     candidates: triggers.Candidates,
     model_signature: str | None,
-) -> tuple[list[DueCourse], str | None]:
+) -> tuple[DueCourses, str | None]:
     """Read candidates in full until the time is up, and return those that are due and the next cursor."""
-    due: list[DueCourse] = []
+    due: dict[Reason, CourseFingerprint] = {}
     for courses_to_read, seconds in (
         (candidates.requested, READING_SECONDS),
         (candidates.changed, READING_SECONDS),
@@ -157,7 +206,7 @@ def _read_contents(
                 context.log.exception(f"The chunks of course {course.id} cannot be read")
                 continue
             if triggers.is_due(course, content):
-                due.append((course, content))
+                due[Reason.of(course, content)] = content
             if time.monotonic() - started > seconds:
                 return due, course.id
     return due, None
@@ -170,10 +219,26 @@ def _content(session: Session, course: Course, model_signature: str | None) -> C
     return fingerprint.build(model_signature or (last.model if last else ""))
 
 
-def _untried(instance: dg.DagsterInstance, due: Sequence[DueCourse]) -> list[DueCourse]:
-    """Those whose reason has not been launched yet; Dagster would drop them too, but they would fill the tick."""
+def _contents_given_up(
+    context: dg.SensorEvaluationContext, session: Session, changes: Iterable[run_status.Change]
+) -> dict[str, str]:
+    """What runs that an operator launched and cancelled would have published, so that nothing launches it again."""
+    cancelled = {
+        change.course_id
+        for change in changes
+        if change.run.status is dg.DagsterRunStatus.CANCELED and change.reason is None
+    }
+    signature = _model_signature(context) if cancelled else None
+    rows = (catalogue_rows.get_course(session, course_id) for course_id in cancelled)
+    return {course.id: str(_content(session, course, signature)) for course in rows if course}
+
+
+def _untried(instance: dg.DagsterInstance, due: DueCourses) -> list[Reason]:
+    """Those that have not been launched yet; Dagster would drop some of them too, but they would fill the tick."""
     if not due:
         return []
-    keys = [triggers.run_key(course, content) for course, content in due]
-    tried = {run.tags[RUN_KEY_TAG] for run in instance.get_runs(dg.RunsFilter(tags={RUN_KEY_TAG: keys}))}
-    return [one for one, key in zip(due, keys, strict=True) if key not in tried]
+    tried: set[Reason] = set()
+    for tags in reasons.tag_filters(due):
+        for run in instance.get_runs(dg.RunsFilter(tags=tags)):
+            tried.update(reasons.reasons_of(run.tags).values())
+    return [reason for reason in due if reason not in tried]

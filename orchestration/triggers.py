@@ -1,8 +1,8 @@
 """Which courses are due: the pure decisions of the stage-one sensor.
 
 A course is due when somebody asked for it, or when stage one has ingested it and its content (chunks and model) is not
-what was published, or tried in vain. Counts and lengths, one aggregate for all courses, tell most changes; an edit that
-keeps both shows only in the digest of the content, so courses that look unchanged take turns at being read in full.
+what was published, or tried in vain. The number of chunks, one aggregate for all courses, tells many changes at once;
+an edit shows only in the digest of the content, so courses that look unchanged take turns at being read in full.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from models.catalogue import Ingestion
 from models.fingerprint import CourseFingerprint
 from models.tables import Course, EmbeddingStatus
+from orchestration.reasons import COURSES_PER_RUN, Reason
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Candidates:
     requested: Sequence[Course]
     """Somebody asked for them; the oldest request first."""
     changed: Sequence[Course]
-    """Never embedded, or the aggregates or the model differ from what was published or tried last."""
+    """Never embedded, or the number of chunks or the model differs from what was published or tried last."""
     quiet: Sequence[Course]
     """Look unchanged; only their content can tell."""
     ingested: Sequence[str]
@@ -77,16 +78,27 @@ def settled(course: Course) -> CourseFingerprint | None:
             return None
 
 
-def run_key(course: Course, content: CourseFingerprint) -> str:
-    """Names one reason to embed a course: Dagster launches a key once, so nothing is embedded twice for it."""
-    requested = course.embedding_requested_at
-    return f"{course.id}:{content}:{course.embedding_generation}:{requested.isoformat() if requested else ''}"
+def runs(reasons: Iterable[Reason], partition_keys: Sequence[str]) -> list[list[Reason]]:
+    """Shares the work out among runs, each of courses whose partitions lie side by side, `COURSES_PER_RUN` at most.
+
+    A run of several courses is told by the first and the last partition of a range, hence side by side; courses that
+    were ingested together are.
+    """
+    position = {key: number for number, key in enumerate(partition_keys)}
+    shared: list[list[Reason]] = []
+    for reason in sorted(reasons, key=lambda reason: position[reason.course_id]):
+        last = shared[-1] if shared else []
+        if last and len(last) < COURSES_PER_RUN and position[last[-1].course_id] + 1 == position[reason.course_id]:
+            last.append(reason)
+        else:
+            shared.append([reason])
+    return shared
 
 
 def _looks_unchanged(settled: CourseFingerprint | None, stage_one: Ingestion, model_signature: str | None) -> bool:
     return (
         settled is not None
-        and (settled.chunks, settled.characters) == (stage_one.chunks, stage_one.characters)
+        and settled.chunks == stage_one.chunks
         and (model_signature is None or settled.model == model_signature)
     )
 

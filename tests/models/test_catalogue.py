@@ -49,7 +49,7 @@ class TestIds:
         catalogue.add_course("1", resources=["succeeded"], chunks=["text"])
         with catalogue.session() as session:
             assert row(session).id == "1"
-            assert rows.ingestion_of(session, "1") == Ingestion(1, 1, 1, 4)
+            assert rows.ingestion_of(session, "1") == Ingestion(1, 1, 1)
             [[chunk]] = rows.chunk_pages(session, "1")
         assert (chunk.course_id, chunk.lecture_id, chunk.section_id) == ("1", "3", "4")
 
@@ -299,10 +299,10 @@ class TestIngestion:
         with catalogue.session() as session:
             found = rows.ingestion(session)
             assert found == {
-                "1": Ingestion(2, 2, 2, 5),
-                "2": Ingestion(2, 1, 1, 3),
-                "3": Ingestion(1, 1, 0, 0),
-                "4": Ingestion(0, 0, 1, 1),
+                "1": Ingestion(2, 2, 2),
+                "2": Ingestion(2, 1, 1),
+                "3": Ingestion(1, 1, 0),
+                "4": Ingestion(0, 0, 1),
                 "5": Ingestion(),
             }
             assert {course_id for course_id, totals in found.items() if totals.finished} == {"1", "3"}

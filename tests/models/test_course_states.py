@@ -120,6 +120,24 @@ class CourseStates(RuleBasedStateMachine):
             assert self.owned(run) or self.before.embedding_requested_at in (None, requested), "another run's request"
             assert self.after.embedding_requested_at == retry_at
 
+    @rule()
+    def set_back(self) -> None:
+        assert self.call(lambda session: (rows.set_back_all(session), True)[1])
+        assert (self.after.embedding_status, self.after.embedding_fingerprint) == (NOT_STARTED, None)
+        self.moved_by_a_restore()
+
+    @rule()
+    def restore(self) -> None:
+        fingerprint = f"saved at {self.now}"
+        assert self.call(lambda session: rows.restore_course(session, "1", fingerprint))
+        assert (self.after.embedding_status, self.after.embedding_fingerprint) == (DONE, fingerprint)
+        self.moved_by_a_restore()
+
+    def moved_by_a_restore(self) -> None:
+        assert self.after.embedding_generation == self.before.embedding_generation + 1
+        assert self.after.embedding_run_id is None, "a run of before must not write any more"
+        self.before = self.after  # what follows holds for runs
+
     @invariant()
     def only_publication_makes_a_generation(self) -> None:
         same = self.after.embedding_generation == self.before.embedding_generation

@@ -65,7 +65,7 @@ class TestLoad:
             course = get_course(session, "1")
             assert course is not None
             assert course.embedding_status == "not_started"
-            assert ingestion_of(session, "1") == Ingestion(resources=1, succeeded=1, chunks=2, characters=8)
+            assert ingestion_of(session, "1") == Ingestion(resources=1, succeeded=1, chunks=2)
             assert ingestion_of(session, "2").finished
 
     def test_a_chunk_is_stored_as_it_was_written(self, catalogue: Catalogue) -> None:
@@ -128,7 +128,7 @@ class TestLoad:
         catalogue.add_course("2", resources=["processing"])
         load_lines(catalogue, line("1"))
         with catalogue.session() as session:
-            assert ingestion_of(session, "1") == Ingestion(3, 3, 1, 4)
+            assert ingestion_of(session, "1") == Ingestion(3, 3, 1)
             assert ingestion_of(session, "2").succeeded == 0
 
     def test_new_resources_never_meet_an_id_in_use(self, catalogue: Catalogue) -> None:

@@ -25,6 +25,12 @@ def _vector_store(chroma_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DAGSTER_HOME", "set: the sensors look only whether it is")
 
 
+@pytest.fixture(autouse=True)
+def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part that is away is away for good, unless a test waits for it."""
+    monkeypatch.setattr("orchestration.resources.PATIENCE_SECONDS", 0.0)
+
+
 @pytest.fixture
 def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     engine = empty_catalogue(tmp_path / "catalogue.db")

@@ -15,9 +15,11 @@ from embedding.vector_store import CollectionNotFoundError, VectorStore
 from models import catalogue as catalogue_rows
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
-from orchestration.assets import COLLECTION, PAGE_SIZE, course_chunks, course_collection
+from orchestration.assets import course_chunks, course_collection
+from orchestration.course_run import PAGE_SIZE
 from orchestration.definitions import defs
-from orchestration.partitions import RANGE_END_TAG, RANGE_START_TAG, courses
+from orchestration.partitions import COLLECTION, RANGE_END_TAG, RANGE_START_TAG, courses
+from orchestration.reports import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE
 from tests.support.chroma import free_port
 from tests.support.courses import change_course, read_course, write_course
 
@@ -74,9 +76,9 @@ def test_a_course_becomes_searchable(
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     assert published is not None
     assert published.model == collection.info.model_signature
-    [check] = result.get_asset_check_evaluations()
-    assert check.passed
-    assert check.partition == course_id
+    checks = result.get_asset_check_evaluations()
+    assert {check.check_name for check in checks} == {spec.name for spec in CHECK_SPECS}
+    assert {(check.passed, check.partition) for check in checks} == {(True, course_id)}
 
 
 def test_only_what_changed_is_embedded_again(
@@ -246,8 +248,9 @@ def test_a_wrong_count_is_never_published(
     monkeypatch.setattr("embedding.vector_store.CourseCollection.count", lambda _: 2)
     result = materialize(instance, resources, course_id)
     assert not result.success
-    [check] = result.get_asset_check_evaluations()
-    assert not check.passed
+    assert [check.check_name for check in result.get_asset_check_evaluations() if not check.passed] == [
+        EVERY_CHUNK_IS_SEARCHABLE
+    ]
     course = read_course(catalogue, course_id)
     assert (course.embedding_status, course.embedding_generation) == ("failed", 0)
     assert "2 documents where the course has 3 chunks" in (course.embedding_error or "")

@@ -1,5 +1,6 @@
 """The sensors against real rows and a real (ephemeral) Dagster instance."""
 
+from collections.abc import Iterable
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -9,15 +10,18 @@ import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 from sqlalchemy import Engine, text
 
+from embedding.vector_store import CollectionNotFoundError, VectorStore
 from models import catalogue as catalogue_rows
+from models.catalogue import REBUILD_OWNER_PREFIX
 from models.database import DatabaseUnavailableError, transaction
 from models.tables import EmbeddingStatus
 from orchestration.assets import course_chunks, course_collection
 from orchestration.definitions import defs
 from orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
-from orchestration.prepare import fail_orphans, limit_pools
+from orchestration.prepare import limit_pools
+from orchestration.reasons import COURSES_PER_RUN, reasons_of
 from orchestration.resources import CatalogueResource, VectorStoreResource
-from orchestration.sensors import MAX_REQUESTS_PER_TICK, course_status_sensor, stage_one_sensor
+from orchestration.sensors import course_status_sensor, deleted_course_sensor, stage_one_sensor
 from tests.support.chroma import free_port
 from tests.support.courses import change_course, read_course, write_course
 
@@ -45,11 +49,14 @@ def stage_one_tick(
         instance.add_dynamic_partitions("courses", list(change.partition_keys))
     requests = list(result.run_requests or [])
     for request in requests:
-        create_run(
-            instance,
-            {**request.tags, "dagster/run_key": request.run_key or "", PARTITION_TAG: request.partition_key or ""},
-        )
+        partition = {PARTITION_TAG: request.partition_key} if request.partition_key else {}
+        create_run(instance, {**request.tags, "dagster/run_key": request.run_key or "", **partition})
     return requests, result
+
+
+def launched(requests: Iterable[dg.RunRequest]) -> list[list[str]]:
+    """The courses of each run."""
+    return [list(reasons_of(request.tags)) for request in requests]
 
 
 def status_tick(instance: dg.DagsterInstance, cursor: str | None = None) -> str | None:
@@ -81,7 +88,7 @@ def test_an_ingested_course_is_embedded_once(instance: dg.DagsterInstance, catal
     write_course(catalogue, "1", {"a": "Copper"})
     write_course(catalogue, "2", {"b": "Solder"}, statuses=["succeeded", "processing"])
     requests, result = stage_one_tick(instance)
-    assert [request.partition_key for request in requests] == ["1"]
+    assert launched(requests) == [["1"]]
     assert isinstance(result, dg.SensorResult)
     [observation] = result.asset_events
     assert observation.asset_key == course_chunks.key
@@ -219,7 +226,7 @@ def test_a_chunk_without_text_stops_nobody(instance: dg.DagsterInstance, catalog
         connection.execute(text("DROP TABLE chunk"))
         connection.execute(text("ALTER TABLE loose RENAME TO chunk"))
         connection.execute(text("UPDATE chunk SET text = NULL WHERE id = 'a'"))
-    assert [request.partition_key for request in stage_one_tick(instance)[0]] == ["1", "2"]
+    assert launched(stage_one_tick(instance)[0]) == [["1", "2"]]
 
 
 def test_a_request_is_taken_up_once(instance: dg.DagsterInstance, catalogue: Engine) -> None:
@@ -234,13 +241,29 @@ def test_a_request_is_taken_up_once(instance: dg.DagsterInstance, catalogue: Eng
     assert len(stage_one_tick(instance)[0]) == 1
 
 
-def test_requests_are_capped_and_the_rest_comes_later(instance: dg.DagsterInstance, catalogue: Engine) -> None:
-    names = [f"{number:03}" for number in range(MAX_REQUESTS_PER_TICK + 3)]
+def test_courses_that_were_ingested_together_share_runs(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    names = [f"{number:02}" for number in range(COURSES_PER_RUN + 2)]
+    for name in names:
+        write_course(catalogue, name, {f"{name}/a": "Copper"})
+    requests, _ = stage_one_tick(instance)
+    assert launched(requests) == [names[:COURSES_PER_RUN], names[COURSES_PER_RUN:]]
+    [run, *_] = (run for run in instance.get_runs() if run.tags.get(RANGE_START_TAG) == "00")
+    assert run.tags[RANGE_END_TAG] == names[COURSES_PER_RUN - 1]
+    assert stage_one_tick(instance)[0] == []
+    end_runs(instance)
+    assert stage_one_tick(instance)[0] == [], "the same content is not tried again by itself, alone or in a group"
+
+
+def test_launches_are_capped_and_the_rest_comes_later(
+    instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestration.sensors.MAX_RUNS_PER_TICK", 1)
+    names = [f"{number:02}" for number in range(COURSES_PER_RUN + 3)]
     for name in names:
         write_course(catalogue, name, {f"{name}/a": "Copper"})
     first, _ = stage_one_tick(instance)
     second, _ = stage_one_tick(instance)
-    assert [request.partition_key for request in first + second] == names
+    assert launched(first) + launched(second) == [names[:COURSES_PER_RUN], names[COURSES_PER_RUN:]]
 
 
 def test_a_course_in_a_range_of_a_backfill_is_not_launched_beside_it(
@@ -250,7 +273,7 @@ def test_a_course_in_a_range_of_a_backfill_is_not_launched_beside_it(
         write_course(catalogue, name, {f"{name}/a": "Copper"})
     instance.add_dynamic_partitions("courses", ["1", "2", "3"])
     create_run(instance, {RANGE_START_TAG: "1", RANGE_END_TAG: "2"})
-    assert [request.partition_key for request in stage_one_tick(instance)[0]] == ["3"]
+    assert launched(stage_one_tick(instance)[0]) == [["3"]]
 
 
 def test_while_the_vector_store_is_away_nothing_is_launched_and_nothing_forgotten(
@@ -313,6 +336,36 @@ def test_a_cancelled_run_and_a_deleted_one_are_told(instance: dg.DagsterInstance
     assert read_course(catalogue, "2").embedding_error == "the run was deleted"
 
 
+def test_a_run_that_was_cancelled_in_the_queue_is_not_launched_again(
+    instance: dg.DagsterInstance, catalogue: Engine
+) -> None:
+    """An operator launched it, so it carries no reason; the content it would have published is left alone."""
+    write_course(catalogue, "1", {"a": "Copper"})
+    instance.add_dynamic_partitions("courses", ["1"])
+    run = create_run(instance, {PARTITION_TAG: "1"})
+    status_tick(instance)
+    instance.report_run_canceled(run)
+    status_tick(instance)
+    assert read_course(catalogue, "1").embedding_error == "cancelled"
+    assert stage_one_tick(instance)[0] == []
+    write_course(catalogue, "1", {"a": "copper"})
+    assert len(stage_one_tick(instance)[0]) == 1
+
+
+def test_the_retry_of_a_run_leaves_published_courses_alone(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    for name in ("1", "2"):
+        write_course(catalogue, name, {f"{name}/a": "Copper"})
+    stage_one_tick(instance)
+    [run] = instance.get_runs()
+    change_course(catalogue, "1", embedding_status="done", embedding_generation=1, embedding_run_id=run.run_id)
+    instance.report_run_failed(run, "The worker was killed.")
+    status_tick(instance)
+    create_run(instance, dict(run.tags))
+    status_tick(instance)
+    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.DONE
+    assert read_course(catalogue, "2").embedding_status == EmbeddingStatus.PENDING
+
+
 def test_a_run_that_died_before_it_began_is_told_of_a_course_it_never_touched(
     instance: dg.DagsterInstance, catalogue: Engine
 ) -> None:
@@ -337,6 +390,40 @@ def test_an_old_run_says_nothing_about_a_course_that_went_on(instance: dg.Dagste
     assert read_course(catalogue, "2").embedding_status == EmbeddingStatus.PENDING
 
 
+def test_a_deleted_course_loses_its_collection_and_its_partition(
+    instance: dg.DagsterInstance,
+    catalogue: Engine,
+    resources: Resources,
+    course_id: str,
+    vector_store: VectorStore,
+) -> None:
+    write_course(catalogue, "another", {"b": "Solder"})
+    write_course(catalogue, course_id, {"a": "Copper"})
+    assert dg.materialize(
+        [course_chunks, course_collection], instance=instance, resources=resources, partition_key=course_id
+    ).success
+    with catalogue.begin() as connection:
+        connection.execute(text("DELETE FROM course WHERE id = :id"), {"id": course_id})
+    cursor = None
+    for _ in range(3):
+        with sensor_context(instance, cursor) as context:
+            result = deleted_course_sensor(context)
+            cursor = context.cursor
+        for change in getattr(result, "dynamic_partitions_requests", None) or []:
+            [instance.delete_dynamic_partition("courses", key) for key in change.partition_keys]
+    assert instance.get_dynamic_partitions("courses") == []
+    with pytest.raises(CollectionNotFoundError):
+        vector_store.open(course_id)
+
+
+def test_an_interrupted_rebuild_is_taken_up(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    write_course(catalogue, "1", {"a": "Copper"})
+    change_course(catalogue, "1", embedding_status="running", embedding_run_id=f"{REBUILD_OWNER_PREFIX}1")
+    status_tick(instance)
+    assert read_course(catalogue, "1").embedding_error == "the rebuild was interrupted"
+    assert len(stage_one_tick(instance)[0]) == 1
+
+
 def test_the_gpus_pool_is_limited_before_its_first_run(tmp_path: Path) -> None:
     overrides = {"concurrency": {"pools": {"default_limit": 1}}}
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
@@ -346,11 +433,3 @@ def test_the_gpus_pool_is_limited_before_its_first_run(tmp_path: Path) -> None:
         limit_pools(instance)
         [pool] = instance.event_log_storage.get_pool_limits()
         assert pool.limit == 3, "an operator's own limit stays"
-
-
-def test_runs_left_behind_by_a_dead_daemon_are_failed(instance: dg.DagsterInstance) -> None:
-    queued = create_run(instance, {PARTITION_TAG: "1"})
-    started = create_run(instance, {PARTITION_TAG: "2"}, dg.DagsterRunStatus.STARTED)
-    assert fail_orphans(instance) == [started.run_id]
-    statuses = {run.run_id: run.status for run in instance.get_runs()}
-    assert statuses == {queued.run_id: dg.DagsterRunStatus.NOT_STARTED, started.run_id: dg.DagsterRunStatus.FAILURE}

@@ -1,13 +1,18 @@
 """Which courses are due, as a pure decision: nothing is forgotten, nothing is embedded twice for one reason."""
 
 from datetime import UTC, datetime
+from itertools import chain
+
+from hypothesis import given
+from hypothesis import strategies as st
 
 from models.catalogue import Ingestion
 from models.fingerprint import CourseFingerprint
 from models.tables import Course, EmbeddingStatus
-from orchestration.triggers import Candidates, candidates, is_due, run_key
+from orchestration.reasons import COURSES_PER_RUN, Reason
+from orchestration.triggers import Candidates, candidates, is_due, runs
 
-INGESTED = Ingestion(resources=2, succeeded=2, chunks=10, characters=1000)
+INGESTED = Ingestion(resources=2, succeeded=2, chunks=10)
 PUBLISHED = CourseFingerprint(chunks=10, characters=1000, content="0" * 64, model="model")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -39,20 +44,19 @@ def ids(courses: object) -> list[str]:
 def test_an_ingested_course_is_due_once_all_its_resources_succeeded() -> None:
     new = Course(id="1")
     assert ids(decide(new).changed) == ["1"]
-    assert ids(decide(new, ingestion=Ingestion(2, 1, 10, 1000)).changed) == []
-    assert ids(decide(new, ingestion=Ingestion(0, 0, 10, 1000)).changed) == []
+    assert ids(decide(new, ingestion=Ingestion(2, 1, 10)).changed) == []
+    assert ids(decide(new, ingestion=Ingestion(0, 0, 10)).changed) == []
 
 
 def test_a_course_without_chunks_is_due_only_when_it_was_published_with_some() -> None:
-    empty = Ingestion(resources=1, succeeded=1, chunks=0, characters=0)
+    empty = Ingestion(resources=1, succeeded=1, chunks=0)
     assert ids(decide(Course(id="1"), ingestion=empty).changed) == []
     assert ids(decide(done("1"), ingestion=empty).changed) == ["1"]
 
 
-def test_counts_lengths_and_the_model_tell_a_change() -> None:
+def test_the_number_of_chunks_and_the_model_tell_a_change() -> None:
     assert ids(decide(done("1")).changed) == []
-    assert ids(decide(done("1"), ingestion=Ingestion(2, 2, 11, 1000)).changed) == ["1"]
-    assert ids(decide(done("1"), ingestion=Ingestion(2, 2, 10, 1001)).changed) == ["1"]
+    assert ids(decide(done("1"), ingestion=Ingestion(2, 2, 11)).changed) == ["1"]
     assert ids(decide(done("1"), model="another").changed) == ["1"]
 
 
@@ -69,7 +73,7 @@ def test_courses_that_look_unchanged_take_turns() -> None:
 
 def test_a_request_comes_first_whatever_the_course_looks_like() -> None:
     asked = Course(id="2", embedding_status=EmbeddingStatus.PENDING, embedding_requested_at=NOON)
-    found = decide(Course(id="1"), asked, ingestion=Ingestion(2, 1, 0, 0))
+    found = decide(Course(id="1"), asked, ingestion=Ingestion(2, 1, 0))
     assert ids(found.requested) == ["2"]
     assert ids(decide(done("1"), asked).requested) == ["2"]
 
@@ -114,24 +118,16 @@ def test_a_request_makes_any_course_due() -> None:
     assert is_due(asked, PUBLISHED)
 
 
-def test_aggregates_only_choose_what_to_read() -> None:
-    """The database may count characters differently; the digest decides."""
-    assert ids(decide(done("1"), ingestion=Ingestion(2, 2, 10, 2000)).changed) == ["1"]
-    assert not is_due(done("1"), PUBLISHED)
+keys = st.integers(0, 40)
 
 
-def test_a_run_key_names_one_reason() -> None:
-    first = run_key(Course(id="1"), PUBLISHED)
-    assert run_key(Course(id="1"), PUBLISHED) == first
-    assert (
-        len(
-            {
-                first,
-                run_key(Course(id="2"), PUBLISHED),
-                run_key(Course(id="1"), CourseFingerprint(10, 1000, "1" * 64, "model")),
-                run_key(Course(id="1", embedding_requested_at=NOON), PUBLISHED),
-                run_key(done("1"), PUBLISHED),
-            }
-        )
-        == 5
-    )
+@given(st.sets(keys), st.permutations(range(41)))
+def test_every_course_is_in_one_run_and_a_run_holds_neighbours(due: set[int], order: list[int]) -> None:
+    partition_keys = [str(number) for number in order]
+    wanted = [Reason(str(number), "", 0, None) for number in due]
+    shared = runs(wanted, partition_keys)
+    assert sorted(map(str, chain(*shared))) == sorted(map(str, wanted))
+    for run in shared:
+        assert len(run) <= COURSES_PER_RUN
+        first = partition_keys.index(run[0].course_id)
+        assert [reason.course_id for reason in run] == partition_keys[first : first + len(run)]

@@ -1,0 +1,222 @@
+"""One course in a run: claimed, indexed, checked, published, or `failed` with its reason.
+
+The row is the run's only say in the matter: it is claimed first, asked for before everything that is written to the
+collection, and published last. Waits for a database or a vector store that is away belong to the resources; what comes
+through here has lasted longer than that.
+"""
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import dagster as dg
+
+from embedding.indexing import IndexReport, index_course
+from embedding.model_files import model_signature
+from embedding.settings import EmbeddingSettings
+from embedding.vector_store import VectorStoreAwayError
+from models import catalogue as catalogue_rows
+from models.database import DatabaseUnavailableError, Session
+from models.fingerprint import FingerprintBuilder
+from models.tables import Chunk, Course, EmbeddingStatus
+from orchestration import reports
+from orchestration.reasons import reasons_of
+from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
+from orchestration.settings import PipelineSettings
+
+PAGE_SIZE = 64
+"""Chunks read, embedded and written at a time: a unit of progress."""
+LOGGED_STEPS = 10
+"""Lines of progress in a run's log; each is a row in Dagster's database."""
+
+
+class CourseNotEmbeddableError(Exception):
+    """The course cannot be embedded as things stand, or may not be by this run."""
+
+
+class CourseChunks:
+    """A course's chunks in id order, page by page, as often as they are asked for.
+
+    Each page is a short transaction of its own: embedding a page may take minutes.
+    """
+
+    def __init__(self, catalogue: CatalogueResource, course_id: str) -> None:
+        self._catalogue = catalogue
+        self._course_id = course_id
+
+    def __iter__(self) -> Iterator[Sequence[Chunk]]:
+        after: str | None = None
+        while page := self._catalogue.attempt(
+            partial(catalogue_rows.chunk_page, course_id=self._course_id, after=after, limit=PAGE_SIZE)
+        ):
+            yield page
+            after = page[-1].id
+
+
+class CourseRun:
+    """The work of one run on one course.
+
+    Args:
+        context: Of the run.
+        catalogue: Holds the row and the chunks.
+        vector_store: Holds the collection.
+        gpu: Holds the model.
+        course_id: The course.
+    """
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        catalogue: CatalogueResource,
+        vector_store: VectorStoreResource,
+        gpu: GpuResource,
+        course_id: str,
+    ) -> None:
+        self._context = context
+        self._catalogue = catalogue
+        self._vector_store = vector_store
+        self._gpu = gpu
+        self._course_id = course_id
+        self._run_id = context.run.run_id
+        self._chunks = CourseChunks(catalogue, course_id)
+
+    def work(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        """Bring the collection in line with the chunks and publish it; yields what the Dagster UI shows of it.
+
+        Raises:
+            CourseNotEmbeddableError: it may not be embedded, or its collection did not pass a check.
+            EmptyCourseError: it has no chunks.
+            EmbeddingError, VectorStoreError, DatabaseUnavailableError: a part failed.
+        """
+        if not self._claim():
+            return
+        report = self._index()
+        yield from reports.checks(self._course_id, report)
+        self._publish(report)
+        yield reports.materialization(
+            self._course_id, report, self._gpu.embedder(), search_url=PipelineSettings().search_url
+        )
+
+    def give_up(self, error: BaseException) -> str:
+        """Note on the course's row why it was given up, if this run owns it, and return the reason.
+
+        What may work by itself another time asks for another run: a part was away, or the run was interrupted though
+        nobody cancelled it.
+        """
+        retry = isinstance(error, VectorStoreAwayError | DatabaseUnavailableError)
+        reason = str(error) or type(error).__name__
+        if not isinstance(error, Exception):
+            retry = not self._is_being_cancelled()
+            reason = "interrupted" if retry else "cancelled"
+        retry_at = datetime.now(UTC) if retry else None
+        try:
+            with self._catalogue.transaction() as session:
+                catalogue_rows.fail_course(session, self._course_id, self._run_id, reason, retry_at)
+        except Exception:  # the status sensor tells it once the catalogue is back
+            self._context.log.exception(f"Could not note the failure of course {self._course_id}")
+        return reason
+
+    def _claim(self) -> bool:
+        """Make this run the owner of the course: two runs never embed one course at once.
+
+        Returns:
+            False when somebody has done since what this run was launched for.
+        """
+        reason = reasons_of(self._context.run.tags).get(self._course_id)
+        course = self._catalogue.attempt(lambda session: catalogue_rows.get_course(session, self._course_id))
+        if course is None:
+            raise CourseNotEmbeddableError(f"There is no course {self._course_id} in the catalogue")
+        if reason and reason.is_settled(course):
+            self._context.log.info(f"Course {self._course_id} has been published since: nothing to do")
+            return False
+        if not self._catalogue.attempt(lambda session: self._take_over(session, course)):
+            raise CourseNotEmbeddableError(
+                f"Course {self._course_id} is being embedded by run {course.embedding_run_id}"
+            )
+        return True
+
+    def _take_over(self, session: Session, course: Course) -> bool:
+        if catalogue_rows.claim_course(session, course.id, self._run_id):
+            return True
+        owner = course.embedding_run_id
+        run = self._context.instance.get_run_by_id(owner) if owner else None
+        return bool(run and run.is_finished) and catalogue_rows.claim_course(session, course.id, self._run_id, owner)
+
+    def _index(self) -> IndexReport:
+        ingestion = self._catalogue.attempt(lambda session: catalogue_rows.ingestion_of(session, self._course_id))
+        if not ingestion.finished:
+            raise CourseNotEmbeddableError(
+                f"Stage one has not ingested course {self._course_id} yet: "
+                f"{ingestion.succeeded} of {ingestion.resources} resources succeeded"
+            )
+        self._note_attempt()
+        logged = 0
+
+        def report_progress(finished: int) -> None:
+            nonlocal logged
+            progress = min(1.0, finished / max(1, ingestion.chunks))
+            if not self._catalogue.attempt(
+                lambda session: catalogue_rows.report_progress(session, self._course_id, self._run_id, progress)
+            ):
+                raise self._lost()
+            if int(progress * LOGGED_STEPS) > logged:
+                logged = int(progress * LOGGED_STEPS)
+                self._context.log.info(f"Course {self._course_id}: {finished} of {ingestion.chunks} chunks")
+
+        return index_course(
+            self._course_id,
+            self._chunks,
+            self._vector_store.store(),
+            self._gpu.embedder(),
+            on_page=report_progress,
+            before_write=self._make_sure_it_is_ours,
+        )
+
+    def _note_attempt(self) -> None:
+        """Say what is going to be embedded, so that the sensor does not try the same again if it fails."""
+        fingerprint = FingerprintBuilder().add_all(self._chunks)
+        attempted = str(fingerprint.build(model_signature(EmbeddingSettings())))
+        self._catalogue.attempt(
+            lambda session: catalogue_rows.note_attempt(session, self._course_id, self._run_id, attempted)
+        )
+
+    def _make_sure_it_is_ours(self) -> None:
+        """A run that was frozen, or cut off from the catalogue, may long have lost the course when it goes on."""
+        course = self._catalogue.attempt(lambda session: catalogue_rows.get_course(session, self._course_id))
+        state = (course.embedding_status, course.embedding_run_id) if course else None
+        if state != (EmbeddingStatus.RUNNING, self._run_id):
+            raise self._lost()
+
+    def _lost(self) -> CourseNotEmbeddableError:
+        return CourseNotEmbeddableError(f"Course {self._course_id} no longer belongs to this run: it was taken over")
+
+    def _publish(self, report: IndexReport) -> None:
+        """The last step of all: from here on the course is `done` and searchable."""
+        if not report.complete:
+            raise CourseNotEmbeddableError(
+                f"The collection holds {report.stored} documents where the course has "
+                f"{report.fingerprint.chunks} chunks"
+            )
+        if not report.sound:
+            raise CourseNotEmbeddableError(
+                f"{report.vectors.unsound} of {report.vectors.checked} vectors are not as they were written"
+            )
+        fingerprint = str(report.fingerprint)
+
+        def publish(session: Session) -> bool:
+            if catalogue_rows.publish(session, self._course_id, self._run_id, fingerprint):
+                return True
+            # An attempt whose answer got lost may have been written all the same.
+            course = catalogue_rows.get_course(session, self._course_id)
+            return course is not None and (
+                course.embedding_status == EmbeddingStatus.DONE
+                and course.embedding_run_id == self._run_id
+                and course.embedding_fingerprint == fingerprint
+            )
+
+        if not self._catalogue.attempt(publish):
+            raise self._lost()
+
+    def _is_being_cancelled(self) -> bool:
+        run = self._context.instance.get_run_by_id(self._run_id)
+        return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)

@@ -1,0 +1,77 @@
+"""Courses that are gone from the catalogue: their collections and partitions go too.
+
+A collection costs hours to make and a moment to delete, so nothing is removed on one look (a catalogue may be in the
+middle of being replaced), nor when there is no course at all or most are gone at once (a wrong DATABASE_URL). Then an
+operator decides: `course-search doctor --repair`.
+"""
+
+import json
+from collections.abc import Collection, Sequence, Set
+from dataclasses import dataclass
+
+from embedding.vector_store import VectorStore
+
+MAX_REMOVALS = 50
+"""A tick."""
+FEW = 10
+"""So many may always go at once; more only while they are less than half of all."""
+
+
+class TooManyGoneError(Exception):
+    """More courses are gone at once than anybody would delete."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Courses whose partition stands and whose row does not."""
+
+    gone: Sequence[str]
+    """Missing at this look and at the last one."""
+    message: str
+    cursor: str
+    """What to remember until the next look."""
+
+
+def find(missing: Sequence[str], there: Collection[str], busy: Set[str], cursor: str | None) -> Found:
+    """Which of the missing courses to remove now.
+
+    Args:
+        missing: Courses that have a partition and no row.
+        there: Courses that have a row.
+        busy: Courses that a run holds.
+        cursor: As the last look returned it.
+    """
+    if missing and not there:
+        return Found([], "The catalogue holds no course at all: nothing is removed. Is DATABASE_URL right?", "[]")
+    before = set(json.loads(cursor)) if cursor else set()
+    gone = [course_id for course_id in missing if course_id in before and course_id not in busy]
+    message = f"{len(missing)} courses are missing" if missing else "Every partition has its course"
+    return Found(gone, message, json.dumps(missing, ensure_ascii=False))
+
+
+def remove_collections(store: VectorStore, gone: Sequence[str], known: int) -> Sequence[str]:
+    """Delete the courses' collections.
+
+    Args:
+        store: Where they are.
+        gone: The courses.
+        known: How many courses there were before.
+
+    Returns:
+        The courses whose collection is gone now, `MAX_REMOVALS` at most.
+
+    Raises:
+        TooManyGoneError: so many have a collection that it must be a mistake; nothing has been deleted.
+        VectorStoreError: the vector store failed.
+    """
+    collections = {collection.info.course_id for collection in store.collections()}
+    with_collection = [course_id for course_id in gone if course_id in collections]
+    if len(with_collection) > FEW and len(with_collection) * 2 > known:
+        raise TooManyGoneError(
+            f"{len(with_collection)} of {known} courses are gone from the catalogue at once: nothing is removed. "
+            "Is DATABASE_URL right? If they are to be gone, `course-search doctor --repair` removes their collections."
+        )
+    for course_id in with_collection[:MAX_REMOVALS]:
+        store.delete(course_id)
+    kept = set(with_collection[MAX_REMOVALS:])
+    return [course_id for course_id in gone if course_id not in kept]

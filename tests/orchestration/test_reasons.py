@@ -1,0 +1,63 @@
+"""Why a run was launched, through the tags of a run and back."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models.fingerprint import CourseFingerprint
+from models.tables import Course, EmbeddingStatus
+from orchestration.reasons import COURSES_PER_RUN, Reason, reasons_of, run_key, tag_filters, tags
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+CONTENT = CourseFingerprint(chunks=10, characters=1000, content="0" * 64, model="model")
+
+reasons = st.builds(
+    Reason,
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    st.text(st.characters(exclude_categories=["Cs"])),
+    st.integers(0),
+    st.none() | st.datetimes(timezones=st.just(UTC)),
+)
+
+
+@given(st.lists(reasons, max_size=COURSES_PER_RUN, unique_by=lambda reason: reason.course_id))
+def test_tags_tell_the_reasons(some: list[Reason]) -> None:
+    assert list(reasons_of({"another": "tag", **tags(some)}).values()) == some
+
+
+def test_a_run_of_an_operator_has_none() -> None:
+    assert reasons_of({"dagster/partition": "1"}) == {}
+
+
+def test_a_filter_finds_a_reason_wherever_it_stands_among_a_runs_tags() -> None:
+    some = [Reason(str(number), "content", 0, None) for number in range(COURSES_PER_RUN)]
+    for position, reason in enumerate(some):
+        run_tags = tags(some)
+        hits = [filters for filters in tag_filters([reason]) if all(run_tags[t] in v for t, v in filters.items())]
+        assert len(hits) == 1, position
+
+
+def test_a_run_key_names_its_reasons() -> None:
+    one = Reason.of(Course(id="1"), CONTENT)
+    others = [
+        replace(one, course_id="2"),
+        replace(one, content="other"),
+        replace(one, generation=1),
+        replace(one, requested_at=NOON),
+    ]
+    assert run_key([one]) == run_key([Reason.of(Course(id="1"), CONTENT)])
+    assert len({run_key([one]), run_key([one, others[0]]), *(run_key([other]) for other in others)}) == 6
+
+
+def test_a_reason_is_settled_by_a_publication_and_by_nothing_else() -> None:
+    reason = Reason.of(Course(id="1", embedding_generation=2), CONTENT)
+    states = {
+        (status, generation): reason.is_settled(
+            Course(id="1", embedding_status=status, embedding_generation=generation)
+        )
+        for status in EmbeddingStatus
+        for generation in (2, 3)
+    }
+    assert [state for state, settled in states.items() if settled] == [(EmbeddingStatus.DONE, 3)]

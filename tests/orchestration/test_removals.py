@@ -1,0 +1,65 @@
+"""Which courses are cleared up after, and when it is left to an operator."""
+
+import pytest
+
+from embedding.vector_store import CollectionInfo, CollectionNotFoundError, VectorStore
+from orchestration import removals
+from orchestration.removals import FEW, TooManyGoneError, find, remove_collections
+
+NOBODY: frozenset[str] = frozenset()
+
+
+def test_a_course_is_gone_when_two_looks_in_a_row_miss_it() -> None:
+    first = find(["1"], {"2"}, NOBODY, None)
+    assert first.gone == []
+    assert find(["1", "3"], {"2"}, NOBODY, first.cursor).gone == ["1"]
+    back = find([], {"1", "2"}, NOBODY, first.cursor)
+    assert find(["1"], {"2"}, NOBODY, back.cursor).gone == []
+
+
+def test_a_course_that_a_run_holds_is_not_gone_yet() -> None:
+    first = find(["1"], {"2"}, {"1"}, None)
+    assert find(["1"], {"2"}, {"1"}, first.cursor).gone == []
+    assert find(["1"], {"2"}, NOBODY, first.cursor).gone == ["1"]
+
+
+def test_an_empty_catalogue_removes_nothing() -> None:
+    first = find(["1"], [], NOBODY, None)
+    second = find(["1"], [], NOBODY, first.cursor)
+    assert second.gone == []
+    assert "Is DATABASE_URL right?" in second.message
+    assert find(["1"], ["2"], NOBODY, second.cursor).gone == [], "only looks at a real catalogue count"
+
+
+def make(store: VectorStore, *course_ids: str) -> None:
+    for course_id in course_ids:
+        store.create(CollectionInfo(course_id, "model", "signature"))
+
+
+def exists(store: VectorStore, course_id: str) -> bool:
+    try:
+        store.open(course_id)
+    except CollectionNotFoundError:
+        return False
+    return True
+
+
+def test_collections_of_gone_courses_are_deleted_a_few_at_a_time(
+    vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(vector_store, "gone-1", "gone-2", "stays")
+    monkeypatch.setattr(removals, "MAX_REMOVALS", 1)
+    gone = ["never-embedded", "gone-1", "gone-2"]
+    assert remove_collections(vector_store, gone, known=4) == ["never-embedded", "gone-1"]
+    assert [exists(vector_store, name) for name in ("gone-1", "gone-2", "stays")] == [False, True, True]
+    assert remove_collections(vector_store, ["gone-2"], known=2) == ["gone-2"]
+    assert not exists(vector_store, "gone-2")
+
+
+def test_most_courses_gone_at_once_are_left_to_an_operator(vector_store: VectorStore) -> None:
+    names = [f"many-{number}" for number in range(FEW + 1)]
+    make(vector_store, *names)
+    with pytest.raises(TooManyGoneError, match="11 of 20 courses are gone"):
+        remove_collections(vector_store, names, known=20)
+    assert all(exists(vector_store, name) for name in names)
+    assert remove_collections(vector_store, names, known=100) == names
