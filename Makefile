@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format bench lock clean
+.PHONY: help install demo up fetch-model test lint format bench bench-memory bench-pipeline lock clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-12s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(READY) ## Create the virtual environment (the other commands do it by themselves)
 
@@ -46,6 +46,12 @@ format: $(READY) ## Format the code and fix what can be fixed
 
 bench: $(READY) ## Measure bulk embedding on this machine; OUT=file.json keeps the figures
 	$(BIN)/python -m benchmarks.embedding $(if $(OUT),--out $(OUT))
+
+bench-memory: $(READY) ## Measure the memory of indexing on this machine; OUT=file.json keeps the figures
+	$(BIN)/python -m benchmarks.memory $(if $(OUT),--out $(OUT))
+
+bench-pipeline: $(READY) ## Measure what orchestration costs on this machine; OUT=file.json keeps the figures
+	$(BIN)/python -m benchmarks.pipeline $(if $(OUT),--out $(OUT))
 
 lock: ## Pin the newest versions that work together
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

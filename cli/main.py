@@ -5,9 +5,15 @@ import sys
 import typer
 from pydantic import ValidationError
 
+from cli.backup import backup
 from cli.demo import demo
+from cli.doctor import doctor
+from cli.embed import embed
 from cli.fetch_model import fetch_model
 from cli.load import load
+from cli.rebuild import rebuild
+from cli.restore import restore
+from cli.status import status
 from cli.up import up
 from cli.vector_store import vector_store
 
@@ -22,6 +28,12 @@ def course_search() -> None:
 app.command()(up)
 app.command()(demo)
 app.command()(load)
+app.command()(status)
+app.command()(embed)
+app.command()(rebuild)
+app.command()(doctor)
+app.command()(backup)
+app.command()(restore)
 app.command()(fetch_model)
 app.command()(vector_store)
 

@@ -27,6 +27,7 @@ from embedding.errors import ModelUnavailableError
 from embedding.model_files import read_model_directory
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from models.database import postgres_url
+from orchestration.settings import PipelineSettings
 
 LOOPBACK = "127.0.0.1"
 SEARCH_PORT, DAGSTER_PORT, CHROMA_PORT = 8000, 3000, 8001
@@ -61,6 +62,7 @@ def up() -> None:
             console.print(
                 "\n[bold green]Everything is running.[/] Ctrl-C stops it.\n"
                 f"  Dagster UI    {product.dagster_url}\n"
+                f"  Search page   {product.search_url}\n"
                 f"  Search API    {product.search_url}/docs\n"
                 f"  Courses       {product.search_url}/courses\n\n"
                 "Next: load a course, and the sensor embeds it by itself:\n"
@@ -112,6 +114,7 @@ def running(
         "DAGSTER_HOME": str(home),
         "NO_PROXY": ",".join(filter(None, [environ.get("NO_PROXY"), LOOPBACK, "localhost"])),
         "PYTHONUNBUFFERED": "1",
+        "SEARCH_URL": _search_link(search_url),
     }
     _configure_dagster(settings, home, env)
     with _signals_as_interrupt(), Supervisor(home.parent / "logs", env, keep_open=[lock]) as supervisor:
@@ -161,6 +164,12 @@ def _model_settings() -> dict[str, str]:
         "all courses are then embedded anew.[/]"
     )
     return demo_model_settings(stand_in)
+
+
+def _search_link(search_url: str) -> str:
+    """Where the Dagster UI's links lead: to the app started here, unless people reach it elsewhere."""
+    settings = PipelineSettings()
+    return settings.search_url if "search_url" in settings.model_fields_set else search_url
 
 
 def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, str]) -> None:

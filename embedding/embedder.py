@@ -17,6 +17,7 @@ from embedding.errors import EmbeddingError
 from embedding.loader import load_embedding_model
 from embedding.model_files import ModelDirectory, Pooling, read_model_directory
 from embedding.settings import EmbeddingSettings
+from models.unicode import without_surrogates
 
 if TYPE_CHECKING:
     import torch
@@ -144,7 +145,7 @@ class Embedder:
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], int]:
         """The token ids of each text, cut but with the tokenizer's closing token, and how many texts were cut."""
-        clean = [_without_surrogates(text.lower() if self._lower_case else text) for text in texts]
+        clean = [without_surrogates(text.lower() if self._lower_case else text) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(clean)
         # an empty text has no token at all where the tokenizer adds none of its own
         tokens = [encoding.ids or [self._filler] for encoding in encodings]
@@ -204,12 +205,3 @@ def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", lengths: "torch.Tensor",
         return hidden.float().masked_fill(~mask.unsqueeze(2), 0.0).sum(dim=1) / lengths.unsqueeze(1)
     position = lengths - 1 if pooling == "lasttoken" else lengths * 0
     return hidden[range(len(hidden)), position].float()
-
-
-def _without_surrogates(text: str) -> str:
-    """Half of a UTF-16 pair is no character: it becomes U+FFFD, two halves in a row become theirs."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

@@ -1,4 +1,7 @@
-"""What can go wrong between a text and its vector. Callers catch `EmbeddingError`; the others say more."""
+"""What can go wrong between a text, its vector and its collection.
+
+Callers catch `EmbeddingError` of the model and `VectorStoreError` of Chroma; the others say more.
+"""
 
 from pathlib import Path
 
@@ -24,3 +27,15 @@ class ModelUnavailableError(EmbeddingError):
 
 class ModelFetchError(EmbeddingError):
     """The model could not be downloaded; the message says what to do."""
+
+
+class VectorStoreError(Exception):
+    """The vector store failed: server away, time-out, broken index."""
+
+
+class VectorStoreAwayError(VectorStoreError):
+    """Nobody answers at CHROMA_URL, or not in time: what failed now may work when the server is back."""
+
+
+class CollectionNotFoundError(VectorStoreError):
+    """The course has no collection: it was never embedded, or its collection was deleted."""

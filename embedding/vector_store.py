@@ -1,9 +1,9 @@
 """The vector store: one Chroma collection a course, reached over HTTP.
 
 Chroma's directory must never be shared between processes (readers then see deleted documents and writers lose
-vectors without an error), so the pipeline and the search app both talk to one Chroma server. This module is the only
-one that knows Chroma: names, metadata, time-outs and errors. Whatever goes wrong is a `VectorStoreError`; a course that
-has no collection is a `CollectionNotFoundError`.
+vectors without an error), so the pipeline and the search app both talk to one Chroma server. Only this module knows
+what lies there; `chroma` knows how to reach it, `records` what it takes. Whatever goes wrong is a `VectorStoreError`;
+a course that has no collection is a `CollectionNotFoundError`.
 
 All operations bear being done twice, so those of a patient store are tried again while the server is away. A writer
 that may lose its right to write passes `before_write`: it is called right before every attempt to write, and raises.

@@ -18,11 +18,11 @@ from sqlalchemy import Connection, TypeDecorator, text
 from sqlalchemy.sql.schema import SchemaItem
 from sqlmodel import SQLModel
 
+from migrations.revision import VERSION_TABLE
 from models.database import DatabaseUnavailableError, create_catalogue_engine, database_errors
 from models.settings import CatalogueSettings
 from models.tables import Course
 
-VERSION_TABLE = "course_search_alembic_version"
 LOCK_KEY = 0x636F75727365  # "course"
 OWN_COLUMNS = {column.name for column in Course.__table__.columns if column.name.startswith("embedding_")}  # type: ignore[attr-defined]
 

@@ -11,7 +11,7 @@ import dagster as dg
 
 from orchestration import workers
 from orchestration.course_run import CourseRun
-from orchestration.partitions import COLLECTION, courses
+from orchestration.partitions import COLLECTION, OWNERS, courses
 from orchestration.reasons import COURSES_PER_RUN
 from orchestration.reports import CHECK_SPECS
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
@@ -37,7 +37,7 @@ course_chunks = dg.AssetSpec(
             skippable=True,
             group_name="embedding",
             kinds={"chroma", "pytorch"},
-            owners=["team:course-search"],
+            owners=OWNERS,
             description="The Chroma collection `course_{course_id}`: vector, text and metadata of every chunk.",
             code_version="1",
         )

@@ -3,10 +3,11 @@
 import dagster as dg
 
 from orchestration.assets import course_collection
-from orchestration.partitions import JOB
+from orchestration.partitions import JOB, OWNERS
 
 embed_course = dg.define_asset_job(
     JOB,
     selection=[course_collection],
     description="Bring the collections of some courses in line with their chunks and publish them.",
+    owners=OWNERS,
 )

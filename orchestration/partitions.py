@@ -1,10 +1,15 @@
 """One partition a course, and the names that tie partitions, runs and assets together."""
 
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 
 import dagster as dg
 
 from orchestration.reasons import reasons_of
+
+# Backfill policies and per-partition checks are beta in this pinned Dagster; the warnings would fill every log.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 NAME = "courses"
 courses = dg.DynamicPartitionsDefinition(name=NAME)
@@ -12,6 +17,7 @@ courses = dg.DynamicPartitionsDefinition(name=NAME)
 
 COLLECTION = dg.AssetKey("course_collection")
 JOB = "embed_course"
+OWNERS = ("team:course-search",)
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"

@@ -1,8 +1,8 @@
 """Courses that are gone from the catalogue: their collections and partitions go too.
 
 A collection costs hours to make and a moment to delete, so nothing is removed on one look (a catalogue may be in the
-middle of being replaced), nor when there is no course at all or most are gone at once (a wrong DATABASE_URL). Then an
-operator decides: `course-search doctor --repair`.
+middle of being replaced), nor when there is no course at all (a wrong DATABASE_URL), nor when most are gone at once:
+then an operator decides, by `course-search doctor --repair`.
 """
 
 import json

@@ -48,15 +48,12 @@ CHECK_SPECS = (
     ),
 )
 
-SAMPLE_CHARACTERS = 200
-"""Of each text in the table."""
-_SAMPLE_SCHEMA = dg.TableSchema(
+SAMPLE_CHARACTERS = 120
+"""Of each text in the table, whose columns the UI makes equally narrow."""
+SAMPLE_SCHEMA = dg.TableSchema(
     columns=[
         dg.TableColumn("chunk", description="The chunk's id."),
-        dg.TableColumn("lecture", description="Title, or id where there is none."),
-        dg.TableColumn("section", description="Title, or id where there is none."),
-        dg.TableColumn("source", description="Where the text came from."),
-        dg.TableColumn("language"),
+        dg.TableColumn("place", description="Lecture › section: titles, or ids where there are none."),
         dg.TableColumn("text", description=f"Its first {SAMPLE_CHARACTERS} characters."),
     ]
 )
@@ -99,8 +96,7 @@ def checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetCheckEvaluat
             metadata={
                 "embedded": report.embedded,
                 "truncated": report.truncated,
-                "truncated_share": dg.MetadataValue.float(cut),
-                "allowed_share": dg.MetadataValue.float(MAX_TRUNCATED_SHARE),
+                "truncated_share": dg.MetadataValue.float(round(cut, 4)),
             },
         ),
     )
@@ -122,27 +118,23 @@ def materialization(
         course_id: The course.
         report: Of the pass that was published.
         embedder: Made the vectors.
-        search_url: Where people reach the search app, without a slash at the end.
+        search_url: Where people reach the search app.
         model_load_seconds: What loading the model took, for the course of a run that waited for it.
     """
+    search_url, quoted_id = search_url.rstrip("/"), quote(course_id, safe="")
     metadata: dict[str, dg.MetadataValue | int | str] = {
-        "search": dg.MetadataValue.url(f"{search_url}/?course={quote(course_id, safe='')}"),
-        "status": dg.MetadataValue.url(f"{search_url}/courses/{quote(course_id, safe='')}/embedding_status"),
+        "search": dg.MetadataValue.url(f"{search_url}/?course={quoted_id}"),
+        "status": dg.MetadataValue.url(f"{search_url}/courses/{quoted_id}/embedding_status"),
         "dagster/partition_row_count": report.fingerprint.chunks,
         "chunks": report.fingerprint.chunks,
         "embedded": report.embedded,
         "updated": report.updated,
         "kept": report.kept,
         "removed": report.removed,
-        "rebuilt": dg.MetadataValue.bool(report.rebuilt),
         "truncated": report.truncated,
-        "truncated_share": dg.MetadataValue.float(_truncated_share(report)),
+        "truncated_share": dg.MetadataValue.float(round(_truncated_share(report), 4)),
         "tokens": report.tokens,
         "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
-        "model": embedder.name,
-        "model_signature": report.fingerprint.model,
-        "device": embedder.device,
-        "sample": dg.MetadataValue.table([_sample_row(record) for record in report.sample], _SAMPLE_SCHEMA),
     }
     if model_load_seconds is not None:
         metadata["model_load_seconds"] = dg.MetadataValue.float(round(model_load_seconds, 3))
@@ -151,12 +143,27 @@ def materialization(
         metadata["tokens_per_second"] = dg.MetadataValue.float(round(report.tokens / seconds, 1))
         metadata["chunks_per_second"] = dg.MetadataValue.float(round(report.embedded / seconds, 1))
         metadata["token_lengths"] = dg.MetadataValue.md(histogram(report.token_counts, embedder.max_tokens))
+    metadata |= {
+        "model": embedder.name,
+        "model_signature": report.fingerprint.model,
+        "dimensions": report.vectors.dimensions,
+        "device": embedder.device,
+        "rebuilt": dg.MetadataValue.bool(report.rebuilt),
+        "sample": dg.MetadataValue.table([_sample_row(record) for record in report.sample], SAMPLE_SCHEMA),
+    }
     return dg.AssetMaterialization(
         COLLECTION,
         partition=course_id,
         metadata=metadata,
         tags={"dagster/data_version": report.fingerprint.content},
     )
+
+
+_BARS, _BAR = 20, 16
+"""How many bars, and how wide each is in pixels."""
+_LEFT, _BOTTOM, _HEIGHT = 40, 150, 110
+_READABLE = " !$&'()*+,-./:;=?@[]_~"
+"""What a Markdown destination in angle brackets may hold as it is."""
 
 
 def histogram(token_counts: Sequence[int], limit: int) -> str:
@@ -191,16 +198,11 @@ def histogram(token_counts: Sequence[int], limit: int) -> str:
         f"<path stroke='#777' d='M{_LEFT} {_BOTTOM}H{right}'/>{mark}"
         f"<text x='{_LEFT}' y='{_BOTTOM + 14}'>0</text>"
         f"<g text-anchor='end'><text x='{_LEFT - 4}' y='{top + 8}'>{highest}</text>"
+        f"<text x='{_LEFT - 4}' y='{top + 22}'>texts</text>"
         f"<text x='{right}' y='{_BOTTOM + 14}'>{end} tokens</text>"
         f"<text x='{right}' y='{top - 4}' fill='tomato'>limit {limit}{'' if end == limit else ' →'}</text></g></svg>"
     )
     return f"![Token lengths](<data:image/svg+xml,{quote(svg, safe=_READABLE)}>)"
-
-
-_BARS, _BAR = 20, 16
-_LEFT, _BOTTOM, _HEIGHT = 40, 150, 110
-_READABLE = " !$&'()*+,-./:;=?@[]_~"
-"""What a Markdown destination in angle brackets may hold as it is."""
 
 
 def _truncated_share(report: IndexReport) -> float:
@@ -208,20 +210,11 @@ def _truncated_share(report: IndexReport) -> float:
 
 
 def _sample_row(record: Record) -> dg.TableRecord:
-    metadata = record.metadata
     text = record.text if len(record.text) <= SAMPLE_CHARACTERS else f"{record.text[:SAMPLE_CHARACTERS]}…"
-    return dg.TableRecord(
-        {
-            "chunk": record.chunk_id,
-            "lecture": _first(metadata, "lecture_title", "lecture_id"),
-            "section": _first(metadata, "section_title", "section_id"),
-            "source": _first(metadata, "source_type"),
-            "language": _first(metadata, "language"),
-            "text": text,
-        }
-    )
+    places = (_first(record.metadata, f"{part}_title", f"{part}_id") for part in ("lecture", "section"))
+    return dg.TableRecord({"chunk": record.chunk_id, "place": " › ".join(filter(None, places)), "text": text})
 
 
 def _first(metadata: Mapping[str, object], *names: str) -> str:
-    """The first of these values that there is."""
-    return next((str(value) for name in names if (value := metadata.get(name)) is not None), "")
+    """The first of these values that says something."""
+    return next((str(value) for name in names if (value := metadata.get(name)) not in (None, "")), "")

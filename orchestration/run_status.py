@@ -6,9 +6,11 @@ that it was killed. Both are read off the instance as it is now: a sensor that w
 meanwhile is left alone.
 """
 
+import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import Self
 
 import dagster as dg
 
@@ -25,6 +27,8 @@ ENDED_BADLY = (Status.FAILURE, Status.CANCELED)
 RECENT_RUNS = 100
 """How many of the runs that ended badly a tick looks at; the cursor brings the rest."""
 OVERLAP = timedelta(seconds=10)
+REBUILD_GRACE = timedelta(seconds=30)
+"""How long a rebuild may own a course: deleting a broken collection takes Chroma seconds, and no run tells it lives."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ def find_changes(
     instance: dg.DagsterInstance,
     read_courses: Callable[[Collection[str]], Iterable[Course]],
     cursor: str | None,
-) -> tuple[list[Change], str | None]:
+) -> tuple[list[Change], str]:
     """Compare the rows with the instance's runs; writes nothing.
 
     Args:
@@ -78,8 +82,10 @@ def find_changes(
     Returns:
         What the rows do not say yet, and the next cursor.
     """
+    now = datetime.now(UTC)
     unfinished = unfinished_runs(instance)
-    since = datetime.fromisoformat(cursor) - OVERLAP if cursor else None
+    last_look = _Look.parse(cursor)
+    since = last_look.newest - OVERLAP if last_look.newest else None
     ended = instance.get_run_records(
         dg.RunsFilter(statuses=list(ENDED_BADLY), updated_after=since),
         limit=RECENT_RUNS,
@@ -90,17 +96,46 @@ def find_changes(
     claims = [(_state(run), course_ids) for run, course_ids in courses_of(runs, instance)]
     rows = {course.id: course for course in read_courses({course_id for _, ids in claims for course_id in ids})}
     known = {run.run_id for run, _ in claims}
+    rebuilds: dict[str, datetime] = {}
     for course in rows.values():
         owner = course.embedding_run_id
-        if (
-            owner
-            and owner not in known
-            and course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING)
-        ):
-            run = instance.get_run_by_id(owner)
-            claims.append((_state(run) if run else RunState(owner, None), [course.id]))
-    newest = max((record.update_timestamp for record in ended), default=None)
-    return decide(rows, claims), newest.isoformat() if newest else cursor
+        is_active = course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING)
+        if owner is None or owner in known or not is_active:
+            continue
+        if owner.startswith(catalogue_rows.REBUILD_OWNER_PREFIX):
+            rebuilds[owner] = last_look.rebuilds.get(owner, now)
+            if now - rebuilds[owner] < REBUILD_GRACE:
+                continue
+        run = instance.get_run_by_id(owner)
+        claims.append((_state(run) if run else RunState(owner, None), [course.id]))
+    newest = max((record.update_timestamp for record in ended), default=last_look.newest)
+    return decide(rows, claims), str(_Look(newest, rebuilds))
+
+
+@dataclass(frozen=True)
+class _Look:
+    """What one look at runs and rows remembers for the next."""
+
+    newest: datetime | None = None
+    """When the last of the runs that ended badly did."""
+    rebuilds: Mapping[str, datetime] = field(default_factory=dict)
+    """When each rebuild was first seen to own a course, by its id."""
+
+    def __str__(self) -> str:
+        rebuilds = {owner: since.isoformat() for owner, since in self.rebuilds.items()}
+        return json.dumps([self.newest and self.newest.isoformat(), rebuilds])
+
+    @classmethod
+    def parse(cls, cursor: str | None) -> Self:
+        """Reads what `str` wrote; anything else, like an older version's, is no memory."""
+        try:
+            newest, rebuilds = json.loads(cursor or "")
+        except ValueError:
+            return cls()
+        return cls(
+            datetime.fromisoformat(newest) if newest else None,
+            {owner: datetime.fromisoformat(since) for owner, since in rebuilds.items()},
+        )
 
 
 def decide(rows: Mapping[str, Course], claims: Sequence[tuple[RunState, Sequence[str]]]) -> list[Change]:

@@ -24,7 +24,7 @@ from models.tables import Course
 from orchestration import reasons, removals, run_status, triggers, workers
 from orchestration.assets import course_chunks
 from orchestration.jobs import embed_course
-from orchestration.partitions import all_courses, courses, courses_of, range_tags
+from orchestration.partitions import OWNERS, all_courses, courses, courses_of, range_tags
 from orchestration.reasons import Reason
 from orchestration.resources import CatalogueResource, VectorStoreResource
 
@@ -46,6 +46,7 @@ DueCourses = Mapping[Reason, CourseFingerprint]
     job=embed_course,
     minimum_interval_seconds=SENSOR_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    owners=OWNERS,
     description="Embeds every course that stage one has ingested and whose collection is not made from its chunks, "
     "and every course somebody asked for (`POST /courses/{course_id}/embed`).",
 )
@@ -100,6 +101,7 @@ def stage_one_sensor(
 @dg.sensor(
     minimum_interval_seconds=SENSOR_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    owners=OWNERS,
     description="Mirrors what a run cannot say of itself onto `Course.embedding_status`: that it is queued, that it "
     "was cancelled, that it died.",
 )
@@ -121,7 +123,7 @@ def course_status_sensor(context: dg.SensorEvaluationContext, catalogue: Catalog
             lines += run_status.write_changes(session, changes, endings, contents)
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))
-    context.update_cursor(cursor or "")
+    context.update_cursor(cursor)
     for line in lines:
         context.log.info(line)
     return dg.SkipReason("; ".join(lines) or "Every course's state is true")
@@ -130,6 +132,7 @@ def course_status_sensor(context: dg.SensorEvaluationContext, catalogue: Catalog
 @dg.sensor(
     minimum_interval_seconds=REMOVAL_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    owners=OWNERS,
     description="Removes the collection and the partition of every course that is gone from the catalogue.",
 )
 def deleted_course_sensor(

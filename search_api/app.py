@@ -13,6 +13,7 @@ from search_api import routes
 from search_api.auth import InternalTokenMiddleware
 from search_api.error_responses import add_error_handlers
 from search_api.limits import RequestSizeMiddleware
+from search_api.page import add_page
 from search_api.services import Services, open_services
 from search_api.settings import SearchSettings
 
@@ -66,5 +67,6 @@ def create_app(
     )
     app.include_router(routes.api)
     app.include_router(routes.health)
+    add_page(app)
     add_error_handlers(app)
     return app

@@ -13,10 +13,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from search_api.error_responses import error_response
 from search_api.errors import UnauthorizedError
 
-OPEN_PATHS = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
-"""Probes and the browser's documentation send no headers of ours; they show no course's data."""
-OPEN_PREFIX = "/docs/"
-"""The files the documentation page is made of."""
+OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+"""Probes and what a browser opens by an address send no headers of ours; they show no course's data."""
+OPEN_PREFIXES = ("/docs/", "/static/")
+"""The files the documentation and the search page are made of."""
 
 token_header = APIKeyHeader(
     name="X-Internal-Token",
@@ -48,4 +48,4 @@ class InternalTokenMiddleware:
 
 
 def _is_open(path: str) -> bool:
-    return path in OPEN_PATHS or path.startswith(OPEN_PREFIX)
+    return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)

@@ -19,6 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from models.tables import EmbeddingStatus
+from models.unicode import is_unicode
 from search_api.errors import quoted
 
 
@@ -30,10 +31,8 @@ def _not_blank(text: str) -> str:
 
 def _encodable(text: str) -> str:
     """JSON can hold half a surrogate pair, which no other system accepts."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PydanticCustomError("unicode", "must be valid Unicode") from error
+    if not is_unicode(text):
+        raise PydanticCustomError("unicode", "must be valid Unicode")
     return text
 
 

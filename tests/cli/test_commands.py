@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 from cli.locks import lock_directory
-from tests.support.chroma import free_port, wait_for_chroma
+from embedding.records import Record
+from embedding.settings import VectorStoreSettings
+from embedding.vector_store import CollectionInfo, VectorStore
+from tests.support.chroma import chroma_server, free_port, wait_for_chroma
 
 pytestmark = pytest.mark.integration
 
@@ -91,3 +95,26 @@ def test_the_demo_begins_anew_and_spares_a_running_one(tmp_path: Path, leftover:
     assert failed.returncode == 1
     assert "course-search fetch-model" in failed.stdout
     assert not path.exists()
+
+
+def test_the_vector_store_removes_the_files_of_deleted_collections_before_it_starts(tmp_path: Path) -> None:
+    directory, port = tmp_path / "chroma", free_port()
+    with chroma_server(directory) as url:
+        store = VectorStore(VectorStoreSettings(chroma_url=url))
+        for course_id in ("stays", "goes"):
+            collection = store.create(CollectionInfo(course_id, "model", "signature"))
+            records = [Record(f"{course_id}/{number}", "Copper", {}, "hash") for number in range(1001)]  # to disk
+            collection.upsert(records, np.eye(len(records), 4, dtype=np.float32) + 1)
+        before = {path.name for path in directory.iterdir() if path.is_dir()}
+        store.delete("goes")
+        store.close()
+    assert len(before) == 2
+    assert {path.name for path in directory.iterdir() if path.is_dir()} == before, "Chroma leaves them"
+    environment = {**os.environ, "CHROMA_DB_DIR": str(directory)}
+    command = [sys.executable, "-m", "cli", "vector-store", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        wait_for_chroma(f"http://127.0.0.1:{port}")
+        process.terminate()
+        output, _ = process.communicate()
+    [kept] = [path.name for path in directory.iterdir() if path.is_dir()]
+    assert f"Removing {directory / next(iter(before - {kept}))}" in output

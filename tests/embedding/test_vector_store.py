@@ -3,6 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import uuid4
 
@@ -16,6 +17,7 @@ from embedding.vector_store import (
     CourseCollection,
     Record,
     VectorStore,
+    VectorStoreAwayError,
     VectorStoreError,
 )
 from tests.support.chroma import chroma_server, free_port
@@ -74,16 +76,58 @@ def test_an_upsert_leaves_nothing_of_the_old_metadata(collection: CourseCollecti
     assert collection.query(AXES[1], 5, {"section_id": "s1"}) == []
 
 
-def test_hashes_of_more_than_one_page_are_listed_and_removed(collection: CourseCollection) -> None:
-    hashes = {chunk_id: f"hash of {chunk_id}" for chunk_id in (f"chunk-{number:05}" for number in range(2600))}
-    collection.upsert(
-        [record(chunk_id) for chunk_id in hashes],
-        np.resize(AXES, (len(hashes), 4)),
-    )
-    assert collection.content_hashes() == hashes
-    collection.remove(sorted(hashes)[1:])
-    assert collection.count() == 1
-    assert collection.content_hashes() == {"chunk-00000": "hash of chunk-00000"}
+def test_an_update_replaces_the_metadata_alone(collection: CourseCollection) -> None:
+    collection.upsert([record("a", page=3), record("b")], AXES[:2])
+    collection.update([record("a", section_id=None, heading="A")])
+    best, other = collection.query(AXES[0], 5, {})
+    assert (best.chunk_id, best.text, other.chunk_id) == ("a", "text of a", "b")
+    assert best.score == pytest.approx(1.0)
+    assert best.metadata == {"course_id": "c", **METADATA, "section_id": None, "heading": "A"}
+
+
+def test_hashes_tell_texts_from_records(collection: CourseCollection) -> None:
+    collection.upsert([record("a"), record("b")], AXES[:2])
+    held = collection.hashes(["a", "b", "not there"])
+    assert {chunk_id: hashes.content for chunk_id, hashes in held.items()} == {"a": "hash of a", "b": "hash of b"}
+    assert held["a"].text == record("a", page=3).text_hash != held["b"].text
+    assert collection.hashes([]) == {}
+
+
+def test_more_than_one_request_lists_reads_and_removes_all(collection: CourseCollection) -> None:
+    ids = [f"chunk-{number:05}" for number in range(2600)]
+    collection.upsert([record(chunk_id) for chunk_id in ids], np.resize(AXES, (len(ids), 4)))
+    assert len(collection.hashes(ids)) == 2600
+    pages = []
+    for page in collection.chunk_ids():
+        pages.append(page)
+        collection.remove([chunk_id for chunk_id in page if chunk_id != ids[0]])
+    assert [len(page) for page in pages] == [100, 2500]
+    assert sorted(chunk_id for page in pages for chunk_id in page) == ids
+    assert list(collection.chunk_ids()) == [ids[:1]]
+
+
+def test_what_reads_back_otherwise_is_named(collection: CourseCollection) -> None:
+    records = [record(chunk_id) for chunk_id in "abc"]
+    assert collection.differing(records, AXES[:3]) == ["a", "b", "c"]
+    collection.upsert(records, AXES[:3])
+    assert collection.differing(records, AXES[:3]) == []
+    assert collection.differing(records, AXES[[0, 1, 3]]) == ["c"]
+    assert collection.differing([record("a", page=3), *records[1:]]) == ["a"]
+    assert collection.differing([records[0], Record("b", "other", records[1].metadata, "hash of b")]) == ["b"]
+
+
+def test_dimensions_are_those_of_the_vectors(collection: CourseCollection) -> None:
+    assert collection.dimensions() == 0
+    collection.upsert([record("a")], AXES[:1])
+    assert collection.dimensions() == 4
+
+
+def test_creating_what_is_there_changes_nothing(vector_store: VectorStore, collection: CourseCollection) -> None:
+    """As it happens when the answer to the first attempt got lost."""
+    collection.upsert([record("a")], AXES[:1])
+    again = vector_store.create(CollectionInfo(collection.info.course_id, "other model", "other signature"))
+    assert again.info == collection.info
+    assert again.count() == 1
 
 
 def test_a_course_without_a_collection(vector_store: VectorStore) -> None:
@@ -117,6 +161,45 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
         store.check()
         assert store.open("c").count() == 1
     store.close()
+
+
+def test_patience_outlasts_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It starts with a server that has not been started yet; the waiting is told of once an operation."""
+    port = free_port()
+    settings = VectorStoreSettings(chroma_url=f"http://127.0.0.1:{port}")
+    with ExitStack() as server, closing(VectorStore(settings, patience_seconds=60)) as store:
+        start = threading.Timer(1, lambda: server.enter_context(chroma_server(tmp_path / "chroma", port)))
+        start.start()
+        collection = store.create(CollectionInfo("c", "m", "s"))
+        start.join()
+        collection.upsert([record("a")], AXES[:1])
+        server.close()
+        start = threading.Timer(1, lambda: server.enter_context(chroma_server(tmp_path / "chroma", port)))
+        start.start()
+        assert collection.count() == 1
+        start.join()
+    assert caplog.text.count("Waiting for it, 60 s at most") == 2
+
+
+def test_patience_has_an_end_and_every_attempt_is_allowed_first() -> None:
+    attempts = []
+    url = f"http://127.0.0.1:{free_port()}"
+    store = VectorStore(VectorStoreSettings(chroma_url=url), patience_seconds=0.2)
+    with pytest.raises(VectorStoreAwayError, match="cannot be reached"):
+        store.create(CollectionInfo("c", "m", "s"), before_write=lambda: attempts.append(1))
+    assert len(attempts) > 1
+
+
+def test_other_failures_are_not_waited_for(vector_store: VectorStore, chroma_url: str) -> None:
+    attempts = []
+    with closing(VectorStore(VectorStoreSettings(chroma_url=chroma_url), patience_seconds=60)) as store:
+        with pytest.raises(CollectionNotFoundError):
+            store.open("never embedded")
+        collection = store.create(CollectionInfo(str(uuid4()), "m", "s"), before_write=lambda: attempts.append(1))
+        attempts.clear()
+        with pytest.raises(VectorStoreError, match="Chunk '' cannot be stored"):
+            collection.upsert([record("")], AXES[:1])
+    assert attempts == [1]
 
 
 @pytest.fixture

@@ -161,6 +161,21 @@ class TestOwnership:
             assert not rows.fail_course(session, "1", "a", "no")
         assert state(text_catalogue) == ("done", 1.0, None, "a")
 
+    def test_a_restarted_course_is_asked_for_as_if_it_had_never_been_published(self, text_catalogue: Catalogue) -> None:
+        with text_catalogue.session() as session:
+            rows.claim_course(session, "1", "run")
+            rows.publish(session, "1", "run", "f1")
+            assert not rows.restart_course(session, "1", "run", NOON), "nobody owns it"
+            rows.claim_course(session, "1", "rebuild-1")
+            rows.note_attempt(session, "1", "rebuild-1", "f2")
+            assert not rows.restart_course(session, "1", "run", NOON)
+            assert rows.restart_course(session, "1", "rebuild-1", NOON)
+            assert not rows.restart_course(session, "1", "rebuild-1", NOON)
+            course = row(session)
+        assert state(text_catalogue) == ("pending", 0.0, None, None)
+        assert (course.embedding_fingerprint, course.embedding_attempted) == (None, None)
+        assert (course.embedding_generation, course.embedding_requested_at) == (1, NOON)
+
     def test_each_publication_is_a_new_generation(self, text_catalogue: Catalogue) -> None:
         with text_catalogue.session() as session:
             for generation in (1, 2):

@@ -107,6 +107,17 @@ class CourseStates(RuleBasedStateMachine):
             assert self.after.embedding_status == FAILED
             assert (self.after.embedding_requested_at is not None) == retry
 
+    @rule(run=RUNS)
+    def restart(self, run: str) -> None:
+        now = self.now + timedelta(seconds=1)
+        written = self.call(lambda session: rows.restart_course(session, "1", run, now))
+        assert written == self.owned(run)
+        if written:
+            assert (self.after.embedding_status, self.after.embedding_run_id) == (PENDING, None)
+            assert (self.after.embedding_fingerprint, self.after.embedding_requested_at) == (None, now)
+            self.kept("embedding_generation")
+            self.before = self.after  # the one fingerprint that goes without a publication
+
     @rule(run=RUNS, for_the_request=st.booleans(), retry=st.booleans())
     def die(self, run: str, for_the_request: bool, retry: bool) -> None:
         requested = self.after.embedding_requested_at if for_the_request else None
@@ -122,7 +133,11 @@ class CourseStates(RuleBasedStateMachine):
 
     @rule()
     def set_back(self) -> None:
-        assert self.call(lambda session: (rows.set_back_all(session), True)[1])
+        def write(session: Session) -> bool:
+            rows.set_back_all(session)
+            return True
+
+        self.call(write)
         assert (self.after.embedding_status, self.after.embedding_fingerprint) == (NOT_STARTED, None)
         self.moved_by_a_restore()
 

@@ -71,6 +71,16 @@ class TestChunkHash:
             Chunk(id="1", course_id="1", text="x", extra=other)
         )
 
+    def test_is_there_for_whatever_json_can_hold(self) -> None:
+        """A course must not fail because of a metadata field that nobody needs."""
+        nested: object = 1
+        for _ in range(800):
+            nested = {"a": nested}
+        odd = Chunk(
+            id="1", course_id="1", text="\ud800", extra={"deep": nested, "\udfff": float("nan"), "big": 10**400}
+        )
+        assert chunk_hash(odd) != chunk_hash(chunk("1", "1"))
+
     def test_stays_what_it_is(self) -> None:
         """Another value here means that every course of every installation is embedded anew."""
         assert (

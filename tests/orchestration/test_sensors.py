@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -416,10 +416,15 @@ def test_a_deleted_course_loses_its_collection_and_its_partition(
         vector_store.open(course_id)
 
 
-def test_an_interrupted_rebuild_is_taken_up(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+def test_an_interrupted_rebuild_is_taken_up(
+    instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_course(catalogue, "1", {"a": "Copper"})
     change_course(catalogue, "1", embedding_status="running", embedding_run_id=f"{REBUILD_OWNER_PREFIX}1")
-    status_tick(instance)
+    cursor = status_tick(instance)
+    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.RUNNING, "it may only be slow"
+    monkeypatch.setattr("orchestration.run_status.REBUILD_GRACE", timedelta(0))
+    status_tick(instance, cursor)
     assert read_course(catalogue, "1").embedding_error == "the rebuild was interrupted"
     assert len(stage_one_tick(instance)[0]) == 1
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -99,18 +99,18 @@ class StubVectorStore(VectorStore):
 
     def __init__(self) -> None:
         super().__init__(VectorStoreSettings())
-        self.collections: dict[str, StubCollection] = {}
+        self.by_course: dict[str, StubCollection] = {}
         self.error: Exception | None = None
 
     def check(self) -> None:
         if self.error:
             raise self.error
 
-    def open(self, course_id: str) -> CourseCollection:
+    def open(self, course_id: str, before_write: Callable[[], None] = lambda: None) -> CourseCollection:
         self.check()
-        if course_id not in self.collections:
+        if course_id not in self.by_course:
             raise CollectionNotFoundError(course_id)
-        return self.collections[course_id]
+        return self.by_course[course_id]
 
 
 class Backstage:
@@ -136,8 +136,8 @@ class Backstage:
     def add_searchable_course(self, course_id: str, *texts: str) -> StubCollection:
         self.add_course(course_id)
         hits = [Hit(f"chunk-{n}", text, {"course_id": course_id}, 1 - n / 10) for n, text in enumerate(texts)]
-        self.store.collections[course_id] = StubCollection(self.embedder.signature, hits)
-        return self.store.collections[course_id]
+        self.store.by_course[course_id] = StubCollection(self.embedder.signature, hits)
+        return self.store.by_course[course_id]
 
     @contextmanager
     def services(self, settings: SearchSettings) -> Iterator[Services]:

@@ -20,8 +20,9 @@ GUARDED = [
     ("POST", "/embed"),
     ("GET", "/no/such/path"),
     ("DELETE", "/healthz/"),
+    ("GET", "/static"),
     ("GET", "/docsearch"),
-    ("GET", "//healthz"),
+    ("GET", "http://testserver//healthz"),
 ]
 
 
@@ -47,7 +48,7 @@ def test_with_the_token(guarded: TestClient) -> None:
     assert guarded.get("/no/such/path", headers=headers).status_code == 404
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json", "/docs/static/swagger-ui.css"])
+@pytest.mark.parametrize("path", ["/", "/healthz", "/readyz", "/docs", "/openapi.json", "/docs/static/swagger-ui.css"])
 def test_open_paths(guarded: TestClient, path: str) -> None:
     assert guarded.get(path).status_code == 200
 

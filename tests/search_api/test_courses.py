@@ -125,7 +125,7 @@ def test_ids_nobody_can_have(client: TestClient, escaped: str) -> None:
         assert len(response.content) < 500
 
 
-@pytest.mark.parametrize("path", ["/courses/", "/courses/c", "/courses/c/search/", "/", "/redoc", "/embed/"])
+@pytest.mark.parametrize("path", ["/courses/", "/courses/c", "/courses/c/search/", "/index.html", "/redoc", "/embed/"])
 def test_other_paths_are_not_found(client: TestClient, path: str) -> None:
     response = client.get(path, follow_redirects=False)
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")

@@ -2,17 +2,16 @@
 
 import json
 import socket
-import threading
 import time
 from collections.abc import Iterator
 
 import httpx
 import pytest
-import uvicorn
 
 from search_api.app import create_app
 from search_api.settings import SearchSettings
 from tests.search_api.backstage import Backstage
+from tests.support.server import serving
 
 pytestmark = pytest.mark.integration
 
@@ -21,17 +20,8 @@ LIMIT = 10_000
 
 @pytest.fixture
 def url(backstage: Backstage) -> Iterator[str]:
-    app = create_app(SearchSettings(max_request_bytes=LIMIT), backstage.services)
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-    thread.start()
-    while not server.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    thread.join(10)
-    assert not thread.is_alive()
+    with serving(create_app(SearchSettings(max_request_bytes=LIMIT), backstage.services)) as url:
+        yield url
 
 
 def test_a_slash_in_an_id_and_its_escape_are_the_same(backstage: Backstage, url: str) -> None:

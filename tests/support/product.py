@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,12 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.settings import SETTING_NAMES
+
 COMMAND = (sys.executable, "-m", "cli")
 START_SECONDS = 180.0
+MARK = "COURSE_SEARCH_TEST_DIRECTORY"
+"""In the environment of every process of a product under test: whose it is."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,6 @@ class Product:
 
     directory: Path
     env: Mapping[str, str]
-    process: subprocess.Popen[str]
     search: httpx.Client
     dagster_url: str
 
@@ -77,6 +80,18 @@ class Product:
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
+    def processes(self) -> list[psutil.Process]:
+        """Every process of it, orphans too: whatever carries its environment."""
+        return [process for process in psutil.process_iter() if _environment_of(process).get(MARK) == self.env[MARK]]
+
+    def kill_everything(self) -> None:
+        """`kill -9` of every process of it, as when the machine loses its power."""
+        while processes := self.processes():
+            for process in processes:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            psutil.wait_procs(processes)
+
     def logs(self) -> str:
         """The end of every log, for the message of a failed test."""
         return "\n".join(
@@ -93,10 +108,23 @@ def wait_until(condition: Callable[[], bool], seconds: float, state: Callable[[]
         time.sleep(0.1)
 
 
+def environment(directory: Path, settings: Mapping[str, str]) -> dict[str, str]:
+    """What the product's processes get: the settings given and no others."""
+    inherited = {name: value for name, value in os.environ.items() if name not in SETTING_NAMES}
+    return {**inherited, **settings, "PYTHONUNBUFFERED": "1", MARK: str(directory)}
+
+
+def _environment_of(process: psutil.Process) -> dict[str, str]:
+    try:
+        return process.environ()
+    except psutil.Error:  # it has ended, or is somebody else's
+        return {}
+
+
 @contextmanager
 def running_product(directory: Path, settings: Mapping[str, str]) -> Iterator[Product]:
     """`course-search up` until its block ends; then Ctrl-C, and not one process of it may be left."""
-    env = {**os.environ, **settings, "PYTHONUNBUFFERED": "1"}
+    env = environment(directory, settings)
     process = subprocess.Popen(
         [*COMMAND, "up"], cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
@@ -104,7 +132,7 @@ def running_product(directory: Path, settings: Mapping[str, str]) -> Iterator[Pr
     try:
         urls = dict(_announced_urls(process))
         with httpx.Client(base_url=urls["Courses"].removesuffix("/courses"), timeout=30) as search:
-            product = Product(directory, env, process, search, urls["Dagster UI"])
+            product = Product(directory, env, search, urls["Dagster UI"])
             try:
                 yield product
             except BaseException:

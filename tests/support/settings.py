@@ -3,12 +3,14 @@
 from cli.settings import LauncherSettings
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from models.settings import CatalogueSettings, Settings
+from orchestration.settings import PipelineSettings
 from search_api.settings import SearchSettings
 
 SETTINGS: tuple[type[Settings], ...] = (
     CatalogueSettings,
     EmbeddingSettings,
     VectorStoreSettings,
+    PipelineSettings,
     SearchSettings,
     LauncherSettings,
 )

@@ -1,0 +1,177 @@
+"""Memory of indexing: it must not grow with the course.
+
+Courses of three sizes are indexed from a real SQLite catalogue into a real Chroma server, each in a fresh process,
+twice: everything is new, then nothing has changed. A stand-in gives random unit vectors, since the memory of a model is
+another matter. What counts is the growth over a process that has imported everything and done nothing.
+"""
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any, Self
+
+import numpy as np
+import psutil
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from benchmarks.stage_one import StageOne
+from embedding.embedder import Embedder, Embeddings
+from embedding.indexing import index_course
+from embedding.settings import VectorStoreSettings
+from embedding.vector_store import VectorStore
+from models.catalogue import chunk_page
+from models.database import create_catalogue_engine, transaction
+from models.settings import CatalogueSettings
+from models.tables import Chunk
+from tests.support.chroma import chroma_server
+
+ROOT = Path(__file__).parents[1]
+SIZES = (1_000, 10_000, 50_000)
+PASSES = ("everything new", "nothing changed")
+PAGE_SIZE = 500
+DIMENSIONS = 1024
+MEGABYTE = 2**20
+INTERVAL_SECONDS = 0.005
+
+
+def main() -> None:
+    """Measure, print a table, and write the same figures to `--out`."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    parser.add_argument("--course", help=argparse.SUPPRESS)  # a fresh process indexes this one and prints its figures
+    arguments = parser.parse_args()
+    if arguments.course:
+        print(json.dumps(_index(arguments.course)))  # noqa: T201 - read by the process that started this one
+        return
+    figures = {
+        "machine": {"python": platform.python_version(), "cpus": os.cpu_count()},
+        "page_size": PAGE_SIZE,
+        "dimensions": DIMENSIONS,
+        "courses": _measure(),
+    }
+    _print(figures)
+    if arguments.out:
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+def _measure() -> list[dict[str, Any]]:
+    with (
+        tempfile.TemporaryDirectory(prefix="course-search-") as name,
+        chroma_server(Path(name) / "chroma") as chroma_url,
+    ):
+        database = Path(name) / "catalogue.db"
+        env = {**os.environ, "DATABASE_URL": f"sqlite:///{database}", "CHROMA_URL": chroma_url}
+        migrate: list[str | Path] = [
+            Path(sys.executable).with_name("alembic"),
+            "-c",
+            ROOT / "alembic.ini",
+            "upgrade",
+            "head",
+        ]
+        subprocess.run(migrate, env=env, check=True, capture_output=True)
+        for size in SIZES:
+            StageOne(database).write_course(f"of-{size}", size)
+        courses = []
+        work = [(size, what) for size in SIZES for what in PASSES]
+        for size, what in track(work, description="Measuring", console=Console(stderr=True), transient=True):
+            command = [sys.executable, "-m", "benchmarks.memory", "--course", f"of-{size}"]
+            answer = subprocess.run(command, env=env, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+            courses.append({"chunks": size, "pass": what, **json.loads(answer.stdout)})
+        return courses
+
+
+def _index(course_id: str) -> dict[str, Any]:
+    """Index the course in this process, and tell what it took."""
+    engine = create_catalogue_engine(CatalogueSettings())
+
+    def pages() -> Iterator[Sequence[Chunk]]:
+        after: str | None = None
+        while True:
+            with transaction(engine) as session:
+                page = chunk_page(session, course_id, after=after, limit=PAGE_SIZE)
+            if not page:
+                return
+            yield page
+            after = page[-1].id
+
+    with closing(VectorStore(VectorStoreSettings())) as store:
+        store.check()
+        with _Memory() as memory:
+            report = index_course(course_id, pages(), store, _StandIn(), lambda _: None)
+    if not (report.complete and report.sound):
+        raise RuntimeError(f"{course_id}: {report.stored} documents, {report.vectors.unsound} unsound")
+    return {
+        "embedded": report.embedded,
+        "kept": report.kept,
+        "seconds": round(report.seconds, 2),
+        "before_mb": round(memory.before / MEGABYTE, 1),
+        "peak_mb": round(memory.peak / MEGABYTE, 1),
+        "growth_mb": round((memory.peak - memory.before) / MEGABYTE, 1),
+    }
+
+
+class _Memory:
+    """Resident memory of this process: at the start of the block, and the most until its end, looked at all the time.
+
+    The system's own high-water mark would not do: a process inherits that of the one that started it.
+    """
+
+    def __enter__(self) -> Self:
+        self._process = psutil.Process()
+        self.before = self.peak = self._process.memory_info().rss
+        self._ended = Event()
+        self._watch = Thread(target=self._look)
+        self._watch.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(INTERVAL_SECONDS):
+            self.peak = max(self.peak, self._process.memory_info().rss)
+
+
+class _StandIn(Embedder):
+    """Random unit vectors."""
+
+    def __init__(self) -> None:
+        self.name = self.signature = "stand-in"
+        self.dimensions = DIMENSIONS
+        self._random = np.random.default_rng(0)
+
+    def embed_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:  # noqa: ARG002
+        """A vector a text, whatever it says."""
+        vectors = self._random.standard_normal((len(texts), DIMENSIONS), dtype=np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        return Embeddings(vectors, (1,) * len(texts), truncated=0)
+
+
+def _print(figures: dict[str, Any]) -> None:
+    table = Table(title=f"Indexing, pages of {PAGE_SIZE} chunks, {DIMENSIONS} dimensions")
+    table.add_column("pass")
+    for column in ("chunks", "embedded", "seconds", "before, MB", "peak, MB", "growth, MB"):
+        table.add_column(column, justify="right")
+    for row in figures["courses"]:
+        table.add_row(
+            row["pass"],
+            f"{row['chunks']:,}",
+            f"{row['embedded']:,}",
+            *(f"{row[key]:,.1f}" for key in ("seconds", "before_mb", "peak_mb", "growth_mb")),
+        )
+    Console(file=sys.stdout).print(table)
+
+
+if __name__ == "__main__":
+    main()

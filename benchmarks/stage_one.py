@@ -1,0 +1,94 @@
+"""Made-up courses for benchmarks, written in stage one's place: the same sentences every time, in its three tables."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+SENTENCES = (4, 8)
+"""Fewest and most of a chunk: 60 to 120 tokens."""
+NOUNS = (
+    "board layer trace signal current copper solder oven pad via capacitor resistor connector plane edge load sensor "
+    "clock circuit supply component prototype measurement tolerance thickness"
+)
+VERBS = "carries limits reflects heats cools covers needs follows couples filters measures moves reaches shields"
+ADJECTIVES = "thin wide inner outer short hot stable noisy differential flexible controlled narrow digital"
+JOINTS = "when because while unless before after although whenever"
+
+
+@dataclass(frozen=True)
+class CourseState:
+    """What a row says of the course's embedding."""
+
+    id: str
+    status: str
+    generation: int
+    error: str | None
+
+
+class StageOne:
+    """Writes the catalogue's tables as stage one does, and reads what became of it.
+
+    Args:
+        database: The SQLite file, migrated.
+    """
+
+    def __init__(self, database: Path) -> None:
+        self._database = database
+
+    def write_course(self, course_id: str, chunks: int) -> None:
+        """Write a new course; until its ingestion is finished the pipeline leaves it alone."""
+        rows = [
+            (f"{course_id}-{number}", course_id, text, json.dumps({"order_in_section": number}))
+            for number, text in enumerate(texts(course_id, chunks))
+        ]
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO course (id) VALUES (?)", (course_id,))
+            connection.execute(
+                "INSERT INTO resource (id, course_id, status) VALUES (?, ?, 'processing')", (course_id, course_id)
+            )
+            connection.executemany(
+                "INSERT INTO chunk (id, course_id, lecture_id, section_id, text, language, source_type, metadata) "
+                "VALUES (?, ?, '1', '1', ?, 'en', 'pdf', ?)",
+                rows,
+            )
+
+    def finish_ingestion(self, course_id: str) -> None:
+        """What the sensor waits for."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE resource SET status = 'succeeded' WHERE course_id = ?", (course_id,))
+
+    def edit_a_chunk(self, course_id: str) -> None:
+        """Lengthen the course's first chunk by a sentence."""
+        with self._transaction() as connection:
+            connection.execute("UPDATE chunk SET text = text || ' It was measured.' WHERE id = ?", (f"{course_id}-0",))
+
+    def courses(self) -> list[CourseState]:
+        """All courses, as any reader of the table sees them."""
+        query = "SELECT id, embedding_status, embedding_generation, embedding_error FROM course"
+        with self._transaction() as connection:
+            return [CourseState(*row) for row in connection.execute(query)]
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(self._database, timeout=30)) as connection, connection:
+            yield connection
+
+
+def texts(course_id: str, chunks: int) -> list[str]:
+    """Passages of the length real ones have; the same course has the same texts on every machine."""
+    random = np.random.default_rng(list(course_id.encode()))
+    counts = random.integers(*SENTENCES, size=chunks, endpoint=True)
+    return [" ".join(_sentence(random) for _ in range(count)) for count in counts]
+
+
+def _sentence(random: np.random.Generator) -> str:
+    adjectives, nouns, verbs = (random.choice(words.split(), 4) for words in (ADJECTIVES, NOUNS, VERBS))
+    return (
+        f"The {adjectives[0]} {nouns[0]} {verbs[0]} the {nouns[1]} {random.choice(JOINTS.split())} "
+        f"the {adjectives[1]} {nouns[2]} {verbs[1]} a {nouns[3]}."
+    )

@@ -1,0 +1,114 @@
+"""The parts of the product as processes of their own, as on several machines: each can be killed and started alone.
+
+They are started as the README's section on machines of their own says. Only the limits that keep runs apart are lifted:
+faults can then work at once, and what must hold without those limits is seen to hold.
+"""
+
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import yaml
+
+from cli.up import APP, COMMAND, ROOT, WORKSPACE
+from tests.support.chroma import free_port
+from tests.support.product import START_SECONDS, Product, environment, wait_until
+
+PARTS = ("chroma", "search", "webserver", "daemon")
+
+
+@dataclass(frozen=True)
+class Parts(Product):
+    """The parts, by name: chroma, search, webserver, daemon."""
+
+    ports: Mapping[str, int] = field(default_factory=dict)
+    running: dict[str, psutil.Popen] = field(default_factory=dict)
+
+    def start(self, *names: str) -> None:
+        """Start parts (all of them, unless named), and return once they answer."""
+        for name in names or PARTS:
+            log = (self.directory / "data" / "logs" / f"{name}.log").open("ab")
+            self.running[name] = psutil.Popen(
+                self._command(name), cwd=self.directory, env=self.env, stdout=log, stderr=subprocess.STDOUT
+            )
+            log.close()
+        for name in names or PARTS:
+            wait_until(partial(self._answers, name), START_SECONDS, lambda: f"no answer\n{self.logs()}")
+
+    def kill(self, *names: str) -> None:
+        """`kill -9` of parts; what they had started lives on."""
+        for name in names:
+            process = self.running.pop(name)
+            process.kill()
+            process.wait()
+
+    def _command(self, name: str) -> list[Any]:
+        port = str(self.ports.get(name))
+        scripts = Path(sys.executable).parent
+        commands: dict[str, list[Any]] = {
+            "chroma": [*COMMAND, "vector-store", "--port", port],
+            "search": [scripts / "uvicorn", "--factory", APP, "--port", port],
+            "webserver": [scripts / "dagster-webserver", *WORKSPACE, "--port", port],
+            "daemon": [scripts / "dagster-daemon", "run", *WORKSPACE],
+        }
+        return commands[name]
+
+    def _answers(self, name: str) -> bool:
+        assert self.running[name].poll() is None, f"{name} ended\n{self.logs()}"
+        probes = {"chroma": "api/v2/heartbeat", "search": "healthz", "webserver": "server_info"}
+        if name not in probes:
+            return True
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.ports[name]}/{probes[name]}", timeout=2).is_success
+        except httpx.HTTPError:
+            return False
+
+
+@contextmanager
+def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Parts]:
+    """All parts over a migrated catalogue, until the block ends; then not one process of them is left."""
+    ports = {name: free_port() for name in ("chroma", "search", "webserver")}
+    home = directory / "data" / "dagster"
+    env = environment(
+        directory,
+        {
+            **settings,
+            "CHROMA_URL": f"http://127.0.0.1:{ports['chroma']}",
+            "DAGSTER_HOME": str(home),
+            "OMP_NUM_THREADS": "1",  # several workers share few cores
+        },
+    )
+    home.mkdir(parents=True)
+    (directory / "data" / "logs").mkdir()
+    _configure_dagster(home, "dagster-postgres.yaml" if "DAGSTER_POSTGRES_URL" in settings else "dagster.yaml")
+    subprocess.run(
+        [Path(sys.executable).with_name("alembic"), "-c", ROOT / "alembic.ini", "upgrade", "head"],
+        cwd=directory,
+        env=env,
+        check=True,
+        capture_output=True,
+    )
+    with httpx.Client(base_url=f"http://127.0.0.1:{ports['search']}", timeout=30) as search:
+        parts = Parts(directory, env, search, f"http://127.0.0.1:{ports['webserver']}", ports)
+        try:
+            parts.start()
+            yield parts
+        except BaseException:
+            sys.stderr.write(parts.logs())
+            raise
+        finally:
+            parts.kill_everything()
+
+
+def _configure_dagster(home: Path, template: str) -> None:
+    config = yaml.safe_load((ROOT / "orchestration" / template).read_text())
+    config["concurrency"]["pools"]["default_limit"] = config["concurrency"]["runs"]["max_concurrent_runs"]
+    del config["concurrency"]["runs"]["tag_concurrency_limits"]
+    (home / "dagster.yaml").write_text(yaml.safe_dump(config))

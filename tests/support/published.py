@@ -1,0 +1,54 @@
+"""Courses as a finished run leaves them, without a model: the vectors are made up from the texts."""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+from sqlalchemy import Engine, insert
+
+from embedding.vector_store import CollectionInfo, CourseCollection, Record, Vectors, VectorStore
+from models import catalogue
+from models.database import transaction
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.tables import Course
+
+DIMENSIONS = 8
+MODEL, SIGNATURE = "model", "signature"
+
+
+def add_courses(engine: Engine, *course_ids: str) -> None:
+    """Rows of courses that nobody has embedded yet."""
+    with transaction(engine) as session:
+        session.execute(insert(Course), [{"id": course_id} for course_id in course_ids])
+
+
+def records_of(course_id: str, texts: Sequence[str]) -> tuple[list[Record], Vectors, CourseFingerprint]:
+    """What a collection of these texts holds, and its fingerprint."""
+    content, records, vectors = FingerprintBuilder(), [], []
+    for number, text in enumerate(texts):
+        digest = hashlib.sha256(text.encode())
+        metadata = {
+            "course_id": course_id,
+            "section_id": str(number % 2),
+            "order_in_section": number,
+            "标题": [text, None],
+        }
+        records.append(Record(f"{course_id}-{number}", text, metadata, digest.hexdigest()))
+        content.add_hashed(records[-1].chunk_id, digest.hexdigest(), len(text))
+        vectors.append(np.random.default_rng(digest.digest()[0]).standard_normal(DIMENSIONS))
+    rows = np.asarray(vectors, dtype=np.float32)
+    return records, rows / np.linalg.norm(rows, axis=1, keepdims=True), content.build(SIGNATURE)
+
+
+def publish(engine: Engine, store: VectorStore, course_id: str, texts: Sequence[str]) -> CourseFingerprint:
+    """Embed a course that has a row, in the order in which a run does it: claim, write (in two steps), publish."""
+    records, vectors, fingerprint = records_of(course_id, texts)
+    with transaction(engine) as session:
+        assert catalogue.claim_course(session, course_id, "run")
+    collection: CourseCollection = store.create(CollectionInfo(course_id, MODEL, SIGNATURE))
+    half = len(records) // 2
+    collection.upsert(records[:half], vectors[:half])
+    collection.upsert(records[half:], vectors[half:])
+    with transaction(engine) as session:
+        assert catalogue.publish(session, course_id, "run", str(fingerprint))
+    return fingerprint
