@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import typer
+from rich.filesize import decimal
 
 from cli.courses import Json, catalogue, complain, fail
 from cli.progress import progress
+from cli.vector_store import vector_store_settings
 from embedding.archive import ArchiveError, ArchiveWriter, SavedCourse, new_archive
-from embedding.settings import VectorStoreSettings
 from embedding.vector_store import VectorStore, VectorStoreAwayError, VectorStoreError
 from models.catalogue import get_course, list_courses
 from models.database import Engine, transaction
@@ -77,7 +78,7 @@ def backup(
     path = output
     if output == BACKUPS or output.is_dir():
         path = output / f"course-search-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
-    store = VectorStore(VectorStoreSettings())
+    store = VectorStore(vector_store_settings())
     try:
         with catalogue() as engine, new_archive(path) as archive:
             outcome = _save_all(engine, store, archive)
@@ -95,7 +96,7 @@ def backup(
         summary |= {"left_out": outcome.left_out, "damaged": outcome.damaged}
         typer.echo(json.dumps(summary, indent=2, ensure_ascii=False))
     else:
-        typer.echo(f"{path}: {len(outcome.saved)} courses, {chunks} chunks, {size / 2**20:.1f} MB")
+        typer.echo(f"{path}: {len(outcome.saved)} courses, {chunks} chunks, {decimal(size)}")
     if outcome.damaged:
         raise typer.Exit(1)
 

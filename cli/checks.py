@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from enum import StrEnum
 from importlib.metadata import version
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -21,7 +20,7 @@ from cli.courses import counted
 from cli.locks import DirectoryInUseError, lock_directory
 from cli.restore import NEW, OLD
 from cli.settings import LauncherSettings
-from cli.vector_store import LOCK, orphaned_directories
+from cli.vector_store import LOCK, lock_holder, orphaned_directories
 from embedding.demo_model import demo_model_path
 from embedding.model_files import model_signature
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
@@ -148,17 +147,6 @@ def check_server(store: VectorStore, settings: VectorStoreSettings) -> Iterator[
         yield Finding("server", Level.OK, f"process {process} alone works on {directory}")
     else:
         yield Finding("server", Level.OK, f"no server works on {directory} here")
-
-
-def lock_holder(directory: Path) -> str | None:
-    """The process that holds the Chroma server's lock on the directory, if one does."""
-    if not (directory / LOCK).exists():
-        return None
-    try:
-        os.close(lock_directory(directory, LOCK))
-    except DirectoryInUseError:
-        return (directory / LOCK).read_text().strip() or "unknown"
-    return None
 
 
 def model_in_use() -> EmbeddingSettings:

@@ -26,10 +26,10 @@ from cli.collection_checks import check_courses, check_orphans, check_states
 from cli.courses import Json, one_line
 from cli.locks import DirectoryInUseError
 from cli.rebuild import RebuildLostError
+from cli.vector_store import vector_store_settings
 from embedding.embedder import Embedder
 from embedding.errors import EmbeddingError
 from embedding.model_files import model_signature
-from embedding.settings import VectorStoreSettings
 from embedding.vector_store import VectorStore, VectorStoreError
 from models.database import DatabaseUnavailableError, Engine, create_catalogue_engine
 from models.settings import CatalogueSettings
@@ -101,7 +101,7 @@ def examine(*, deep: bool) -> Iterator[Finding]:
     """Everything there is to find; what a check rests on comes before it, and without that it is left out."""
     if not (yield from _shielded("settings", check_settings())):
         return
-    settings = VectorStoreSettings()
+    settings = vector_store_settings()
     engine = create_catalogue_engine(CatalogueSettings())
     store = VectorStore(settings)
     try:

@@ -14,7 +14,7 @@ import typer
 
 from cli.courses import AllCourses, CourseIds, Wait, already_running, catalogue, chosen, complain, follow, not_found
 from cli.embed import all_done
-from embedding.settings import VectorStoreSettings
+from cli.vector_store import vector_store_settings
 from embedding.vector_store import VectorStore, VectorStoreAwayError, VectorStoreError
 from models.catalogue import REBUILD_OWNER_PREFIX, claim_course, fail_course, get_course, restart_course
 from models.database import Engine, transaction
@@ -38,7 +38,7 @@ def rebuild(
     """
     rebuilt: list[str] = []
     refused = False
-    with catalogue() as engine, closing(VectorStore(VectorStoreSettings())) as store:
+    with catalogue() as engine, closing(VectorStore(vector_store_settings())) as store:
         ids = chosen(engine, course_ids, everything=everything)
         if len(ids) > 1 and not yes:
             typer.confirm(f"Delete the collections of {len(ids)} courses and embed them anew?", abort=True, err=True)

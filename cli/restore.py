@@ -70,10 +70,14 @@ def restore(
             complain(str(error))
             fail("Nothing was changed.")
         try:
-            _replace(engine, directory, new, courses)
+            old = _replace(engine, directory, new, courses)
         except (DatabaseUnavailableError, OSError, KeyboardInterrupt) as error:
-            complain(str(error))
+            complain(str(error) or "Interrupted")
             fail("The restore is half done, and no course can be searched: run it again.")
+        try:
+            shutil.rmtree(old)
+        except OSError as error:
+            complain(f"The old files are of no use any more, and remain: {error}")
     typer.echo(f"{len(courses)} courses are restored. Start everything again.")
     if lacking:
         typer.echo(f"{lacking} courses are not in the backup: they will be embedded when everything runs.")
@@ -159,7 +163,8 @@ def _fill(new: Path, backup: Archive, courses: Sequence[SavedCourse], on_page: C
         store.close()
 
 
-def _replace(engine: Engine, directory: Path, new: Path, courses: Sequence[SavedCourse]) -> None:
+def _replace(engine: Engine, directory: Path, new: Path, courses: Sequence[SavedCourse]) -> Path:
+    """Puts the new directory into the place of the one in use, and returns where that is now."""
     old = directory.with_name(directory.name + OLD)
     with transaction(engine) as session:
         set_back_all(session)
@@ -171,4 +176,4 @@ def _replace(engine: Engine, directory: Path, new: Path, courses: Sequence[Saved
     with transaction(engine) as session:
         for course in courses:
             restore_course(session, course.course_id, course.fingerprint)
-    shutil.rmtree(old)
+    return old

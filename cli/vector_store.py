@@ -15,6 +15,8 @@ from cli.locks import DirectoryInUseError, lock_directory
 from embedding.settings import VectorStoreSettings
 
 LOCK = ".server.lock"
+ADDRESS = ".server.url"
+ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
 
 
 def vector_store(
@@ -40,9 +42,30 @@ def vector_store(
             shutil.rmtree(orphan)
     except (OSError, sqlite3.Error) as error:
         typer.echo(f"Files of deleted collections stay: {error}", err=True)
+    (directory / ADDRESS).write_text(f"http://{'127.0.0.1' if host in ANY_HOST else host}:{port}")
     chroma = Path(sys.executable).with_name("chroma")
     # The lock's descriptor survives the exec: it is held for as long as Chroma runs.
     os.execv(chroma, [str(chroma), "run", "--path", str(directory), "--host", host, "--port", str(port)])  # noqa: S606
+
+
+def vector_store_settings() -> VectorStoreSettings:
+    """The settings; a server that runs over CHROMA_DB_DIR says itself where, unless CHROMA_URL is set."""
+    settings = VectorStoreSettings()
+    address = settings.chroma_db_dir / ADDRESS
+    if "chroma_url" in settings.model_fields_set or not address.exists() or not lock_holder(settings.chroma_db_dir):
+        return settings
+    return settings.model_copy(update={"chroma_url": address.read_text()})
+
+
+def lock_holder(directory: Path) -> str | None:
+    """The process that holds the Chroma server's lock on the directory, if one does."""
+    if not (directory / LOCK).exists():
+        return None
+    try:
+        os.close(lock_directory(directory, LOCK))
+    except DirectoryInUseError:
+        return (directory / LOCK).read_text().strip() or "unknown"
+    return None
 
 
 def orphaned_directories(directory: Path) -> list[Path]:

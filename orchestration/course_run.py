@@ -5,15 +5,15 @@ collection, and published last. Waits for a database or a vector store that is a
 through here has lasted longer than that.
 """
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
 import dagster as dg
 
+from embedding.embedder import Embedder
 from embedding.indexing import IndexReport, index_course
-from embedding.model_files import model_signature
-from embedding.settings import EmbeddingSettings
 from embedding.vector_store import VectorStoreAwayError
 from models import catalogue as catalogue_rows
 from models.database import DatabaseUnavailableError, Session
@@ -90,11 +90,19 @@ class CourseRun:
         """
         if not self._claim():
             return
-        report = self._index()
+        self._make_sure_it_is_ingested()
+        started = time.perf_counter()
+        embedder = self._gpu.embedder()
+        loaded_in = time.perf_counter() - started
+        report = self._index(embedder)
         yield from reports.checks(self._course_id, report)
         self._publish(report)
         yield reports.materialization(
-            self._course_id, report, self._gpu.embedder(), search_url=PipelineSettings().search_url
+            self._course_id,
+            report,
+            embedder,
+            search_url=PipelineSettings().search_url,
+            model_load_seconds=loaded_in,
         )
 
     def give_up(self, error: BaseException) -> str:
@@ -142,43 +150,49 @@ class CourseRun:
         run = self._context.instance.get_run_by_id(owner) if owner else None
         return bool(run and run.is_finished) and catalogue_rows.claim_course(session, course.id, self._run_id, owner)
 
-    def _index(self) -> IndexReport:
+    def _make_sure_it_is_ingested(self) -> None:
         ingestion = self._catalogue.attempt(lambda session: catalogue_rows.ingestion_of(session, self._course_id))
         if not ingestion.finished:
             raise CourseNotEmbeddableError(
                 f"Stage one has not ingested course {self._course_id} yet: "
                 f"{ingestion.succeeded} of {ingestion.resources} resources succeeded"
             )
-        self._note_attempt()
+
+    def _index(self, embedder: Embedder) -> IndexReport:
+        chunks = self._note_attempt(embedder)
         logged = 0
 
         def report_progress(finished: int) -> None:
             nonlocal logged
-            progress = min(1.0, finished / max(1, ingestion.chunks))
+            progress = min(1.0, finished / max(1, chunks))
             if not self._catalogue.attempt(
                 lambda session: catalogue_rows.report_progress(session, self._course_id, self._run_id, progress)
             ):
                 raise self._lost()
             if int(progress * LOGGED_STEPS) > logged:
                 logged = int(progress * LOGGED_STEPS)
-                self._context.log.info(f"Course {self._course_id}: {finished} of {ingestion.chunks} chunks")
+                self._context.log.info(f"Course {self._course_id}: {finished} of {chunks} chunks")
 
         return index_course(
             self._course_id,
             self._chunks,
             self._vector_store.store(),
-            self._gpu.embedder(),
+            embedder,
             on_page=report_progress,
             before_write=self._make_sure_it_is_ours,
         )
 
-    def _note_attempt(self) -> None:
-        """Say what is going to be embedded, so that the sensor does not try the same again if it fails."""
-        fingerprint = FingerprintBuilder().add_all(self._chunks)
-        attempted = str(fingerprint.build(model_signature(EmbeddingSettings())))
+    def _note_attempt(self, embedder: Embedder) -> int:
+        """Say what is going to be embedded, so that the sensor does not try the same again if it fails.
+
+        Returns:
+            The number of chunks.
+        """
+        content = FingerprintBuilder().add_all(self._chunks).build(embedder.signature)
         self._catalogue.attempt(
-            lambda session: catalogue_rows.note_attempt(session, self._course_id, self._run_id, attempted)
+            lambda session: catalogue_rows.note_attempt(session, self._course_id, self._run_id, str(content))
         )
+        return content.chunks
 
     def _make_sure_it_is_ours(self) -> None:
         """A run that was frozen, or cut off from the catalogue, may long have lost the course when it goes on."""

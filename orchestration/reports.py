@@ -108,7 +108,7 @@ def materialization(
     embedder: Embedder,
     *,
     search_url: str,
-    model_load_seconds: float | None = None,
+    model_load_seconds: float,
 ) -> dg.AssetMaterialization:
     """What the asset's page shows of the course.
 
@@ -119,7 +119,7 @@ def materialization(
         report: Of the pass that was published.
         embedder: Made the vectors.
         search_url: Where people reach the search app.
-        model_load_seconds: What loading the model took, for the course of a run that waited for it.
+        model_load_seconds: How long the course waited for the model to be loaded: the first of a run does.
     """
     search_url, quoted_id = search_url.rstrip("/"), quote(course_id, safe="")
     metadata: dict[str, dg.MetadataValue | int | str] = {
@@ -135,9 +135,8 @@ def materialization(
         "truncated_share": dg.MetadataValue.float(round(_truncated_share(report), 4)),
         "tokens": report.tokens,
         "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+        "model_load_seconds": dg.MetadataValue.float(round(model_load_seconds, 3)),
     }
-    if model_load_seconds is not None:
-        metadata["model_load_seconds"] = dg.MetadataValue.float(round(model_load_seconds, 3))
     if report.embedded:
         seconds = max(report.seconds, 1e-9)
         metadata["tokens_per_second"] = dg.MetadataValue.float(round(report.tokens / seconds, 1))

@@ -4,11 +4,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from embedding.settings import VectorStoreSettings
 from embedding.vector_store import VectorStore
 from tests.support.chroma import chroma_server
 from tests.support.settings import SETTING_NAMES
+
+settings.register_profile("no clock", deadline=None)
+settings.load_profile("no clock")
 
 
 @pytest.fixture(autouse=True)

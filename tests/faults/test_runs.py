@@ -113,7 +113,8 @@ def every_trigger_leads_to_one_run(world: World) -> None:
     world.ask_for("asked")
     world.ui.materialize("materialized")
     world.ui.backfill("backfilled")
-    triggered = ("ingested", "edited", "asked", "materialized", "backfilled")
+    assert world.parts.run("embed", "commanded").returncode == 0
+    triggered = ("ingested", "edited", "asked", "materialized", "backfilled", "commanded")
     for course_id in triggered:
         world.wait_for(course_id, "done", after=0 if course_id == "ingested" else 1)
     sleep(TICKS)
@@ -130,7 +131,7 @@ FAULTS = {
     second_run_of_a_course_is_refused: ["doubled"],
     poisoned_course_fails_alone: ["poisoned-1", "poisoned-2", "poisoned-3"],
     deleted_course_leaves_nothing: ["removed"],
-    every_trigger_leads_to_one_run: ["edited", "asked", "materialized", "backfilled"],
+    every_trigger_leads_to_one_run: ["edited", "asked", "materialized", "backfilled", "commanded"],
 }
 
 

@@ -164,9 +164,17 @@ def test_a_failed_course_says_why_and_can_be_embedded_again(page: Page, engine: 
     assert read_course(engine, course_id).embedding_status == "pending"
 
 
-def test_an_unknown_course_and_an_empty_catalogue(page: Page) -> None:
+def test_a_link_to_an_unknown_course(page: Page, course_id: str) -> None:
     page.open(course="nobody", q="x")
-    page.wait_for("error", "There is no course")
+    page.wait_for("error", "There is no course 'nobody'")
+    page.choose(course_id)
+    page.wait_for("summary", "3 results")
+    assert page["error"].text == ""
+
+
+def test_an_empty_catalogue_says_what_to_do(page: Page) -> None:
+    page.open()
+    page.wait_for("error", "course-search load")
 
 
 def test_the_token_is_asked_for_and_sent(browser: Chrome, backstage: Backstage) -> None:

@@ -42,12 +42,16 @@ class Parts(Product):
         for name in names or PARTS:
             wait_until(partial(self._answers, name), START_SECONDS, lambda: f"no answer\n{self.logs()}")
 
-    def kill(self, *names: str) -> None:
-        """`kill -9` of parts; what they had started lives on."""
-        for name in names:
-            process = self.running.pop(name)
-            process.kill()
-            process.wait()
+    @contextmanager
+    def killed(self, name: str) -> Iterator[None]:
+        """`kill -9` of a part, and a start of it at the end of the block; what it had started lives on."""
+        process = self.running.pop(name)
+        process.kill()
+        process.wait()
+        try:
+            yield
+        finally:
+            self.start(name)
 
     def _command(self, name: str) -> list[Any]:
         port = str(self.ports.get(name))
