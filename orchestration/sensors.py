@@ -94,7 +94,6 @@ def stage_one_sensor(
             for run in runs
             for reason in run
         ],
-        cursor=cursor,
     )
 
 
@@ -161,9 +160,7 @@ def deleted_course_sensor(
         return dg.SkipReason(str(error))
     for course_id in removed:
         context.log.info(f"course {course_id} is gone from the catalogue: its collection and partition are removed")
-    return dg.SensorResult(
-        dynamic_partitions_requests=[courses.build_delete_request(list(removed))], cursor=found.cursor
-    )
+    return dg.SensorResult(dynamic_partitions_requests=[courses.build_delete_request(list(removed))])
 
 
 def _run_request(run: Sequence[Reason]) -> dg.RunRequest:

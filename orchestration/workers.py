@@ -64,7 +64,7 @@ def _is_ours(run: dg.DagsterRun) -> bool:
 
 def _complaint(record: dg.RunRecord) -> str | None:
     worker = record.dagster_run.tags.get(WORKER_TAG)
-    if worker is None:
+    if worker is None or Path(worker).name != record.dagster_run.run_id:  # a retry inherits the tags of what it retries
         since = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else record.create_timestamp
         is_silent = datetime.now(UTC) - since.astimezone(UTC) > SILENCE
         return "The run never began its work: what launched it is gone." if is_silent else None
