@@ -24,8 +24,8 @@ from orchestration.reasons import reasons_of
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.settings import PipelineSettings
 
-PAGE_SIZE = 64
-"""Chunks read, embedded and written at a time: a unit of progress."""
+PAGE_SIZE = 500
+"""Chunks read and compared at a time; `embedding.indexing` embeds and writes fewer at once, and tells its progress."""
 LOGGED_STEPS = 10
 """Lines of progress in a run's log; each is a row in Dagster's database."""
 

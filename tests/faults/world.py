@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import dagster as dg
 import psutil
@@ -15,7 +16,7 @@ from sqlmodel import Session, col, delete, select
 from embedding.collection_names import collection_name
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk, Course, EmbeddingStatus, Resource
-from orchestration.partitions import courses_of
+from orchestration.partitions import courses, courses_of
 from tests.support.courses import read_course, write_course
 from tests.support.dagster_ui import DagsterUI
 from tests.support.parts import Parts
@@ -70,22 +71,16 @@ class World:
     def row(self, course_id: str) -> Course:
         return read_course(self.engine, course_id)
 
-    def begin(self, course_id: str) -> tuple[str, int]:
-        """Materialize a course, and have much to embed in it; returns the run and the generation there was."""
-        generation = self.row(course_id).embedding_generation
-        run_id = self.ui.materialize(course_id)
-        self.write(course_id, MANY, "second")  # the run waits or starts: the sensor leaves the course to it
-        return run_id, generation
+    def begin(self, *course_ids: str, chunks: Mapping[str, int] = MappingProxyType({})) -> str:
+        """Launch one run of courses that did not exist until then, with much to embed in each; returns its id.
 
-    def backfill(self, *course_ids: str) -> str:
-        """Backfill neighbouring courses; returns the one run that makes."""
-        tags = {"dagster/backfill": self.ui.backfill(*course_ids)}
-        wait_until(
-            lambda: bool(self.dagster.get_runs(dg.RunsFilter(tags=tags))), PATIENCE, lambda: "no run was launched"
-        )
-        (run,) = self.dagster.get_runs(dg.RunsFilter(tags=tags))
-        assert [list(ids) for _, ids in courses_of([run], self.dagster)] == [list(course_ids)]
-        return run.run_id
+        The courses are written while the run waits or starts: the sensor leaves them to it.
+        """
+        self.dagster.add_dynamic_partitions(courses.name or "", list(course_ids))
+        run_id = self.ui.materialize(course_ids[0]) if len(course_ids) == 1 else self._backfill(*course_ids)
+        for course_id in course_ids:
+            self.write(course_id, chunks.get(course_id, MANY))
+        return run_id
 
     def wait_for(self, course_id: str, status: str, seconds: float = PATIENCE, *, after: int = -1) -> Course:
         """The row, once it has the status and a later generation than `after`."""
@@ -198,6 +193,16 @@ class World:
             for run in self.runs_of(course_id)
         ]
         return f"{self.row(course_id)!r}\n{runs}"
+
+    def _backfill(self, *course_ids: str) -> str:
+        """Backfill neighbouring courses; returns the one run that makes."""
+        tags = {"dagster/backfill": self.ui.backfill(*course_ids)}
+        wait_until(
+            lambda: bool(self.dagster.get_runs(dg.RunsFilter(tags=tags))), PATIENCE, lambda: "no run is launched"
+        )
+        (run,) = self.dagster.get_runs(dg.RunsFilter(tags=tags))
+        assert [list(ids) for _, ids in courses_of([run], self.dagster)] == [list(course_ids)]
+        return run.run_id
 
     def _is_half_way(self, course_id: str) -> bool:
         row = self.row(course_id)

@@ -9,6 +9,7 @@ import pytest
 from dagster._core.errors import DagsterExecutionInterruptedError
 from sqlalchemy import Engine
 
+from embedding.indexing import EMBED_BATCH
 from embedding.loader import load_embedding_model
 from embedding.settings import EmbeddingSettings
 from embedding.vector_store import CollectionNotFoundError, VectorStore
@@ -16,7 +17,6 @@ from models import catalogue as catalogue_rows
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from orchestration.assets import course_chunks, course_collection
-from orchestration.course_run import PAGE_SIZE
 from orchestration.definitions import defs
 from orchestration.partitions import COLLECTION, RANGE_END_TAG, RANGE_START_TAG, courses
 from orchestration.reports import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE
@@ -88,16 +88,16 @@ def test_only_what_changed_is_embedded_again(
     vector_store: VectorStore,
     course_id: str,
 ) -> None:
-    before = texts(course_id, PAGE_SIZE + 10)
+    before = texts(course_id, EMBED_BATCH + 10)
     write_course(catalogue, course_id, before)
     first = numbers(materialize(instance, resources, course_id))
-    assert (first["embedded"], first["kept"], first["removed"]) == (PAGE_SIZE + 10, 0, 0)
+    assert (first["embedded"], first["kept"], first["removed"]) == (EMBED_BATCH + 10, 0, 0)
     changed, gone, *_ = before
     after = {chunk_id: text for chunk_id, text in before.items() if chunk_id != gone}
     write_course(catalogue, course_id, {**after, changed: "Solder", f"{course_id}/new": "Flux"})
     second = numbers(materialize(instance, resources, course_id))
-    assert (second["embedded"], second["kept"], second["removed"]) == (2, PAGE_SIZE + 8, 1)
-    assert vector_store.open(course_id).count() == PAGE_SIZE + 10
+    assert (second["embedded"], second["kept"], second["removed"]) == (2, EMBED_BATCH + 8, 1)
+    assert vector_store.open(course_id).count() == EMBED_BATCH + 10
     assert read_course(catalogue, course_id).embedding_generation == 2
 
 
@@ -122,14 +122,14 @@ def test_an_interrupted_run_is_taken_up_where_it_stopped(
     instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
 ) -> None:
     """The dead run's row still says `running`; its first page is in the collection."""
-    all_texts = texts(course_id, PAGE_SIZE * 2)
-    write_course(catalogue, course_id, dict(sorted(all_texts.items())[:PAGE_SIZE]))
+    all_texts = texts(course_id, EMBED_BATCH * 2)
+    write_course(catalogue, course_id, dict(sorted(all_texts.items())[:EMBED_BATCH]))
     materialize(instance, resources, course_id)
     write_course(catalogue, course_id, all_texts)
     dead = instance.create_run_for_job(defs.resolve_job_def("embed_course"))
     instance.report_run_failed(dead)
     change_course(catalogue, course_id, embedding_status="running", embedding_run_id=dead.run_id)
-    assert numbers(materialize(instance, resources, course_id))["embedded"] == PAGE_SIZE
+    assert numbers(materialize(instance, resources, course_id))["embedded"] == EMBED_BATCH
     assert read_course(catalogue, course_id).embedding_status == EmbeddingStatus.DONE
 
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import yaml
 
 from cli.up import APP, COMMAND, ROOT, WORKSPACE
@@ -29,13 +28,13 @@ class Parts(Product):
     """The parts, by name: chroma, search, webserver, daemon."""
 
     ports: Mapping[str, int] = field(default_factory=dict)
-    running: dict[str, psutil.Popen] = field(default_factory=dict)
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
         """Start parts (all of them, unless named), and return once they answer."""
         for name in names or PARTS:
             log = (self.directory / "data" / "logs" / f"{name}.log").open("ab")
-            self.running[name] = psutil.Popen(
+            self.running[name] = subprocess.Popen(
                 self._command(name), cwd=self.directory, env=self.env, stdout=log, stderr=subprocess.STDOUT
             )
             log.close()
@@ -52,6 +51,11 @@ class Parts(Product):
             yield
         finally:
             self.start(name)
+
+    def kill_everything(self) -> None:
+        super().kill_everything()
+        while self.running:
+            self.running.popitem()[1].wait()
 
     def _command(self, name: str) -> list[Any]:
         port = str(self.ports.get(name))

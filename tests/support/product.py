@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ class Product:
     """A running product."""
 
     directory: Path
-    env: Mapping[str, str]
+    env: Mapping[str, str] = field(repr=False)
     search: httpx.Client
     dagster_url: str
 
