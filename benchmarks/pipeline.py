@@ -1,7 +1,7 @@
 """What orchestration costs: the product beside a plain script that does the same work, interleaved in one run.
 
 The plain script (`plain_script.py`) reads the same chunks from the same catalogue, embeds them with the same embedder
-in the same pages and writes them to the same Chroma server, with no orchestration at all. Ours is the product as
+in the same batches and writes them to the same Chroma server, with no orchestration at all. Ours is the product as
 `make up` starts it: sensors, daemon, a process a run. Both begin with nothing imported and no model loaded. Measured
 are a large course, one changed chunk of it, and many small courses. Ratios carry over to other machines, seconds do
 not.

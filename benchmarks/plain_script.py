@@ -3,7 +3,7 @@
     python plain_script.py OUT COURSE...
 
 Reads the chunks of the courses from the catalogue, embeds them and upserts them to Chroma, one collection a course: no
-checks, no state, nothing to go on from. The embedder and the size of a page are the product's own, so that only
+checks, no state, nothing to go on from. The embedder and the size of a batch are the product's own, so that only
 orchestration differs. Writes to the JSON file OUT when it was ready to begin and when it was done.
 """
 
@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 from urllib.parse import urlsplit
 
-PAGE_SIZE = 64
-"""Chunks read, embedded and written at a time, as in the product's runs."""
+BATCH = 64
+"""Chunks read, embedded and written at a time; as in `embedding.indexing`."""
 
 
 def main(out: Path, course_ids: list[str]) -> None:
@@ -40,11 +40,11 @@ def main(out: Path, course_ids: list[str]) -> None:
             "WHERE course_id = ? ORDER BY id",
             (course_id,),
         )
-        while page := chunks.fetchmany(PAGE_SIZE):
-            texts = [text for _, text, *_ in page]
+        while batch := chunks.fetchmany(BATCH):
+            texts = [text for _, text, *_ in batch]
             embeddings = embedder.embed_documents(texts)
             collection.upsert(
-                ids=[chunk_id for chunk_id, *_ in page],
+                ids=[chunk_id for chunk_id, *_ in batch],
                 embeddings=embeddings.vectors,
                 documents=texts,
                 metadatas=[
@@ -56,10 +56,10 @@ def main(out: Path, course_ids: list[str]) -> None:
                         "source_type": source_type,
                         "order_in_section": json.loads(metadata)["order_in_section"],
                     }
-                    for _, _, lecture_id, section_id, language, source_type, metadata in page
+                    for _, _, lecture_id, section_id, language, source_type, metadata in batch
                 ],
             )
-            embedded += len(page)
+            embedded += len(batch)
             tokens += sum(embeddings.token_counts)
     result = {"loaded": loaded, "done": time.time(), "texts": embedded, "tokens": tokens}
     out.write_text(json.dumps(result), encoding="utf-8")

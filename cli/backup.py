@@ -137,19 +137,19 @@ def _save(
         raise CourseLeftOutError(f"it is not embedded ({before.status})")
     fingerprint = CourseFingerprint.parse(before.fingerprint)
     if fingerprint is None:
-        raise CourseDamagedError(f"nobody can tell what it was made from ({before.fingerprint}); embed it again")
+        raise CourseDamagedError(f"nobody can tell what it was made from ({before.fingerprint}); rebuild it")
     try:
         collection = store.open(course_id)
-        with archive.copied(collection.contents(), on_page) as copy:
+        with archive.spooled(collection.contents(), on_page) as spool:
             if _publication(engine, course_id) != before:
                 raise CourseBusyError("it was embedded anew while it was read")
-            archive.add(copy, collection.info, before.generation, fingerprint)
+            archive.add(spool, collection.info, before.generation, fingerprint)
     except VectorStoreAwayError:
         raise
     except (VectorStoreError, ArchiveError) as error:
         if _publication(engine, course_id) != before:
             raise CourseBusyError("it was embedded anew while it was read") from error
-        raise CourseDamagedError(f"its collection is damaged ({error}); embed it again") from error
+        raise CourseDamagedError(f"its collection is damaged ({error}); rebuild it") from error
 
 
 def _publication(engine: Engine, course_id: str) -> Publication:

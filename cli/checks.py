@@ -17,11 +17,11 @@ from dotenv import dotenv_values
 from pydantic import ValidationError
 
 from cli.courses import counted
-from cli.locks import DirectoryInUseError, lock_directory
+from cli.locks import DirectoryInUseError, lock_directory, lock_holder
 from cli.restore import NEW, OLD
 from cli.settings import LauncherSettings
-from cli.vector_store import LOCK, lock_holder, orphaned_directories
-from embedding.demo_model import demo_model_path
+from cli.vector_store import LOCK, orphaned_directories
+from embedding.demo_model import model_in_use
 from embedding.model_files import model_signature
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import VectorStore
@@ -134,7 +134,7 @@ def check_vector_store(store: VectorStore, settings: VectorStoreSettings) -> Ite
 def check_server(store: VectorStore, settings: VectorStoreSettings) -> Iterator[Finding]:
     """One server works over CHROMA_DB_DIR, and it is the one at CHROMA_URL."""
     directory, answers = settings.chroma_db_dir, store.answers()
-    process = lock_holder(directory)
+    process = lock_holder(directory, LOCK)
     is_near = urlsplit(settings.chroma_url).hostname in LOOPBACK
     if process and not answers:
         message = f"Process {process} works on {directory}, but nobody answers at {settings.chroma_url}"
@@ -149,19 +149,10 @@ def check_server(store: VectorStore, settings: VectorStoreSettings) -> Iterator[
         yield Finding("server", Level.OK, f"no server works on {directory} here")
 
 
-def model_in_use() -> EmbeddingSettings:
-    """The configured model, or the stand-in that `make up` takes where there are no weights yet."""
-    settings = EmbeddingSettings()
-    stand_in = demo_model_path()
-    is_chosen = "embedding_model_path" in settings.model_fields_set or settings.embedding_model_path.exists()
-    if is_chosen or stand_in is None:
-        return settings
-    return settings.model_copy(update={"embedding_model_path": stand_in})
-
-
 def check_model() -> Iterator[Finding]:
     """The model's files are all there. Reads little of them, and does not load it."""
-    configured, used = EmbeddingSettings(), model_in_use()
+    configured = EmbeddingSettings()
+    used = model_in_use(configured)
     signature = model_signature(used)
     if used == configured:
         message = f"{used.embedding_model_name} at {used.embedding_model_path}, signature {signature}"

@@ -8,8 +8,6 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import StrEnum
 
-import numpy as np
-
 from cli.checks import Finding, Level, named, read_courses
 from cli.courses import counted, is_active, read
 from cli.embed import request
@@ -24,14 +22,12 @@ from embedding.vector_store import (
     VectorStoreAwayError,
     VectorStoreError,
 )
+from embedding.vectors import are_sound
 from models.catalogue import Ingestion, ingestion
 from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint
 from models.tables import Course, EmbeddingStatus
 from search_api.errors import AlreadyRunningError
-
-TOLERANCE = 1e-3
-"""How far the length of a vector may be from one."""
 
 
 class Fault(StrEnum):
@@ -174,8 +170,7 @@ def _fault_of_vectors(collection: CourseCollection, documents: int, dimensions: 
     read_rows = 0
     for _, vectors in collection.contents():
         dimensions = dimensions or vectors.shape[1]
-        lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-        if vectors.shape[1] != dimensions or not (np.abs(lengths - 1) < TOLERANCE).all():  # NaN is not smaller either
+        if not are_sound(vectors, dimensions).all():
             return Fault.UNSOUND
         read_rows += len(vectors)
     return None if read_rows == documents else Fault.OTHER_COUNT

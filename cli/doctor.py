@@ -20,16 +20,17 @@ from cli.checks import (
     check_server,
     check_settings,
     check_vector_store,
-    model_in_use,
 )
 from cli.collection_checks import check_courses, check_orphans, check_states
 from cli.courses import Json, one_line
 from cli.locks import DirectoryInUseError
 from cli.rebuild import RebuildLostError
 from cli.vector_store import vector_store_settings
+from embedding.demo_model import model_in_use
 from embedding.embedder import Embedder
 from embedding.errors import EmbeddingError
 from embedding.model_files import model_signature
+from embedding.settings import EmbeddingSettings
 from embedding.vector_store import VectorStore, VectorStoreError
 from models.database import DatabaseUnavailableError, Engine, create_catalogue_engine
 from models.settings import CatalogueSettings
@@ -113,7 +114,7 @@ def examine(*, deep: bool) -> Iterator[Finding]:
         if catalogue_works and store_works:
             yield from _shielded("courses", _check_collections(engine, store, deep=deep))
         if catalogue_works:
-            signature = model_signature(model_in_use()) if model_works else None
+            signature = model_signature(model_in_use(EmbeddingSettings())) if model_works else None
             yield from _shielded("states", check_states(engine, signature))
     finally:
         store.close()
@@ -126,7 +127,7 @@ def _check_collections(engine: Engine, store: VectorStore, *, deep: bool) -> Ite
     model = None
     if deep:
         try:
-            model = Embedder.load(model_in_use())
+            model = Embedder.load(model_in_use(EmbeddingSettings()))
         except EmbeddingError as error:
             yield Finding("model", Level.ERROR, str(error))
     yield from check_courses(engine, store, collections, deep=deep, model=model)

@@ -55,13 +55,11 @@ def embed(
 
 def request(engine: Engine, course_ids: Sequence[str]) -> dict[str, ApiError | None]:
     """Ask for an embedding of each course; what the API would answer to those that are refused."""
-    answers: dict[str, ApiError | None] = {}
+    answers: dict[str, ApiError | None] = dict.fromkeys(course_ids)
     for start in range(0, len(course_ids), BATCH):
         with transaction(engine) as session:
-            for course_id in course_ids[start : start + BATCH]:
-                if request_embedding(session, course_id, datetime.now(UTC)):
-                    answers[course_id] = None
-                else:
+            for course_id in sorted(course_ids[start : start + BATCH]):  # or two commands could wait for each other
+                if not request_embedding(session, course_id, datetime.now(UTC)):
                     course = get_course(session, course_id)
                     answers[course_id] = already_running(course) if course else not_found(course_id)
     return answers

@@ -39,3 +39,16 @@ def lock_directory(directory: Path, name: str) -> int:
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def lock_holder(directory: Path, name: str) -> str | None:
+    """The process that holds the lock, if one does. This only looks: nothing is written, and many may look at once."""
+    path = directory / name
+    if not path.exists():
+        return None
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "unknown"
+    return None

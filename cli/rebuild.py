@@ -16,13 +16,21 @@ from cli.courses import AllCourses, CourseIds, Wait, already_running, catalogue,
 from cli.embed import all_done
 from cli.vector_store import vector_store_settings
 from embedding.vector_store import VectorStore, VectorStoreAwayError, VectorStoreError
-from models.catalogue import REBUILD_OWNER_PREFIX, claim_course, fail_course, get_course, restart_course
+from models.catalogue import (
+    REBUILD_OWNER_PREFIX,
+    claim_course,
+    fail_course,
+    get_course,
+    request_embedding,
+    restart_course,
+)
 from models.database import Engine, transaction
+from models.tables import EmbeddingStatus
 from search_api.errors import ApiError
 
 
 class RebuildLostError(Exception):
-    """The pipeline took the course for abandoned while its collection was being deleted."""
+    """The pipeline took the course for abandoned, before its collection was deleted or while it was."""
 
 
 def rebuild(
@@ -69,7 +77,8 @@ def rebuild_course(engine: Engine, store: VectorStore, course_id: str) -> None:
     Raises:
         ApiError: there is no such course, or it is running.
         VectorStoreError: the collection could not be deleted; the course has failed, and is asked for again.
-        RebuildLostError: somebody else took the course over meanwhile.
+        RebuildLostError: somebody else took the course over meanwhile. If its collection was deleted all the same, it
+            is asked for, unless it is running: that run finds its collection gone, and fails.
     """
     owner = f"{REBUILD_OWNER_PREFIX}{uuid4()}"
     with transaction(engine) as session:
@@ -78,8 +87,15 @@ def rebuild_course(engine: Engine, store: VectorStore, course_id: str) -> None:
             raise not_found(course_id)
         if not claim_course(session, course_id, owner):
             raise already_running(course)
+
+    def make_sure_it_is_ours() -> None:
+        with transaction(engine) as session:
+            row = get_course(session, course_id)
+        if row is None or (row.embedding_status, row.embedding_run_id) != (EmbeddingStatus.RUNNING, owner):
+            raise RebuildLostError(f"Course {course_id} was taken over, and nothing was deleted: rebuild it again")
+
     try:
-        store.delete(course_id)
+        store.delete(course_id, make_sure_it_is_ours)
     except BaseException as error:
         reason = str(error) if isinstance(error, VectorStoreError) else "interrupted"
         with transaction(engine) as session:
@@ -87,5 +103,7 @@ def rebuild_course(engine: Engine, store: VectorStore, course_id: str) -> None:
         raise
     with transaction(engine) as session:
         restarted = restart_course(session, course_id, owner, datetime.now(UTC))
+        if not restarted:
+            request_embedding(session, course_id, datetime.now(UTC))
     if not restarted:
         raise RebuildLostError(f"Course {course_id} was taken over while its collection was deleted: rebuild it again")

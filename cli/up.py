@@ -22,7 +22,7 @@ from rich.console import Console
 from cli.locks import DirectoryInUseError, lock_directory
 from cli.processes import ProcessFailedError, Supervisor
 from cli.settings import LauncherSettings
-from embedding.demo_model import demo_model_path, demo_model_settings
+from embedding.demo_model import demo_model_settings, model_in_use
 from embedding.errors import ModelUnavailableError
 from embedding.model_files import read_model_directory
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
@@ -146,24 +146,22 @@ def _script(name: str) -> Path:
 
 
 def _model_settings() -> dict[str, str]:
-    """Which model to use: the configured one, or the English stand-in where there are no weights yet."""
-    settings = EmbeddingSettings()
-    path = settings.embedding_model_path
-    stand_in = demo_model_path()
+    """Environment that says which model to use, and says so to the operator, too."""
+    configured = EmbeddingSettings()
+    used = model_in_use(configured)
     try:
-        read_model_directory(path)
+        read_model_directory(used.embedding_model_path)
     except ModelUnavailableError as error:
-        if path.exists() or "embedding_model_path" in settings.model_fields_set or stand_in is None:
-            raise CannotStartError(str(error)) from error
-    else:
-        console.print(f"Embedding model: {settings.embedding_model_name} ({path})")
+        raise CannotStartError(str(error)) from error
+    if used == configured:
+        console.print(f"Embedding model: {used.embedding_model_name} ({used.embedding_model_path})")
         return {}
     console.print(
-        "[bold yellow]Embedding model: all-MiniLM-L6-v2, a small stand-in that reads English only.[/]\n"
-        f"[yellow]There are no weights at {path}. For real use stop this and run `make fetch-model`; "
-        "all courses are then embedded anew.[/]"
+        f"[bold yellow]Embedding model: {used.embedding_model_name}, a small stand-in that reads English only.[/]\n"
+        f"[yellow]There are no weights at {configured.embedding_model_path}. For real use stop this and run "
+        "`make fetch-model`; all courses are then embedded anew.[/]"
     )
-    return demo_model_settings(stand_in)
+    return demo_model_settings(used.embedding_model_path)
 
 
 def _search_link(search_url: str) -> str:

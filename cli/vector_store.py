@@ -11,7 +11,7 @@ from uuid import UUID
 
 import typer
 
-from cli.locks import DirectoryInUseError, lock_directory
+from cli.locks import DirectoryInUseError, lock_directory, lock_holder
 from embedding.settings import VectorStoreSettings
 
 LOCK = ".server.lock"
@@ -51,21 +51,10 @@ def vector_store(
 def vector_store_settings() -> VectorStoreSettings:
     """The settings; a server that runs over CHROMA_DB_DIR says itself where, unless CHROMA_URL is set."""
     settings = VectorStoreSettings()
-    address = settings.chroma_db_dir / ADDRESS
-    if "chroma_url" in settings.model_fields_set or not address.exists() or not lock_holder(settings.chroma_db_dir):
+    directory, address = settings.chroma_db_dir, settings.chroma_db_dir / ADDRESS
+    if "chroma_url" in settings.model_fields_set or not address.exists() or not lock_holder(directory, LOCK):
         return settings
     return settings.model_copy(update={"chroma_url": address.read_text()})
-
-
-def lock_holder(directory: Path) -> str | None:
-    """The process that holds the Chroma server's lock on the directory, if one does."""
-    if not (directory / LOCK).exists():
-        return None
-    try:
-        os.close(lock_directory(directory, LOCK))
-    except DirectoryInUseError:
-        return (directory / LOCK).read_text().strip() or "unknown"
-    return None
 
 
 def orphaned_directories(directory: Path) -> list[Path]:

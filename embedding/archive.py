@@ -14,11 +14,9 @@ Everything passes through in pages: memory does not grow with the courses.
 """
 
 import hashlib
-import itertools
 import json
 import os
 import shutil
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -27,14 +25,15 @@ from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import IO, BinaryIO, cast
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo, is_zipfile
 
 import numpy as np
 from numpy.lib import format as npy
-from pydantic import BaseModel, PositiveInt
+from pydantic import BaseModel, Field, PositiveInt
 
 from embedding.collection_names import collection_name
-from embedding.vector_store import WRITE_BATCH, CollectionInfo, Record, Vectors
+from embedding.vector_store import WRITE_BATCH, CollectionInfo, Record
+from embedding.vectors import Vectors, are_sound
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 
 FORMAT = 1
@@ -42,10 +41,15 @@ MANIFEST = "manifest.json"
 PARTIAL = ".partial"
 """Ends the name of an archive that is being written, or whose writing was killed; such a file is of no use."""
 
+READ_LIMIT = 2**27
+"""Bytes of the longest manifest, or record: a small file may unpack to any size. Chroma takes requests of 40 MB, and
+JSON may make three bytes of one."""
+
 Pages = Iterable[tuple[Sequence[Record], Vectors]]
 
 _SEAL_LENGTH = 64
 _VECTOR = np.dtype("<f4")
+_UNSOUND = "not all of its vectors are finite and of length one"
 
 
 class ArchiveError(Exception):
@@ -62,7 +66,7 @@ class SavedCourse(BaseModel, frozen=True):
     model_name: str
     model_signature: str
     chunks: PositiveInt
-    dimensions: PositiveInt
+    dimensions: int = Field(gt=0, le=2**16)
 
     @property
     def info(self) -> CollectionInfo:
@@ -85,7 +89,7 @@ class Manifest(BaseModel, frozen=True):
 
 
 @dataclass(frozen=True)
-class Copy:
+class Spool:
     """A collection's contents, read once, in two anonymous files that vanish with the process."""
 
     vectors: BinaryIO
@@ -103,40 +107,45 @@ class ArchiveWriter:
         self.courses: list[SavedCourse] = []
 
     @contextmanager
-    def copied(self, pages: Pages, on_page: Callable[[int], None]) -> Iterator[Copy]:
+    def spooled(self, pages: Pages, on_page: Callable[[int], None]) -> Iterator[Spool]:
         """Read a collection to its end, since only then is it known whether it may be added.
 
         Args:
             pages: All of it.
             on_page: Called after each page with its number of records.
+
+        Raises:
+            ArchiveError: a vector is not sound; the archive goes on without the collection.
         """
         content, dimensions = FingerprintBuilder(), 0
         with TemporaryFile(dir=self._directory) as vectors, TemporaryFile(dir=self._directory) as records:
             for page, rows in pages:
-                dimensions = rows.shape[1]
+                dimensions = dimensions or rows.shape[1]
+                if not are_sound(rows, dimensions).all():
+                    raise ArchiveError(_UNSOUND)
                 vectors.write(rows.astype(_VECTOR).tobytes())
                 for record in page:
                     records.write(json.dumps(asdict(record)).encode() + b"\n")
                 _take_in(page, content)
                 on_page(len(page))
-            yield Copy(cast(BinaryIO, vectors), cast(BinaryIO, records), dimensions, content)
+            yield Spool(cast(BinaryIO, vectors), cast(BinaryIO, records), dimensions, content)
 
-    def add(self, copy: Copy, info: CollectionInfo, generation: int, fingerprint: CourseFingerprint) -> None:
+    def add(self, spool: Spool, info: CollectionInfo, generation: int, fingerprint: CourseFingerprint) -> None:
         """Put a collection into the archive.
 
         Raises:
-            ArchiveError: the copy is not what the fingerprint was published for; the archive goes on without it.
+            ArchiveError: the collection is not what the fingerprint was published for; the archive goes on without it.
         """
-        held = copy.content.build(info.model_signature)
+        held = spool.content.build(info.model_signature)
         if held != fingerprint:
             raise ArchiveError(_difference(held, fingerprint))
         name = collection_name(info.course_id)
         with self._member(f"{name}.npy", ZIP_STORED) as member:  # vectors do not compress
-            shape = (held.chunks, copy.dimensions)
+            shape = (held.chunks, spool.dimensions)
             npy.write_array_header_1_0(member, {"descr": _VECTOR.str, "fortran_order": False, "shape": shape})
-            _pour(copy.vectors, member)
+            _pour(spool.vectors, member)
         with self._member(f"{name}.jsonl", ZIP_DEFLATED) as member:
-            _pour(copy.records, member)
+            _pour(spool.records, member)
         self.courses.append(
             SavedCourse(
                 course_id=info.course_id,
@@ -145,7 +154,7 @@ class ArchiveWriter:
                 model_name=info.model_name,
                 model_signature=info.model_signature,
                 chunks=held.chunks,
-                dimensions=copy.dimensions,
+                dimensions=spool.dimensions,
             )
         )
 
@@ -220,14 +229,14 @@ class Archive:
         return sum(member.file_size for member in self._archive.infolist())
 
     def pages(self, course: SavedCourse) -> Iterator[tuple[list[Record], Vectors]]:
-        """What a course's collection held, `WRITE_BATCH` records at a time."""
+        """What a course's collection held, `WRITE_BATCH` records at a time, or fewer where they are long."""
         name = collection_name(course.course_id)
         with self._archive.open(f"{name}.npy") as vectors, self._archive.open(f"{name}.jsonl") as records:
             npy.read_magic(vectors)
             header = npy.read_array_header_1_0(vectors)
             if header != ((course.chunks, course.dimensions), False, _VECTOR):
                 raise ArchiveError(f"The vectors of course {course.course_id} are not of the size the manifest says")
-            while lines := list(itertools.islice(records, WRITE_BATCH)):
+            while lines := _lines(records):
                 rows = vectors.read(len(lines) * course.dimensions * _VECTOR.itemsize)
                 yield (
                     [Record(**json.loads(line)) for line in lines],
@@ -250,19 +259,21 @@ def open_archive(path: Path) -> Iterator[Archive]:
             raise ArchiveError(f"{path} is no backup, or was cut short")
         if _digest_before_seal(file) != file.read():
             raise ArchiveError(f"{path} is damaged: it was cut short or changed after it was written (SHA-256 differs)")
-        with ZipFile(file) as archive:
-            try:
-                sound = _checked(archive)
-            except ArchiveError as error:
-                raise ArchiveError(f"{path} can't be restored: {error}") from error
-            except (BadZipFile, EOFError, KeyError, TypeError, ValueError, zlib.error) as error:
-                raise ArchiveError(f"{path} can't be restored: it was not written by `backup` ({error})") from error
-            yield sound
+        try:
+            archive = _checked(ZipFile(file))
+        except ArchiveError as error:
+            raise ArchiveError(f"{path} can't be restored: {error}") from error
+        except OSError:
+            raise
+        except Exception as error:  # whatever zipfile, json, numpy and pydantic say to what somebody else wrote
+            raise ArchiveError(f"{path} can't be restored: it was not written by `backup` ({error})") from error
+        yield archive
 
 
 def _checked(archive: ZipFile) -> Archive:
     """The archive, when its manifest and its members agree."""
-    description = json.loads(archive.read(MANIFEST))
+    with archive.open(MANIFEST) as member:
+        description = json.loads(_within_limit(member.read(READ_LIMIT + 1)))
     if description["format"] != FORMAT:
         raise ArchiveError(f"it has format {description['format']}, this version of the product reads {FORMAT}")
     manifest = Manifest.model_validate(description)
@@ -276,13 +287,29 @@ def _checked(archive: ZipFile) -> Archive:
     for course in manifest.courses:
         content = FingerprintBuilder()
         for records, vectors in sound.pages(course):
-            if not np.isfinite(vectors).all():
-                raise ArchiveError(f"course {course.course_id} has vectors that are not finite numbers")
+            if not are_sound(vectors, course.dimensions).all():
+                raise ArchiveError(f"course {course.course_id}: {_UNSOUND}")
             _take_in(records, content)
         held, published = content.build(course.model_signature), CourseFingerprint.parse(course.fingerprint)
         if held != published or held.chunks != course.chunks:
             raise ArchiveError(f"course {course.course_id}: {_difference(held, published)}")
     return sound
+
+
+def _lines(records: IO[bytes]) -> list[bytes]:
+    """The next page of them."""
+    lines: list[bytes] = []
+    size = 0
+    while len(lines) < WRITE_BATCH and size < READ_LIMIT and (line := records.readline(READ_LIMIT + 1)):
+        lines.append(_within_limit(line))
+        size += len(line)
+    return lines
+
+
+def _within_limit(content: bytes) -> bytes:
+    if len(content) > READ_LIMIT:
+        raise ArchiveError(f"its manifest or a record is longer than {READ_LIMIT} bytes")
+    return content
 
 
 def _take_in(records: Iterable[Record], content: FingerprintBuilder) -> None:

@@ -6,6 +6,10 @@ It needs no download of weights, and reads nothing but English: never the defaul
 from importlib.util import find_spec
 from pathlib import Path
 
+from embedding.settings import EmbeddingSettings
+
+DEMO_MODEL_NAME = "all-MiniLM-L6-v2"
+
 
 def demo_model_path() -> Path | None:
     """The model directory inside the installed package, or None when the package is not installed."""
@@ -17,4 +21,13 @@ def demo_model_path() -> Path | None:
 
 def demo_model_settings(path: Path) -> dict[str, str]:
     """Environment that makes the model at `path` the embedding model."""
-    return {"EMBEDDING_MODEL_PATH": str(path), "EMBEDDING_MODEL_NAME": "all-MiniLM-L6-v2"}
+    return {"EMBEDDING_MODEL_PATH": str(path), "EMBEDDING_MODEL_NAME": DEMO_MODEL_NAME}
+
+
+def model_in_use(configured: EmbeddingSettings) -> EmbeddingSettings:
+    """The configured model, or the stand-in where nobody chose a model and there are no weights yet."""
+    stand_in = demo_model_path()
+    is_chosen = "embedding_model_path" in configured.model_fields_set or configured.embedding_model_path.exists()
+    if is_chosen or stand_in is None:
+        return configured
+    return configured.model_copy(update={"embedding_model_path": stand_in, "embedding_model_name": DEMO_MODEL_NAME})

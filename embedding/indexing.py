@@ -17,20 +17,18 @@ from functools import partial
 from itertools import chain, compress
 
 import numpy as np
-import numpy.typing as npt
 
 from embedding.embedder import Embedder
 from embedding.vector_store import (
-    ROUNDING,
     CollectionInfo,
     CourseCollection,
     Hashes,
     Record,
-    Vectors,
     VectorStore,
     VectorStoreAwayError,
     VectorStoreError,
 )
+from embedding.vectors import are_sound
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk
 from models.unicode import is_unicode
@@ -249,7 +247,7 @@ class _Pass:
 
     def _embed(self, records: Sequence[Record]) -> None:
         embeddings = self._embedder.embed_documents([record.text for record in records])
-        is_sound = _are_sound(embeddings.vectors, self._embedder.dimensions)
+        is_sound = are_sound(embeddings.vectors, self._embedder.dimensions)
         sound, vectors = list(compress(records, is_sound)), embeddings.vectors[is_sound]
         self._collection.upsert(sound, vectors)
         unsound = [record.chunk_id for record in compress(records, ~is_sound)]
@@ -280,12 +278,3 @@ def _record(chunk: Chunk, fingerprint: FingerprintBuilder) -> Record:
 
 def _held(hashes: Mapping[str, Hashes], record: Record) -> Hashes:
     return hashes.get(record.chunk_id, Hashes("", ""))
-
-
-def _are_sound(vectors: Vectors, dimensions: int) -> npt.NDArray[np.bool]:
-    """Which of the rows are finite, of so many dimensions and of length one."""
-    if vectors.shape[1] != dimensions:
-        return np.zeros(len(vectors), dtype=np.bool)
-    lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    is_unit: npt.NDArray[np.bool] = np.abs(lengths - 1) < ROUNDING  # false for NaN and infinity
-    return is_unit

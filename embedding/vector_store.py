@@ -17,12 +17,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from embedding.chroma import ChromaServer, anybody
 from embedding.collection_names import collection_name
 from embedding.errors import CollectionNotFoundError, VectorStoreAwayError, VectorStoreError
 from embedding.records import Hashes, Hit, Record, equals, from_chroma, to_chroma
+from embedding.vectors import ROUNDING, Vectors
 from models.unicode import without_surrogates
 
 if TYPE_CHECKING:
@@ -43,14 +43,10 @@ __all__ = [
     "Vectors",
 ]
 
-Vectors = npt.NDArray[np.float32]
-
 WRITE_BATCH = 500
 """Records a request: far below Chroma's limits (5461 records, 40 MB) and large enough to hide the round trip."""
 READ_BATCH = 2500
 """The same where nothing but names is read."""
-ROUNDING = 1e-4
-"""How far a number of a unit vector may be from what it should be."""
 
 
 @dataclass(frozen=True)

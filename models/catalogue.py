@@ -40,6 +40,7 @@ REBUILD_OWNER_PREFIX = "rebuild-"
 _status = col(Course.embedding_status)
 _owner = col(Course.embedding_run_id)
 _requested_at = col(Course.embedding_requested_at)
+_attempted = col(Course.embedding_attempted)
 
 
 @dataclass(frozen=True)
@@ -164,13 +165,38 @@ def publish(session: Session, course_id: str, run_id: str, fingerprint: str) -> 
         embedding_progress=1.0,
         embedding_error=None,
         embedding_generation=col(Course.embedding_generation) + 1,
+        embedding_attempted=None,
         embedding_fingerprint=fingerprint,
     )
 
 
-def fail_course(session: Session, course_id: str, run_id: str, reason: str, retry_at: datetime | None = None) -> bool:
-    """Records why the run that owns the course gave it up; with `retry_at` it also asks for another run, from then."""
-    return _write(session, course_id, _run_by(run_id), embedding_requested_at=retry_at, **_failed(reason))
+def fail_course(
+    session: Session,
+    course_id: str,
+    run_id: str,
+    reason: str,
+    *,
+    retry_at: datetime | None = None,
+    attempted: str | None = None,
+) -> bool:
+    """Records why the run that owns the course gave it up.
+
+    Args:
+        session: an open transaction.
+        course_id: the course.
+        run_id: the run.
+        reason: why.
+        retry_at: asks for another run, from then.
+        attempted: the fingerprint the run was to publish, for a run that has noted none itself.
+    """
+    return _write(
+        session,
+        course_id,
+        _run_by(run_id),
+        embedding_requested_at=retry_at,
+        embedding_attempted=func.coalesce(_attempted, attempted),
+        **_failed(reason),
+    )
 
 
 def restart_course(session: Session, course_id: str, run_id: str, now: datetime) -> bool:
@@ -213,7 +239,7 @@ def fail_unfinished(
         run_id: the run that ended.
         reason: why.
         requested_at: the request the run was launched for, if any.
-        attempted: the fingerprint the run was to publish, where the row does not say yet.
+        attempted: the fingerprint the run was to publish, for a course that it has noted none for itself.
         retry_at: asks for another run, from then.
     """
     waited = and_(
@@ -223,11 +249,28 @@ def fail_unfinished(
     )
     changes = {
         **_failed(reason),
-        "embedding_attempted": func.coalesce(attempted, col(Course.embedding_attempted)),
+        "embedding_attempted": case(
+            (_status == EmbeddingStatus.RUNNING, func.coalesce(_attempted, attempted)), else_=attempted
+        ),
         "embedding_requested_at": retry_at,
         "embedding_run_id": run_id,
     }
     return _write(session, course_id, or_(_run_by(run_id), waited), **changes)
+
+
+def note_vain_attempt(session: Session, course_id: str, run_id: str, fingerprint: str, generation: int) -> bool:
+    """Records what a run was to publish that ended without a word before it touched the course, which stays as it is.
+
+    Only while nothing has been published since the run was launched, at this generation.
+    """
+    return _write(
+        session,
+        course_id,
+        _status.in_([EmbeddingStatus.DONE, EmbeddingStatus.FAILED]),
+        _owner.is_distinct_from(run_id),
+        col(Course.embedding_generation) == generation,
+        embedding_attempted=fingerprint,
+    )
 
 
 def set_back_all(session: Session) -> None:

@@ -12,7 +12,7 @@ import dagster as dg
 from orchestration import workers
 from orchestration.course_run import CourseRun
 from orchestration.partitions import COLLECTION, OWNERS, courses
-from orchestration.reasons import COURSES_PER_RUN
+from orchestration.reasons import COURSES_PER_RUN, reasons_of
 from orchestration.reports import CHECK_SPECS
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
 
@@ -56,8 +56,9 @@ def course_collection(
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Embed the courses of this run, one after the other."""
     workers.begin_work(context.instance, context.run.run_id)
+    course_ids = list(reasons_of(context.run.tags)) or context.partition_keys
     failures: dict[str, str] = {}
-    for course_id in context.partition_keys:
+    for course_id in course_ids:
         course = CourseRun(context, catalogue, vector_store, gpu, course_id)
         try:
             yield from course.work()
@@ -70,7 +71,7 @@ def course_collection(
     if failures:
         summary = "; ".join(f"{course_id}: {reason}" for course_id, reason in failures.items())
         raise dg.Failure(
-            f"{len(failures)} of {len(context.partition_keys)} courses failed: {summary}",
+            f"{len(failures)} of {len(course_ids)} courses failed: {summary}",
             metadata={"failed": dg.MetadataValue.json(failures)},
             allow_retries=False,
         )

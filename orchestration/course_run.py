@@ -21,7 +21,7 @@ from models.fingerprint import FingerprintBuilder
 from models.tables import Chunk, Course, EmbeddingStatus
 from orchestration import reports
 from orchestration.reasons import reasons_of
-from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
+from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.settings import PipelineSettings
 
 PAGE_SIZE = 500
@@ -32,6 +32,10 @@ LOGGED_STEPS = 10
 
 class CourseNotEmbeddableError(Exception):
     """The course cannot be embedded as things stand, or may not be by this run."""
+
+
+class NotIngestedError(CourseNotEmbeddableError):
+    """Stage one is not done with the course yet; the sensor launches a run when it is."""
 
 
 class CourseChunks:
@@ -78,6 +82,7 @@ class CourseRun:
         self._gpu = gpu
         self._course_id = course_id
         self._run_id = context.run.run_id
+        self._reason = reasons_of(context.run.tags).get(course_id)
         self._chunks = CourseChunks(catalogue, course_id)
 
     def work(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
@@ -108,18 +113,23 @@ class CourseRun:
     def give_up(self, error: BaseException) -> str:
         """Note on the course's row why it was given up, if this run owns it, and return the reason.
 
-        What may work by itself another time asks for another run: a part was away, or the run was interrupted though
-        nobody cancelled it.
+        What may work by itself another time asks for another run: a part is away, or the run was interrupted though
+        nobody cancelled it. A course that is not ingested is tried when it is.
         """
-        retry = isinstance(error, VectorStoreAwayError | DatabaseUnavailableError)
+        retry = isinstance(error, DatabaseUnavailableError) or (
+            isinstance(error, VectorStoreAwayError) and not self._vector_store.store().answers()
+        )
         reason = str(error) or type(error).__name__
         if not isinstance(error, Exception):
             retry = not self._is_being_cancelled()
             reason = "interrupted" if retry else "cancelled"
         retry_at = datetime.now(UTC) if retry else None
+        attempted = self._reason.content if self._reason and not isinstance(error, NotIngestedError) else None
         try:
             with self._catalogue.transaction() as session:
-                catalogue_rows.fail_course(session, self._course_id, self._run_id, reason, retry_at)
+                catalogue_rows.fail_course(
+                    session, self._course_id, self._run_id, reason, retry_at=retry_at, attempted=attempted
+                )
         except Exception:  # the status sensor tells it once the catalogue is back
             self._context.log.exception(f"Could not note the failure of course {self._course_id}")
         return reason
@@ -130,11 +140,10 @@ class CourseRun:
         Returns:
             False when somebody has done since what this run was launched for.
         """
-        reason = reasons_of(self._context.run.tags).get(self._course_id)
         course = self._catalogue.attempt(lambda session: catalogue_rows.get_course(session, self._course_id))
         if course is None:
             raise CourseNotEmbeddableError(f"There is no course {self._course_id} in the catalogue")
-        if reason and reason.is_settled(course):
+        if self._reason and self._reason.is_settled(course):
             self._context.log.info(f"Course {self._course_id} has been published since: nothing to do")
             return False
         if not self._catalogue.attempt(lambda session: self._take_over(session, course)):
@@ -153,7 +162,7 @@ class CourseRun:
     def _make_sure_it_is_ingested(self) -> None:
         ingestion = self._catalogue.attempt(lambda session: catalogue_rows.ingestion_of(session, self._course_id))
         if not ingestion.finished:
-            raise CourseNotEmbeddableError(
+            raise NotIngestedError(
                 f"Stage one has not ingested course {self._course_id} yet: "
                 f"{ingestion.succeeded} of {ingestion.resources} resources succeeded"
             )
@@ -176,7 +185,7 @@ class CourseRun:
         return index_course(
             self._course_id,
             self._chunks,
-            self._vector_store.store(),
+            self._vector_store.store(PATIENCE_SECONDS),
             embedder,
             on_page=report_progress,
             before_write=self._make_sure_it_is_ours,

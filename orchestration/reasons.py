@@ -1,11 +1,10 @@
 """Why a run was launched: for each of its courses the content to publish and the request to answer.
 
-The sensor writes a reason for each course into the run's tags, and everybody else reads it there: a reason is launched
-once, a run that comes too late knows that its work is done, and a run that died says what it was going to try. Runs
-that an operator launched have none.
+The sensor writes a reason for each course into the run's tags, and everybody else reads it there: a run that comes too
+late knows that its work is done, and a run that died says what it was going to try. Runs that an operator launched have
+none.
 """
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,9 @@ from models.tables import Course, EmbeddingStatus
 
 COURSES_PER_RUN = 10
 """Starting a run costs seconds and loading the model more; a course costs little. More would make others wait long."""
+
+PARENT_TAG = "dagster/parent_run_id"
+AUTOMATIC_RETRY_TAG = "dagster/retry_number"
 
 _TAGS = tuple(f"course_search/reason_{number}" for number in range(COURSES_PER_RUN))
 
@@ -65,11 +67,8 @@ def tag_filters(reasons: Iterable[Reason]) -> list[dict[str, str | Sequence[str]
 
 
 def reasons_of(run_tags: Mapping[str, str]) -> dict[str, Reason]:
-    """The reasons a run was launched for, by course id; none for a run that an operator launched."""
+    """The reasons a run was launched for, by course id; none for a run that an operator launched, or launched again."""
+    if PARENT_TAG in run_tags and AUTOMATIC_RETRY_TAG not in run_tags:
+        return {}
     reasons = [Reason.parse(run_tags[tag]) for tag in _TAGS if tag in run_tags]
     return {reason.course_id: reason for reason in reasons}
-
-
-def run_key(reasons: Sequence[Reason]) -> str:
-    """Names a set of reasons: Dagster launches a key once."""
-    return hashlib.sha256("\n".join(map(str, reasons)).encode()).hexdigest()

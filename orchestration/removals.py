@@ -1,8 +1,9 @@
 """Courses that are gone from the catalogue: their collections and partitions go too.
 
 A collection costs hours to make and a moment to delete, so nothing is removed on one look (a catalogue may be in the
-middle of being replaced), nor when there is no course at all (a wrong DATABASE_URL), nor when most are gone at once:
-then an operator decides, by `course-search doctor --repair`.
+middle of being replaced), nor from what looks like another catalogue (a wrong DATABASE_URL): one without any course, or
+without any course that has a collection here. When most courses are gone at once, an operator decides, by
+`course-search doctor --repair`.
 """
 
 import json
@@ -13,8 +14,8 @@ from embedding.vector_store import VectorStore
 
 MAX_REMOVALS = 50
 """A tick."""
-FEW = 10
-"""So many may always go at once; more only while they are less than half of all."""
+FEW = 3
+"""So many may go at once in any case; more only while at least as many stay."""
 
 
 class TooManyGoneError(Exception):
@@ -49,27 +50,29 @@ def find(missing: Sequence[str], there: Collection[str], busy: Set[str], cursor:
     return Found(gone, message, json.dumps(missing, ensure_ascii=False))
 
 
-def remove_collections(store: VectorStore, gone: Sequence[str], known: int) -> Sequence[str]:
+def remove_collections(store: VectorStore, gone: Sequence[str], there: Collection[str]) -> Sequence[str]:
     """Delete the courses' collections.
 
     Args:
         store: Where they are.
         gone: The courses.
-        known: How many courses there were before.
+        there: Courses that have a row.
 
     Returns:
-        The courses whose collection is gone now, `MAX_REMOVALS` at most.
+        The courses whose collection is gone now, `MAX_REMOVALS` of them with one at most.
 
     Raises:
-        TooManyGoneError: so many have a collection that it must be a mistake; nothing has been deleted.
+        TooManyGoneError: it must be a mistake; nothing has been deleted.
         VectorStoreError: the vector store failed.
     """
     collections = {collection.info.course_id for collection in store.collections()}
     with_collection = [course_id for course_id in gone if course_id in collections]
-    if len(with_collection) > FEW and len(with_collection) * 2 > known:
+    stay = len(collections.intersection(there))
+    if with_collection and (not stay or len(with_collection) > max(FEW, stay)):
         raise TooManyGoneError(
-            f"{len(with_collection)} of {known} courses are gone from the catalogue at once: nothing is removed. "
-            "Is DATABASE_URL right? If they are to be gone, `course-search doctor --repair` removes their collections."
+            f"{len(with_collection)} courses are gone from the catalogue at once, and {stay} with a collection are "
+            "there: nothing is removed. Is DATABASE_URL right? If they are to be gone, "
+            "`course-search doctor --repair` removes their collections."
         )
     for course_id in with_collection[:MAX_REMOVALS]:
         store.delete(course_id)

@@ -78,10 +78,14 @@ class VectorStoreResource(dg.ConfigurableResource[None]):
 
     _store: VectorStore | None = PrivateAttr(default=None)
 
-    def store(self) -> VectorStore:
-        """The connection, opened on first use."""
+    def store(self, patience_seconds: float = 0.0) -> VectorStore:
+        """A connection, opened on first use.
+
+        Args:
+            patience_seconds: How long an operation is tried while the server is away; a sensor has no time for that.
+        """
         if self._store is None:
-            self._store = VectorStore(VectorStoreSettings(), PATIENCE_SECONDS)
+            self._store = VectorStore(VectorStoreSettings(), patience_seconds)
         return self._store
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - the interface

@@ -7,7 +7,7 @@ meanwhile is left alone.
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Self
@@ -24,9 +24,10 @@ Status = dg.DagsterRunStatus
 QUEUED = (Status.NOT_STARTED, Status.QUEUED, Status.STARTING)
 UNFINISHED = (*QUEUED, Status.STARTED, Status.CANCELING)
 ENDED_BADLY = (Status.FAILURE, Status.CANCELED)
-RECENT_RUNS = 100
-"""How many of the runs that ended badly a tick looks at; the cursor brings the rest."""
+BEGUN = (EmbeddingStatus.RUNNING, EmbeddingStatus.DONE, EmbeddingStatus.FAILED)
+"""What a run makes of a course once its turn has come."""
 OVERLAP = timedelta(seconds=10)
+"""How far back the next look begins: what was written last need not be what was seen last."""
 REBUILD_GRACE = timedelta(seconds=30)
 """How long a rebuild may own a course: deleting a broken collection takes Chroma seconds, and no run tells it lives."""
 
@@ -47,6 +48,10 @@ class Change:
 
     course_id: str
     run: RunState
+    at_work: bool = False
+    """Whether the row says that the run is at work on the course."""
+    overtaken: bool = False
+    """Whether the run went to work on others of its courses, and ended before the turn of this one."""
 
     @property
     def reason(self) -> Reason | None:
@@ -82,34 +87,32 @@ def find_changes(
     Returns:
         What the rows do not say yet, and the next cursor.
     """
-    now = datetime.now(UTC)
-    unfinished = unfinished_runs(instance)
     last_look = _Look.parse(cursor)
-    since = last_look.newest - OVERLAP if last_look.newest else None
-    ended = instance.get_run_records(
-        dg.RunsFilter(statuses=list(ENDED_BADLY), updated_after=since),
-        limit=RECENT_RUNS,
-        order_by="update_timestamp",
-        ascending=since is not None,
-    )
-    runs = [*unfinished, *(record.dagster_run for record in ended)]
+    ended, look = _ended_since(instance, last_look)
+    runs = [*unfinished_runs(instance), *ended]
     claims = [(_state(run), course_ids) for run, course_ids in courses_of(runs, instance)]
     rows = {course.id: course for course in read_courses({course_id for _, ids in claims for course_id in ids})}
     known = {run.run_id for run, _ in claims}
-    rebuilds: dict[str, datetime] = {}
     for course in rows.values():
         owner = course.embedding_run_id
         is_active = course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING)
-        if owner is None or owner in known or not is_active:
-            continue
-        if owner.startswith(catalogue_rows.REBUILD_OWNER_PREFIX):
-            rebuilds[owner] = last_look.rebuilds.get(owner, now)
-            if now - rebuilds[owner] < REBUILD_GRACE:
-                continue
-        run = instance.get_run_by_id(owner)
-        claims.append((_state(run) if run else RunState(owner, None), [course.id]))
-    newest = max((record.update_timestamp for record in ended), default=last_look.newest)
-    return decide(rows, claims), str(_Look(newest, rebuilds))
+        if owner and owner not in known and is_active and not look.is_being_rebuilt(owner, last_look):
+            run = instance.get_run_by_id(owner)
+            claims.append((_state(run) if run else RunState(owner, None), [course.id]))
+    return decide(rows, claims), str(look)
+
+
+def _ended_since(instance: dg.DagsterInstance, last_look: "_Look") -> tuple[list[dg.DagsterRun], "_Look"]:
+    """The runs that ended badly since the last look; the first look only finds out where to begin."""
+    records = instance.get_run_records(
+        dg.RunsFilter(statuses=list(ENDED_BADLY), updated_after=last_look.newest and last_look.newest - OVERLAP),
+        limit=None if last_look.newest else 1,
+        order_by="update_timestamp",
+    )
+    newest = max((record.update_timestamp for record in records), default=last_look.newest)
+    judged = [record.dagster_run.run_id for record in records if newest and record.update_timestamp > newest - OVERLAP]
+    unjudged = [record.dagster_run for record in records if record.dagster_run.run_id not in last_look.judged]
+    return (unjudged if last_look.newest else []), _Look(newest or datetime.now(UTC), judged)
 
 
 @dataclass(frozen=True)
@@ -118,22 +121,33 @@ class _Look:
 
     newest: datetime | None = None
     """When the last of the runs that ended badly did."""
-    rebuilds: Mapping[str, datetime] = field(default_factory=dict)
+    judged: Sequence[str] = ()
+    """The runs that the overlap brings again."""
+    rebuilds: dict[str, datetime] = field(default_factory=dict)
     """When each rebuild was first seen to own a course, by its id."""
+
+    def is_being_rebuilt(self, owner: str, last_look: "_Look") -> bool:
+        """Whether the owner is a rebuild that may still be at work; remembers when it was first seen."""
+        if not owner.startswith(catalogue_rows.REBUILD_OWNER_PREFIX):
+            return False
+        now = datetime.now(UTC)
+        self.rebuilds[owner] = last_look.rebuilds.get(owner, now)
+        return now - self.rebuilds[owner] < REBUILD_GRACE
 
     def __str__(self) -> str:
         rebuilds = {owner: since.isoformat() for owner, since in self.rebuilds.items()}
-        return json.dumps([self.newest and self.newest.isoformat(), rebuilds])
+        return json.dumps([self.newest and self.newest.isoformat(), list(self.judged), rebuilds])
 
     @classmethod
     def parse(cls, cursor: str | None) -> Self:
         """Reads what `str` wrote; anything else, like an older version's, is no memory."""
         try:
-            newest, rebuilds = json.loads(cursor or "")
+            newest, judged, rebuilds = json.loads(cursor or "")
         except ValueError:
             return cls()
         return cls(
             datetime.fromisoformat(newest) if newest else None,
+            judged,
             {owner: datetime.fromisoformat(since) for owner, since in rebuilds.items()},
         )
 
@@ -149,18 +163,16 @@ def decide(rows: Mapping[str, Course], claims: Sequence[tuple[RunState, Sequence
     waiting = {run.run_id for run, _ in claims if run.status in QUEUED}
     changes = []
     for run, course_ids in claims:
-        for course_id in course_ids:
-            course = rows.get(course_id)
-            if course is None:
-                continue
-            change = Change(course_id, run)
-            if run.status in QUEUED:
-                is_told = course.embedding_run_id in waiting and course.embedding_status == EmbeddingStatus.PENDING
-                is_settled = change.reason is not None and change.reason.is_settled(course)
-                if not is_told and not is_settled and course.embedding_status != EmbeddingStatus.RUNNING:
+        courses = [rows[course_id] for course_id in course_ids if course_id in rows]
+        if run.status in QUEUED:
+            changes += [Change(course.id, run) for course in courses if not _is_told(course, run, waiting)]
+        elif run.status not in UNFINISHED:
+            begun = {c.id for c in courses if c.embedding_run_id == run.run_id and c.embedding_status in BEGUN}
+            for course in courses:
+                at_work = course.embedding_status == EmbeddingStatus.RUNNING
+                change = Change(course.id, run, at_work=at_work, overtaken=bool(begun) and course.id not in begun)
+                if _leaves_unfinished(course, change) or _was_in_vain(course, change):
                     changes.append(change)
-            elif run.status not in UNFINISHED and _leaves_unfinished(course, change):
-                changes.append(change)
     return changes
 
 
@@ -185,17 +197,25 @@ def write_changes(
             if catalogue_rows.mark_queued(session, course_id, run.run_id):
                 lines.append(f"course {course_id}: pending, run {run.run_id} is queued")
             continue
-        ending = endings[run.run_id]
+        ending, reason = endings[run.run_id], change.reason
+        attempted = reason.content if reason else contents.get(course_id)
+        retry = ending.retry if change.at_work else change.overtaken
+        if run.status is Status.CANCELED:
+            retry = False
+        elif change.overtaken:  # the course is not to blame: it is tried again, without the one that was
+            attempted = None
         if catalogue_rows.fail_unfinished(
             session,
             course_id,
             run.run_id,
             ending.text,
-            requested_at=change.reason.requested_at if change.reason else None,
-            attempted=change.reason.content if change.reason else contents.get(course_id),
-            retry_at=datetime.now(UTC) if ending.retry else None,
+            requested_at=reason.requested_at if reason else None,
+            attempted=attempted,
+            retry_at=datetime.now(UTC) if retry else None,
         ):
             lines.append(f"course {course_id}: failed, {ending.text}")
+        elif reason and attempted:
+            catalogue_rows.note_vain_attempt(session, course_id, run.run_id, attempted, reason.generation)
     return lines
 
 
@@ -213,6 +233,26 @@ def _leaves_unfinished(course: Course, change: Change) -> bool:
         course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.NOT_STARTED)
         and course.embedding_run_id in (None, change.run.run_id)
         and course.embedding_requested_at in (None, change.reason.requested_at if change.reason else None)
+    )
+
+
+def _was_in_vain(course: Course, change: Change) -> bool:
+    """The condition of `catalogue.note_vain_attempt`: the run never touched the course, which stays as it was."""
+    return (
+        change.reason is not None
+        and course.embedding_status in (EmbeddingStatus.DONE, EmbeddingStatus.FAILED)
+        and course.embedding_run_id != change.run.run_id
+        and course.embedding_generation == change.reason.generation
+    )
+
+
+def _is_told(course: Course, run: RunState, waiting: Set[str]) -> bool:
+    """Whether the row says that a run waits, or has more to say than that."""
+    reason = run.reasons.get(course.id)
+    return (
+        course.embedding_status == EmbeddingStatus.RUNNING
+        or (course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id in waiting)
+        or (reason is not None and reason.is_settled(course))
     )
 
 

@@ -10,6 +10,7 @@ to have a look, must not judge the courses of one that does.
 import os
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -37,6 +38,8 @@ READING_SECONDS = 10.0
 QUIET_READING_SECONDS = 0.2
 """How long it may read courses that look unchanged."""
 RESTING = "DAGSTER_HOME is not set: the sensors rest. `make up` starts everything."
+PRIORITY_TAG = "dagster/priority"
+TELLING = timedelta(seconds=60)
 
 DueCourses = Mapping[Reason, CourseFingerprint]
 """What is due, most urgent first, and what the courses' chunks are now."""
@@ -78,9 +81,9 @@ def stage_one_sensor(
     added = set(known)
     wanted = dict.fromkeys([*candidates.ingested, *(reason.course_id for reason in untried)])
     new = [course_id for course_id in wanted if course_id not in added]
-    runs = triggers.runs(untried, [*known, *new])[:MAX_RUNS_PER_TICK]
+    runs = triggers.share_out(untried, [*known, *new])[:MAX_RUNS_PER_TICK]
     if not runs and not new:
-        return dg.SkipReason(f"{len(candidates.ingested)} courses ingested, none to embed")
+        return dg.SkipReason(_nothing_to_do(candidates))
     return dg.SensorResult(
         run_requests=[_run_request(run) for run in runs],
         dynamic_partitions_requests=[courses.build_add_request(new)] if new else [],
@@ -152,7 +155,7 @@ def deleted_course_sensor(
     if not found.gone:
         return dg.SkipReason(found.message)
     try:
-        removed = removals.remove_collections(vector_store.store(), found.gone, len(known))
+        removed = removals.remove_collections(vector_store.store(), found.gone, there)
     except VectorStoreError as error:
         return dg.SkipReason(str(error))
     except removals.TooManyGoneError as error:
@@ -164,11 +167,21 @@ def deleted_course_sensor(
 
 
 def _run_request(run: Sequence[Reason]) -> dg.RunRequest:
-    key, tags = reasons.run_key(run), reasons.tags(run)
+    tags = reasons.tags(run)
+    if any(reason.requested_at for reason in run):
+        tags[PRIORITY_TAG] = "1"
     first, last = run[0].course_id, run[-1].course_id
     if len(run) == 1:
-        return dg.RunRequest(run_key=key, partition_key=first, tags=tags)
-    return dg.RunRequest(run_key=key, tags={**tags, **range_tags(first, last)})
+        return dg.RunRequest(partition_key=first, tags=tags)
+    return dg.RunRequest(tags={**tags, **range_tags(first, last)})
+
+
+def _nothing_to_do(candidates: triggers.Candidates) -> str:
+    message = f"{len(candidates.ingested)} courses ingested, none to embed"
+    if not candidates.empty:
+        return message
+    named = ", ".join(candidates.empty[:5]) + (", …" if len(candidates.empty) > 5 else "")
+    return f"{message}; {len(candidates.empty)} more are ingested but have no chunks: {named}"
 
 
 def _busy(instance: dg.DagsterInstance) -> set[str]:
@@ -216,7 +229,7 @@ def _content(session: Session, course: Course, model_signature: str | None) -> C
     """What a collection made now would be made from; without a model at hand, by the one that was used last."""
     fingerprint = FingerprintBuilder().add_all(catalogue_rows.chunk_pages(session, course.id))
     last = triggers.settled(course)
-    return fingerprint.build(model_signature or (last.model if last else ""))
+    return fingerprint.build(model_signature or (last[0].model if last else ""))
 
 
 def _contents_given_up(
@@ -234,11 +247,15 @@ def _contents_given_up(
 
 
 def _untried(instance: dg.DagsterInstance, due: DueCourses) -> list[Reason]:
-    """Those that have not been launched yet; Dagster would drop some of them too, but they would fill the tick."""
+    """Those that no run has just been launched for.
+
+    The row decides what is due. It may not say yet that a run which was launched for it is over: `course_status_sensor`
+    will have seen to that long before `TELLING`.
+    """
     if not due:
         return []
     tried: set[Reason] = set()
     for tags in reasons.tag_filters(due):
-        for run in instance.get_runs(dg.RunsFilter(tags=tags)):
+        for run in instance.get_runs(dg.RunsFilter(tags=tags, updated_after=datetime.now(UTC) - TELLING)):
             tried.update(reasons.reasons_of(run.tags).values())
     return [reason for reason in due if reason not in tried]

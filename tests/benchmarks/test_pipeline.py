@@ -12,7 +12,7 @@ from graphql import parse, validate
 
 from benchmarks import dagster_ui
 from benchmarks.dagster_ui import Embedded, Run
-from benchmarks.plain_script import PAGE_SIZE
+from benchmarks.plain_script import BATCH
 from benchmarks.stage_one import StageOne, texts
 from benchmarks.ways import PLAIN_SCRIPT, _timing
 from embedding.indexing import EMBED_BATCH
@@ -60,7 +60,7 @@ def test_a_course_is_due_once_its_ingestion_is_finished(tmp_path: Path) -> None:
 
 
 def test_both_ways_embed_as_many_texts_at_a_time() -> None:
-    assert PAGE_SIZE == EMBED_BATCH
+    assert BATCH == EMBED_BATCH
 
 
 @pytest.mark.integration

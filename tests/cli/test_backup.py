@@ -222,7 +222,7 @@ def test_a_collection_that_is_not_what_was_published_is_an_error(
             reason = r"not those that were published"
     result = backup("--output", "a.zip")
     assert result.exit_code == 1
-    assert re.search(f"Left out: {bad}: .*{reason}.*; embed it again", result.stderr)
+    assert re.search(f"Left out: {bad}: .*{reason}.*; rebuild it", result.stderr)
     assert list(saved(Path("a.zip"))) == [good]
 
 

@@ -484,6 +484,7 @@ class TestDeep:
         "rows",
         [
             pytest.param(2 * vectors(2), id="not of length one"),
+            pytest.param(vectors(2) * np.float32(1.0005), id="more than rounding"),
             pytest.param(np.stack([vectors(1)[0], np.zeros(DIMENSIONS, np.float32)]), id="a zero"),
             pytest.param(vectors(2, DIMENSIONS // 2), id="another size than the model's"),
         ],

@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from models.catalogue import claim_course, fail_course
+from models.catalogue import claim_course, fail_course, request_embedding
+from models.database import Session
 from tests.cli.conftest import Pipeline, course, published
 from tests.support.catalogue import Catalogue
 
@@ -44,6 +45,22 @@ def test_what_cannot_be_asked_for_is_named_and_the_others_go_on(courses: Catalog
         assert course(courses, course_id).embedding_requested_at is not None
     assert course(courses, "done").embedding_generation == 1
     assert course(courses, "running").embedding_status == "running"
+
+
+def test_rows_are_locked_in_one_order_whatever_order_is_asked_for(
+    courses: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two commands that lock the same rows in different orders would wait for each other."""
+    locked: list[str] = []
+
+    def lock(session: Session, course_id: str, now: datetime) -> bool:
+        locked.append(course_id)
+        return request_embedding(session, course_id, now)
+
+    monkeypatch.setattr("cli.embed.request_embedding", lock)
+    result = embed("new", "done")
+    assert locked == ["done", "new"]
+    assert result.stdout.splitlines() == ["new: embedding_started", "done: embedding_started"]
 
 
 def test_all_courses(courses: Catalogue) -> None:

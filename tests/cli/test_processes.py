@@ -1,5 +1,6 @@
 """The supervisor: everything that was started is stopped, whatever happens."""
 
+import fcntl
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.locks import DirectoryInUseError, lock_directory
+from cli.locks import DirectoryInUseError, lock_directory, lock_holder
 from cli.processes import ProcessFailedError, Supervisor
 
 SLEEP = "import time; time.sleep(60)"
@@ -103,6 +104,21 @@ def test_a_lock_is_held_by_children_until_the_last_is_gone(tmp_path: Path) -> No
         with pytest.raises(DirectoryInUseError, match=f"in use by process {os.getpid()}"):
             lock_directory(tmp_path / "new", ".lock")
     os.close(lock_directory(tmp_path / "new", ".lock"))
+
+
+def test_a_look_at_a_lock_changes_nothing(tmp_path: Path) -> None:
+    assert lock_holder(tmp_path / "new", ".lock") is None
+    assert list(tmp_path.iterdir()) == []
+    descriptor = lock_directory(tmp_path, ".lock")
+    assert lock_holder(tmp_path, ".lock") == str(os.getpid())
+    os.close(descriptor)
+    before = (tmp_path / ".lock").stat()
+    (tmp_path / ".lock").chmod(0o444)
+    with (tmp_path / ".lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        assert lock_holder(tmp_path, ".lock") is None, "somebody else looks, too"
+    after = (tmp_path / ".lock").stat()
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
 def test_different_locks_of_a_directory_do_not_meet(tmp_path: Path) -> None:

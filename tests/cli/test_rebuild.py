@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from uuid import uuid4
 
 import numpy as np
@@ -170,8 +170,8 @@ def test_a_course_that_was_taken_over_meanwhile_is_told(
     """The pipeline cannot tell a slow rebuild from one that was killed."""
     delete = VectorStore.delete
 
-    def slow(store: VectorStore, course_id: str) -> None:
-        delete(store, course_id)
+    def slow(store: VectorStore, course_id: str, before_write: Callable[[], None]) -> None:
+        delete(store, course_id, before_write)
         with catalogue.session() as session:
             fail_unfinished(session, course_id, course(catalogue, course_id).embedding_run_id or "", "interrupted")
 
@@ -179,4 +179,27 @@ def test_a_course_that_was_taken_over_meanwhile_is_told(
     result = rebuild(courses[0])
     assert result.exit_code == 1
     assert "was taken over while its collection was deleted: rebuild it again" in result.stderr
-    assert course(catalogue, courses[0]).embedding_status == "failed"
+    row = course(catalogue, courses[0])
+    assert row.embedding_status == "pending", "its collection is gone, whatever was published meanwhile"
+    assert row.embedding_requested_at is not None
+
+
+def test_a_course_that_was_published_before_its_collection_was_deleted_keeps_it(
+    catalogue: Catalogue, vector_store: VectorStore, courses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rebuild that was frozen right after it claimed the course goes on when nobody waits for it any more."""
+    delete = VectorStore.delete
+
+    def late(store: VectorStore, course_id: str, *before_write: Callable[[], None]) -> None:
+        with catalogue.session() as session:
+            fail_unfinished(session, course_id, course(catalogue, course_id).embedding_run_id or "", "interrupted")
+        published(catalogue, course_id)
+        delete(store, course_id, *before_write)
+
+    monkeypatch.setattr(VectorStore, "delete", late)
+    result = rebuild(courses[0])
+    assert result.exit_code == 1
+    assert "was taken over, and nothing was deleted" in result.stderr
+    assert has_collection(vector_store, courses[0])
+    row = course(catalogue, courses[0])
+    assert (row.embedding_status, row.embedding_generation, row.embedding_error) == ("done", 2, None)

@@ -67,8 +67,8 @@ def archive(tmp_path: Path) -> str:
     with new_archive(path) as archive:
         for course_id in ("kept", "changed", "gone"):
             records, vectors, fingerprint = records_of(course_id, SAVED)
-            with archive.copied([(records, vectors)], lambda _: None) as copy:
-                archive.add(copy, CollectionInfo(course_id, MODEL, SIGNATURE), 1, fingerprint)
+            with archive.spooled([(records, vectors)], lambda _: None) as spool:
+                archive.add(spool, CollectionInfo(course_id, MODEL, SIGNATURE), 1, fingerprint)
     return str(path)
 
 

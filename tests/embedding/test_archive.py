@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from embedding.archive import MANIFEST, ArchiveError, new_archive, open_archive, seal
 from embedding.collection_names import collection_name
-from embedding.vector_store import WRITE_BATCH, CollectionInfo, Record, Vectors
+from embedding.vector_store import WRITE_BATCH, CollectionInfo, Record
+from embedding.vectors import Vectors
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 
 DIMENSIONS = 3
@@ -30,7 +31,8 @@ def page(number: int, first: int = 0) -> Page:
         Record(f"c{index}", f"文 {index}\n", {"course_id": "c", "nested": {"a": [1, None, 0.1]}}, f"{index:064x}")
         for index in range(first, first + number)
     ]
-    return records, np.random.default_rng(first).standard_normal((number, DIMENSIONS)).astype(np.float32)
+    rows = np.random.default_rng(first).standard_normal((number, DIMENSIONS)).astype(np.float32)
+    return records, rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def fingerprint(pages: list[Page]) -> CourseFingerprint:
@@ -44,8 +46,8 @@ def fingerprint(pages: list[Page]) -> CourseFingerprint:
 def write(path: Path, courses: Mapping[str, list[Page]]) -> Path:
     with new_archive(path) as archive:
         for course_id, pages in courses.items():
-            with archive.copied(pages, lambda _: None) as copy:
-                archive.add(copy, CollectionInfo(course_id, "model", "signature"), 7, fingerprint(pages))
+            with archive.spooled(pages, lambda _: None) as spool:
+                archive.add(spool, CollectionInfo(course_id, "model", "signature"), 7, fingerprint(pages))
     return path
 
 
@@ -156,6 +158,7 @@ FIRST_NUMBER = page(1)[1].tobytes()[:4]
 FORGERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "no manifest": (lambda members: members.pop(MANIFEST), "not written by"),
     "manifest is no JSON": (lambda members: members.update({MANIFEST: b"{"}), "not written by"),
+    "manifest too deep": (lambda members: members.update({MANIFEST: b"[" * 100_000}), "not written by"),
     "manifest of another shape": (lambda members: members.update({MANIFEST: b"[]"}), "not written by"),
     "another format": (describe(lambda manifest: manifest.update(format=2)), "has format 2"),
     "no courses": (describe(lambda manifest: manifest.pop("courses")), "not written by"),
@@ -165,6 +168,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "other count": (describe(lambda m: m["courses"][0].update(chunks=2)), "not of the size"),
     "other dimensions": (describe(lambda m: m["courses"][0].update(dimensions=2)), "not of the size"),
     "zero dimensions": (describe(lambda m: m["courses"][0].update(dimensions=0)), "greater than 0"),
+    "too many dimensions": (describe(lambda m: m["courses"][0].update(dimensions=2**40)), "less than or equal"),
     "other model": (describe(lambda m: m["courses"][0].update(model_signature="x")), "not those that were published"),
     "other id": (replace("course_plain.jsonl", b'"c0"', b'"c9"'), "not those that were published"),
     "a record too many": (
@@ -175,7 +179,11 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "a record of another shape": (replace("course_plain.jsonl", b'"text"', b'"txt"'), "not written by"),
     "a number that is none": (
         replace("course_plain.npy", FIRST_NUMBER, np.float32("nan").tobytes()),
-        "not finite",
+        "finite and of length one",
+    ),
+    "a vector of another length": (
+        replace("course_plain.npy", FIRST_NUMBER, np.float32(2).tobytes()),
+        "finite and of length one",
     ),
     "a vector cut short": (
         lambda members: members.update({"course_plain.npy": members["course_plain.npy"][:-4]}),
@@ -190,6 +198,42 @@ def test_a_seal_does_not_excuse_what_disagrees(good: Path, tmp_path: Path, forge
     change, complaint = FORGERIES[forgery]
     with pytest.raises(ArchiveError, match=complaint), open_archive(forge(good, tmp_path / "forged.zip", change)):
         pass
+
+
+ENCRYPTED, ODD_COMPRESSION = (8, 1), (10, 99)
+"""Offset in a member's entry in the zip's directory, and what is written there."""
+
+
+@pytest.mark.parametrize("entry", [ENCRYPTED, ODD_COMPRESSION])
+def test_members_that_cannot_be_unpacked_are_refused(good: Path, tmp_path: Path, entry: tuple[int, int]) -> None:
+    path = forge(good, tmp_path / "forged.zip", lambda members: None)
+    content = bytearray(path.read_bytes())
+    offset, value = entry
+    content[content.index(b"PK\x01\x02") + offset] = value
+    path.write_bytes(content)
+    seal(path)
+    with pytest.raises(ArchiveError, match="not written by"), open_archive(path):
+        pass
+
+
+@pytest.mark.parametrize("member", [MANIFEST, "course_plain.jsonl"])
+def test_what_unpacks_to_more_than_can_be_read_at_once_is_refused(
+    good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str
+) -> None:
+    limit = 10_000
+    monkeypatch.setattr("embedding.archive.READ_LIMIT", limit)
+    path = forge(good, tmp_path / "bomb.zip", lambda members: members.update({member: b" " * limit + members[member]}))
+    with pytest.raises(ArchiveError, match="longer than 10000 bytes"), open_archive(path):
+        pass
+
+
+def test_pages_of_long_records_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedding.archive.READ_LIMIT", 10_000)
+    records, vectors = page(5)
+    long = [Record(record.chunk_id, "x" * 6_000, {}, record.content_hash) for record in records]
+    [back] = read(write(tmp_path / "a.zip", {"c": [(long, vectors)]})).values()
+    assert [len(records) for records, _ in back] == [2, 2, 1]
+    assert_same(back, [(long, vectors)])
 
 
 def test_a_forged_archive_is_refused_for_its_change_alone(good: Path, tmp_path: Path) -> None:
@@ -214,12 +258,12 @@ def test_a_course_that_is_not_what_was_published_stays_out_and_the_others_go_in(
     half: Iterator[Page] = iter([page(1)])
     with new_archive(tmp_path / "a.zip") as archive:
         with (
-            archive.copied(half, lambda _: None) as copy,
+            archive.spooled(half, lambda _: None) as spool,
             pytest.raises(ArchiveError, match="there are 1 chunks where 2 were published"),
         ):
-            archive.add(copy, CollectionInfo("half", "model", "signature"), 1, fingerprint([page(2)]))
-        with archive.copied([page(2)], lambda _: None) as copy:
-            archive.add(copy, CollectionInfo("whole", "model", "signature"), 1, fingerprint([page(2)]))
+            archive.add(spool, CollectionInfo("half", "model", "signature"), 1, fingerprint([page(2)]))
+        with archive.spooled([page(2)], lambda _: None) as spool:
+            archive.add(spool, CollectionInfo("whole", "model", "signature"), 1, fingerprint([page(2)]))
     assert list(read(tmp_path / "a.zip")) == ["whole"]
 
 
@@ -232,10 +276,22 @@ def test_a_file_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_what_cannot_be_read_back_is_no_backup(tmp_path: Path) -> None:
+@pytest.mark.parametrize("factor", [0, 1.01, np.inf, np.nan])
+def test_a_course_with_unsound_vectors_stays_out_and_the_others_go_in(tmp_path: Path, factor: float) -> None:
     records, vectors = page(1)
-    with pytest.raises(ArchiveError, match="not finite"):
-        write(tmp_path / "a.zip", {"c": [(records, vectors * np.float32("inf"))]})
+    with new_archive(tmp_path / "a.zip") as archive:
+        unsound: list[Page] = [(records, vectors * np.float32(factor))]
+        with pytest.raises(ArchiveError, match="of length one"), archive.spooled(unsound, lambda _: None):
+            pass
+        with archive.spooled([page(2)], lambda _: None) as spool:
+            archive.add(spool, CollectionInfo("sound", "model", "signature"), 1, fingerprint([page(2)]))
+    assert list(read(tmp_path / "a.zip")) == ["sound"]
+
+
+def test_what_cannot_be_read_back_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedding.archive.READ_LIMIT", 10)
+    with pytest.raises(ArchiveError, match="longer than"):
+        write(tmp_path / "a.zip", {"c": [page(1)]})
     assert list(tmp_path.iterdir()) == []
 
 

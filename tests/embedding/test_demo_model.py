@@ -34,3 +34,32 @@ def test_the_path_is_inside_the_package(tmp_path: Path, monkeypatch: pytest.Monk
     (package / "__init__.py").write_text("raise SystemExit('the package need not be imported')", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
     assert demo_model.demo_model_path() == package / "model"
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A stand-in that is installed, and a working directory without weights."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(demo_model, "demo_model_path", lambda: tmp_path / "stand-in")
+    return tmp_path / "stand-in"
+
+
+def test_without_weights_the_stand_in_is_used_under_its_own_name(package: Path) -> None:
+    used = demo_model.model_in_use(EmbeddingSettings())
+    assert (used.embedding_model_path, used.embedding_model_name) == (package, "all-MiniLM-L6-v2")
+
+
+def test_a_model_that_was_chosen_is_used_though_it_is_not_there(package: Path) -> None:
+    chosen = EmbeddingSettings(embedding_model_path=Path("nothing"))
+    assert demo_model.model_in_use(chosen) == chosen
+
+
+def test_broken_weights_are_not_passed_over_in_silence(package: Path) -> None:
+    configured = EmbeddingSettings()
+    configured.embedding_model_path.mkdir(parents=True)
+    assert demo_model.model_in_use(configured) == configured
+
+
+def test_without_a_stand_in_the_configured_model_is_used(package: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo_model, "demo_model_path", lambda: None)
+    assert demo_model.model_in_use(EmbeddingSettings()) == EmbeddingSettings()

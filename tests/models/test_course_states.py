@@ -101,7 +101,7 @@ class CourseStates(RuleBasedStateMachine):
     @rule(run=RUNS, retry=st.booleans())
     def fail(self, run: str, retry: bool) -> None:
         retry_at = self.now if retry else None
-        written = self.call(lambda session: rows.fail_course(session, "1", run, "failed", retry_at))
+        written = self.call(lambda session: rows.fail_course(session, "1", run, "failed", retry_at=retry_at))
         assert written == self.owned(run)
         if written:
             assert self.after.embedding_status == FAILED

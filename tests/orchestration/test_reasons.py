@@ -1,16 +1,14 @@
 """Why a run was launched, through the tags of a run and back."""
 
-from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from models.fingerprint import CourseFingerprint
 from models.tables import Course, EmbeddingStatus
-from orchestration.reasons import COURSES_PER_RUN, Reason, reasons_of, run_key, tag_filters, tags
+from orchestration.reasons import COURSES_PER_RUN, Reason, reasons_of, tag_filters, tags
 
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 CONTENT = CourseFingerprint(chunks=10, characters=1000, content="0" * 64, model="model")
 
 reasons = st.builds(
@@ -29,6 +27,9 @@ def test_tags_tell_the_reasons(some: list[Reason]) -> None:
 
 def test_a_run_of_an_operator_has_none() -> None:
     assert reasons_of({"dagster/partition": "1"}) == {}
+    again = {**tags([Reason("1", "content", 0, None)]), "dagster/parent_run_id": "of a run that was launched for it"}
+    assert reasons_of(again) == {}, "launched again by hand, it is to be embedded whatever was published"
+    assert reasons_of({**again, "dagster/retry_number": "1"}), "tried again by Dagster, it is the same work"
 
 
 def test_a_filter_finds_a_reason_wherever_it_stands_among_a_runs_tags() -> None:
@@ -37,18 +38,6 @@ def test_a_filter_finds_a_reason_wherever_it_stands_among_a_runs_tags() -> None:
         run_tags = tags(some)
         hits = [filters for filters in tag_filters([reason]) if all(run_tags[t] in v for t, v in filters.items())]
         assert len(hits) == 1, position
-
-
-def test_a_run_key_names_its_reasons() -> None:
-    one = Reason.of(Course(id="1"), CONTENT)
-    others = [
-        replace(one, course_id="2"),
-        replace(one, content="other"),
-        replace(one, generation=1),
-        replace(one, requested_at=NOON),
-    ]
-    assert run_key([one]) == run_key([Reason.of(Course(id="1"), CONTENT)])
-    assert len({run_key([one]), run_key([one, others[0]]), *(run_key([other]) for other in others)}) == 6
 
 
 def test_a_reason_is_settled_by_a_publication_and_by_nothing_else() -> None:

@@ -50,16 +50,25 @@ def test_collections_of_gone_courses_are_deleted_a_few_at_a_time(
     make(vector_store, "gone-1", "gone-2", "stays")
     monkeypatch.setattr(removals, "MAX_REMOVALS", 1)
     gone = ["never-embedded", "gone-1", "gone-2"]
-    assert remove_collections(vector_store, gone, known=4) == ["never-embedded", "gone-1"]
+    assert remove_collections(vector_store, gone, ["stays"]) == ["never-embedded", "gone-1"]
     assert [exists(vector_store, name) for name in ("gone-1", "gone-2", "stays")] == [False, True, True]
-    assert remove_collections(vector_store, ["gone-2"], known=2) == ["gone-2"]
+    assert remove_collections(vector_store, ["gone-2"], ["stays"]) == ["gone-2"]
     assert not exists(vector_store, "gone-2")
 
 
 def test_most_courses_gone_at_once_are_left_to_an_operator(vector_store: VectorStore) -> None:
     names = [f"many-{number}" for number in range(FEW + 1)]
-    make(vector_store, *names)
-    with pytest.raises(TooManyGoneError, match="11 of 20 courses are gone"):
-        remove_collections(vector_store, names, known=20)
+    others = [f"other-{number}" for number in range(FEW + 1)]
+    make(vector_store, *names, *others)
+    with pytest.raises(TooManyGoneError, match="4 courses are gone"):
+        remove_collections(vector_store, names, others[1:])
     assert all(exists(vector_store, name) for name in names)
-    assert remove_collections(vector_store, names, known=100) == names
+    assert remove_collections(vector_store, names, others) == names
+
+
+def test_from_another_catalogue_nothing_is_removed(vector_store: VectorStore) -> None:
+    make(vector_store, "the-only-one")
+    with pytest.raises(TooManyGoneError, match="Is DATABASE_URL right"):
+        remove_collections(vector_store, ["the-only-one"], ["of another catalogue, without a collection"])
+    assert exists(vector_store, "the-only-one")
+    assert remove_collections(vector_store, ["never-embedded"], ["another"]) == ["never-embedded"]

@@ -50,7 +50,7 @@ def stage_one_tick(
     requests = list(result.run_requests or [])
     for request in requests:
         partition = {PARTITION_TAG: request.partition_key} if request.partition_key else {}
-        create_run(instance, {**request.tags, "dagster/run_key": request.run_key or "", **partition})
+        create_run(instance, {**request.tags, **partition})
     return requests, result
 
 
@@ -84,7 +84,10 @@ def request(catalogue: Engine, course_id: str) -> None:
         assert catalogue_rows.request_embedding(session, course_id, datetime.now(UTC))
 
 
-def test_an_ingested_course_is_embedded_once(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+def test_an_ingested_course_is_embedded_once(
+    instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cursor = status_tick(instance)
     write_course(catalogue, "1", {"a": "Copper"})
     write_course(catalogue, "2", {"b": "Solder"}, statuses=["succeeded", "processing"])
     requests, result = stage_one_tick(instance)
@@ -94,6 +97,9 @@ def test_an_ingested_course_is_embedded_once(instance: dg.DagsterInstance, catal
     assert observation.asset_key == course_chunks.key
     assert stage_one_tick(instance)[0] == [], "its run is queued"
     end_runs(instance)
+    assert stage_one_tick(instance)[0] == [], "nobody has told the row yet"
+    status_tick(instance, cursor)
+    monkeypatch.setattr("orchestration.sensors.TELLING", timedelta(0))
     assert stage_one_tick(instance)[0] == [], "its run failed: the same content is not tried again by itself"
     write_course(catalogue, "1", {"a": "copper"})
     assert len(stage_one_tick(instance)[0]) == 1, "the content changed"
@@ -397,11 +403,13 @@ def test_a_deleted_course_loses_its_collection_and_its_partition(
     course_id: str,
     vector_store: VectorStore,
 ) -> None:
-    write_course(catalogue, "another", {"b": "Solder"})
-    write_course(catalogue, course_id, {"a": "Copper"})
-    assert dg.materialize(
-        [course_chunks, course_collection], instance=instance, resources=resources, partition_key=course_id
-    ).success
+    another = f"another-{course_id}"
+    instance.add_dynamic_partitions("courses", [another])
+    for name in (another, course_id):
+        write_course(catalogue, name, {f"{name}/a": "Copper"})
+        assert dg.materialize(
+            [course_chunks, course_collection], instance=instance, resources=resources, partition_key=name
+        ).success
     with catalogue.begin() as connection:
         connection.execute(text("DELETE FROM course WHERE id = :id"), {"id": course_id})
     cursor = None
@@ -411,7 +419,8 @@ def test_a_deleted_course_loses_its_collection_and_its_partition(
             cursor = context.cursor
         for change in getattr(result, "dynamic_partitions_requests", None) or []:
             [instance.delete_dynamic_partition("courses", key) for key in change.partition_keys]
-    assert instance.get_dynamic_partitions("courses") == []
+    assert instance.get_dynamic_partitions("courses") == [another]
+    vector_store.open(another)
     with pytest.raises(CollectionNotFoundError):
         vector_store.open(course_id)
 
@@ -438,3 +447,115 @@ def test_the_gpus_pool_is_limited_before_its_first_run(tmp_path: Path) -> None:
         limit_pools(instance)
         [pool] = instance.event_log_storage.get_pool_limits()
         assert pool.limit == 3, "an operator's own limit stays"
+
+
+@pytest.fixture
+def _told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The row has been told of every run that is over."""
+    monkeypatch.setattr("orchestration.sensors.TELLING", timedelta(0))
+
+
+@pytest.mark.usefixtures("_told")
+def test_a_course_whose_row_was_made_anew_is_embedded_anew(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    """Its first run was launched for the very same content; the row decides."""
+    write_course(catalogue, "1", {"a": "Copper"})
+    assert launched(stage_one_tick(instance)[0]) == [["1"]]
+    [run] = instance.get_runs()
+    instance.report_run_canceled(run)
+    with catalogue.begin() as connection:
+        connection.execute(text("DELETE FROM course"))
+    cursor = status_tick(instance)
+    write_course(catalogue, "1", {"a": "Copper"})
+    status_tick(instance, cursor)
+    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.NOT_STARTED, "that run is long over"
+    assert launched(stage_one_tick(instance)[0]) == [["1"]]
+
+
+@pytest.mark.usefixtures("_told")
+def test_a_course_that_was_not_ingested_when_its_run_began_is_embedded_when_it_is(
+    instance: dg.DagsterInstance, catalogue: Engine, resources: Resources
+) -> None:
+    write_course(catalogue, "1", {"a": "Copper"})
+    [request], _ = stage_one_tick(instance)
+    end_runs(instance)
+    write_course(catalogue, "1", {"a": "Copper"}, statuses=["succeeded", "processing"])
+    instance.add_dynamic_partitions("courses", ["1"])
+    result = dg.materialize(
+        [course_chunks, course_collection],
+        instance=instance,
+        resources=resources,
+        partition_key="1",
+        tags=request.tags,
+        raise_on_error=False,
+    )
+    assert not result.success
+    assert "has not ingested" in (read_course(catalogue, "1").embedding_error or "")
+    assert stage_one_tick(instance)[0] == []
+    write_course(catalogue, "1", {"a": "Copper"})
+    assert launched(stage_one_tick(instance)[0]) == [["1"]]
+
+
+@pytest.mark.usefixtures("_told")
+def test_a_course_that_kills_its_worker_takes_no_other_with_it(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    for name in ("1", "2", "3"):
+        write_course(catalogue, name, {f"{name}/a": "Copper"})
+    cursor = status_tick(instance)
+    stage_one_tick(instance)
+    cursor = status_tick(instance, cursor)
+    [run] = instance.get_runs()
+    published = reasons_of(run.tags)["1"].content
+    change_course(catalogue, "1", embedding_status="done", embedding_fingerprint=published, embedding_generation=1)
+    change_course(catalogue, "2", embedding_status="running", embedding_run_id=run.run_id)
+    instance.report_run_failed(run, "The worker was killed.")
+    status_tick(instance, cursor)
+    assert [read_course(catalogue, name).embedding_status for name in "123"] == ["done", "failed", "failed"]
+    assert launched(stage_one_tick(instance)[0]) == [["3"]], "2 is settled, 3 is not to blame"
+
+
+@pytest.mark.usefixtures("_told")
+def test_a_run_that_cannot_begin_is_not_launched_again_and_again(
+    instance: dg.DagsterInstance, catalogue: Engine
+) -> None:
+    write_course(catalogue, "1", {"a": "Copper"})
+    cursor = status_tick(instance)
+    stage_one_tick(instance)
+    change_course(catalogue, "1", embedding_status="done", embedding_fingerprint="of an older content")
+    end_runs(instance)
+    status_tick(instance, cursor)
+    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.DONE
+    assert stage_one_tick(instance)[0] == []
+
+
+def test_however_many_runs_end_badly_at_once_every_one_is_told_once(
+    instance: dg.DagsterInstance, catalogue: Engine
+) -> None:
+    cursor = status_tick(instance)
+    for _ in range(2):
+        for _ in range(120):
+            instance.report_run_canceled(create_run(instance, {PARTITION_TAG: "another"}))
+        cursor = status_tick(instance, cursor)
+    write_course(catalogue, "1", {"a": "Copper"})
+    instance.report_run_failed(create_run(instance, {PARTITION_TAG: "1"}), "The code location is broken.")
+    cursor = status_tick(instance, cursor)
+    assert read_course(catalogue, "1").embedding_error == "The code location is broken."
+    change_course(catalogue, "1", embedding_status="not_started", embedding_error=None, embedding_run_id=None)
+    status_tick(instance, cursor)
+    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.NOT_STARTED
+
+
+def test_what_somebody_asked_for_goes_first(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    names = [f"{number:02}" for number in range(2 * COURSES_PER_RUN)]
+    for name in names:
+        write_course(catalogue, name, {f"{name}/a": "Copper"})
+    request(catalogue, names[-1])
+    requests, _ = stage_one_tick(instance)
+    assert launched(requests) == [names[COURSES_PER_RUN:], names[:COURSES_PER_RUN]]
+    assert [one.tags.get("dagster/priority") for one in requests] == ["1", None]
+
+
+def test_an_ingested_course_without_chunks_is_named(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    write_course(catalogue, "1", {})
+    requests, result = stage_one_tick(instance)
+    assert requests == []
+    assert isinstance(result, dg.SkipReason)
+    assert "ingested but have no chunks: 1" in (result.skip_message or "")

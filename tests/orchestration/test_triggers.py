@@ -10,7 +10,7 @@ from models.catalogue import Ingestion
 from models.fingerprint import CourseFingerprint
 from models.tables import Course, EmbeddingStatus
 from orchestration.reasons import COURSES_PER_RUN, Reason
-from orchestration.triggers import Candidates, candidates, is_due, runs
+from orchestration.triggers import Candidates, candidates, is_due, share_out
 
 INGESTED = Ingestion(resources=2, succeeded=2, chunks=10)
 PUBLISHED = CourseFingerprint(chunks=10, characters=1000, content="0" * 64, model="model")
@@ -125,9 +125,10 @@ keys = st.integers(0, 40)
 def test_every_course_is_in_one_run_and_a_run_holds_neighbours(due: set[int], order: list[int]) -> None:
     partition_keys = [str(number) for number in order]
     wanted = [Reason(str(number), "", 0, None) for number in due]
-    shared = runs(wanted, partition_keys)
+    shared = share_out(wanted, partition_keys)
     assert sorted(map(str, chain(*shared))) == sorted(map(str, wanted))
     for run in shared:
         assert len(run) <= COURSES_PER_RUN
         first = partition_keys.index(run[0].course_id)
         assert [reason.course_id for reason in run] == partition_keys[first : first + len(run)]
+    assert not due or wanted[0] in shared[0], "the most urgent course is launched first"

@@ -11,7 +11,7 @@ import pytest
 
 from orchestration.definitions import defs
 from orchestration.partitions import PARTITION_TAG
-from orchestration.workers import WORKER_TAG, end_abandoned_runs
+from orchestration.workers import WORKER_TAG, begin_work, end_abandoned_runs
 
 Status = dg.DagsterRunStatus
 WORKER = """
@@ -63,11 +63,25 @@ def test_a_run_ends_with_the_process_that_works_on_it(
     assert "The process that worked on this run is gone" in line
     assert status_of(instance, run_id) == ended
     assert end_abandoned_runs(instance) == []
-    assert list((tmp_path / "workers").iterdir()) == [], "its file goes with it"
+    assert list((tmp_path / "workers").glob("[!.]*")) == [], "its file goes with it"
 
 
-def test_a_worker_on_another_host_is_not_judged(instance: dg.DagsterInstance) -> None:
-    create_run(instance, worker="another-host:/nowhere/run")
+def test_a_worker_whose_lock_is_elsewhere_is_not_judged(instance: dg.DagsterInstance) -> None:
+    run_id = create_run(instance)
+    instance.add_run_tags(run_id, {WORKER_TAG: f"another-home/{run_id}"})
+    assert end_abandoned_runs(instance) == []
+
+
+def test_the_retry_of_a_run_is_not_judged_by_the_lock_of_the_first(instance: dg.DagsterInstance) -> None:
+    """Dagster copies the tags."""
+    first = create_run(instance)
+    begin_work(instance, first)
+    run = instance.get_run_by_id(first)
+    assert run is not None
+    instance.report_run_failed(run)
+    retry = create_run(instance, worker=run.tags[WORKER_TAG].replace(first, f"{first}-dead"))
+    assert end_abandoned_runs(instance) == []
+    begin_work(instance, retry)
     assert end_abandoned_runs(instance) == []
 
 

@@ -1,0 +1,26 @@
+"""What passes for the vectors of a collection."""
+
+import numpy as np
+import pytest
+
+from embedding.vectors import Vectors, are_sound
+
+UNIT: Vectors = np.full((1, 1024), 1 / 32, dtype=np.float32)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.99, 1.001, np.inf, np.nan])
+def test_a_vector_of_another_length_is_unsound_and_spares_its_neighbours(length: float) -> None:
+    vectors = np.concatenate([UNIT, UNIT * np.float32(length), -UNIT])
+    assert are_sound(vectors, 1024).tolist() == [True, False, True]
+
+
+def test_rounding_and_another_normalization_are_forgiven() -> None:
+    vectors = np.random.default_rng(0).standard_normal((500, 1024)).astype(np.float32)
+    for _ in range(3):
+        vectors = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert are_sound(vectors, 1024).all()
+
+
+def test_vectors_of_another_size_are_all_unsound() -> None:
+    assert are_sound(UNIT, 512).tolist() == [False]
+    assert are_sound(np.empty((0, 3), dtype=np.float32), 4).tolist() == []
