@@ -11,6 +11,8 @@ whether it was written: a run writes only while it owns the course, and an old r
     fail_course         running → failed     by the owner
     restart_course      running → pending    by the owner, from then on owned by nobody
     fail_unfinished     running (by the owner), pending or not started (by the owner or nobody) → failed
+    fail_unreadable     anything but running → failed, owned by nobody
+    note_vain_attempt   done or failed stays as it is
     set_back_all        anything → not started, owned by nobody    while the product is stopped, by a restore
     restore_course      anything → done, owned by nobody           likewise
 
@@ -256,6 +258,25 @@ def fail_unfinished(
         "embedding_run_id": run_id,
     }
     return _write(session, course_id, or_(_run_by(run_id), waited), **changes)
+
+
+def fail_unreadable(session: Session, course_id: str, reason: str) -> bool:
+    """Records why nobody can even see what a course holds. It is looked at again, and embedded once it can be read.
+
+    Returns:
+        False where the row says so already, or a run is embedding the course.
+    """
+    failed = _failed(reason)
+    return _write(
+        session,
+        course_id,
+        _status != EmbeddingStatus.RUNNING,
+        or_(_status != EmbeddingStatus.FAILED, col(Course.embedding_error).is_distinct_from(failed["embedding_error"])),
+        **failed,
+        embedding_requested_at=None,
+        embedding_attempted=None,
+        embedding_run_id=None,
+    )
 
 
 def note_vain_attempt(session: Session, course_id: str, run_id: str, fingerprint: str, generation: int) -> bool:

@@ -22,6 +22,7 @@ __all__ = [
     "DatabaseUnavailableError",
     "Engine",
     "Session",
+    "UnreadableDataError",
     "catalogue_url",
     "create_catalogue_engine",
     "database_errors",
@@ -32,6 +33,10 @@ __all__ = [
 
 class DatabaseUnavailableError(Exception):
     """The database can't be used now: it is away, locked, refuses us, or broke off. Trying again later may work."""
+
+
+class UnreadableDataError(Exception):
+    """A row holds what no text can be: SQLite stores any bytes as text, and they need not be UTF-8."""
 
 
 class DatabaseNotMigratedError(DatabaseUnavailableError):
@@ -125,7 +130,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turns what the drivers raise when a database can't be used into the two errors above."""
+    """Turns what the drivers raise when a database, or a row of it, can't be used into the errors above."""
     try:
         yield
     except PoolTimeoutError as error:
@@ -134,6 +139,8 @@ def database_errors() -> Iterator[None]:
         if _schema_is_missing(error):
             message = f"The database has not been migrated ({_reason(error)}): run `alembic upgrade head`."
             raise DatabaseNotMigratedError(message) from error
+        if "Could not decode to UTF-8" in str(error.orig):
+            raise UnreadableDataError(_reason(error)) from error
         if _is_unavailable(error):
             raise DatabaseUnavailableError(f"The database can't be used: {_reason(error)}.") from error
         raise

@@ -160,13 +160,13 @@ def decide(rows: Mapping[str, Course], claims: Sequence[tuple[RunState, Sequence
         claims: Runs with the courses they work on: all unfinished ones, those that own an active course, and some that
             ended badly.
     """
-    waiting = {run.run_id for run, _ in claims if run.status in QUEUED}
-    changes = []
+    waiting = {run.run_id for run, _ in claims if run.status in UNFINISHED}
+    changes: list[Change] = []
     for run, course_ids in claims:
         courses = [rows[course_id] for course_id in course_ids if course_id in rows]
-        if run.status in QUEUED:
+        if run.status in UNFINISHED:
             changes += [Change(course.id, run) for course in courses if not _is_told(course, run, waiting)]
-        elif run.status not in UNFINISHED:
+        else:
             begun = {c.id for c in courses if c.embedding_run_id == run.run_id and c.embedding_status in BEGUN}
             for course in courses:
                 at_work = course.embedding_status == EmbeddingStatus.RUNNING
@@ -193,9 +193,9 @@ def write_changes(
     lines = []
     for change in changes:
         course_id, run = change.course_id, change.run
-        if run.status in QUEUED:
+        if run.status in UNFINISHED:
             if catalogue_rows.mark_queued(session, course_id, run.run_id):
-                lines.append(f"course {course_id}: pending, run {run.run_id} is queued")
+                lines.append(f"course {course_id}: pending, waits for run {run.run_id}")
             continue
         ending, reason = endings[run.run_id], change.reason
         attempted = reason.content if reason else contents.get(course_id)
@@ -221,7 +221,7 @@ def write_changes(
 
 def endings_of(instance: dg.DagsterInstance, changes: Iterable[Change]) -> dict[str, Ending]:
     """How the ended runs among the changes ended, by run id."""
-    over = {change.run.run_id: change.run for change in changes if change.run.status not in QUEUED}
+    over = {change.run.run_id: change.run for change in changes if change.run.status not in UNFINISHED}
     return {run_id: _ending(instance, run) for run_id, run in over.items()}
 
 
@@ -247,10 +247,16 @@ def _was_in_vain(course: Course, change: Change) -> bool:
 
 
 def _is_told(course: Course, run: RunState, waiting: Set[str]) -> bool:
-    """Whether the row says that a run waits, or has more to say than that."""
+    """Whether the row says that the run will come to the course, or has more to say than that.
+
+    A run that is at work has been to the courses it owns. To one that is `done` it may have been in vain.
+    """
     reason = run.reasons.get(course.id)
+    at_work = run.status not in QUEUED
     return (
         course.embedding_status == EmbeddingStatus.RUNNING
+        or (at_work and course.embedding_run_id == run.run_id)
+        or (at_work and course.embedding_status == EmbeddingStatus.DONE)
         or (course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id in waiting)
         or (reason is not None and reason.is_settled(course))
     )

@@ -19,7 +19,7 @@ from embedding.model_files import model_signature
 from embedding.settings import EmbeddingSettings
 from embedding.vector_store import VectorStoreError
 from models import catalogue as catalogue_rows
-from models.database import DatabaseUnavailableError, Session
+from models.database import DatabaseUnavailableError, Session, UnreadableDataError, database_errors
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course
 from orchestration import reasons, removals, run_status, triggers, workers
@@ -71,7 +71,11 @@ def stage_one_sensor(
                 signature,
                 context.cursor,
             )
-            due, cursor = _read_contents(context, session, candidates, signature)
+            due, unreadable, cursor = _read_contents(session, candidates, signature)
+        with catalogue.transaction() as session:
+            for course_id, reason in unreadable.items():
+                if catalogue_rows.fail_unreadable(session, course_id, reason):
+                    context.log.warning(f"course {course_id}: failed, {reason}")
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))
     context.update_cursor(cursor or "")
@@ -199,13 +203,15 @@ def _model_signature(context: dg.SensorEvaluationContext) -> str | None:
 
 
 def _read_contents(
-    context: dg.SensorEvaluationContext,
-    session: Session,
-    candidates: triggers.Candidates,
-    model_signature: str | None,
-) -> tuple[DueCourses, str | None]:
-    """Read candidates in full until the time is up, and return those that are due and the next cursor."""
+    session: Session, candidates: triggers.Candidates, model_signature: str | None
+) -> tuple[DueCourses, Mapping[str, str], str | None]:
+    """Read candidates in full until the time is up.
+
+    Returns:
+        Those that are due, those that cannot be read with the reason, and the next cursor.
+    """
     due: dict[Reason, CourseFingerprint] = {}
+    unreadable: dict[str, str] = {}
     for courses_to_read, seconds in (
         (candidates.requested, READING_SECONDS),
         (candidates.changed, READING_SECONDS),
@@ -214,15 +220,16 @@ def _read_contents(
         started = time.monotonic()
         for course in courses_to_read:
             try:
-                content = _content(session, course, model_signature)
-            except (TypeError, ValueError):  # a row no one expected must not stop the other courses
-                context.log.exception(f"The chunks of course {course.id} cannot be read")
+                with database_errors():
+                    content = _content(session, course, model_signature)
+            except (TypeError, ValueError, UnreadableDataError) as error:  # must not stop the other courses
+                unreadable[course.id] = f"A chunk of the course cannot be read: {error}"
                 continue
             if triggers.is_due(course, content):
                 due[Reason.of(course, content)] = content
             if time.monotonic() - started > seconds:
-                return due, course.id
-    return due, None
+                return due, unreadable, course.id
+    return due, unreadable, None
 
 
 def _content(session: Session, course: Course, model_signature: str | None) -> CourseFingerprint:

@@ -43,6 +43,7 @@ def stage_one_tick(
     with sensor_context(instance, cursor) as context:
         result = stage_one_sensor(context)
     assert isinstance(result, dg.SensorResult | dg.SkipReason)
+    assert getattr(result, "cursor", None) is None, "Dagster refuses a cursor that is set in two ways"
     if isinstance(result, dg.SkipReason):
         return [], result
     for change in result.dynamic_partitions_requests or []:
@@ -559,3 +560,37 @@ def test_an_ingested_course_without_chunks_is_named(instance: dg.DagsterInstance
     assert requests == []
     assert isinstance(result, dg.SkipReason)
     assert "ingested but have no chunks: 1" in (result.skip_message or "")
+
+
+@pytest.mark.parametrize("damage", ["x'ff00ff'", "CAST(x'68656c6c6fEDA080' AS TEXT)"])
+def test_a_course_that_cannot_be_read_is_told_and_stops_nobody(
+    instance: dg.DagsterInstance, catalogue: Engine, damage: str
+) -> None:
+    """SQLite takes any bytes for text."""
+    write_course(catalogue, "1", {"a": "Copper"})
+    write_course(catalogue, "2", {"b": "Copper"})
+    request(catalogue, "1")
+    with catalogue.begin() as connection:
+        connection.execute(text(f"UPDATE chunk SET text = {damage} WHERE id = 'a'"))
+    assert launched(stage_one_tick(instance)[0]) == [["2"]]
+    course = read_course(catalogue, "1")
+    assert course.embedding_status == EmbeddingStatus.FAILED
+    assert "A chunk of the course cannot be read" in (course.embedding_error or "")
+    write_course(catalogue, "1", {"a": "Copper"})
+    assert launched(stage_one_tick(instance)[0]) == [["1"]]
+
+
+def test_the_courses_that_a_retry_will_come_to_wait_for_it(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    """Though its first run died before their turn, and though nobody saw the retry in the queue."""
+    for name in ("1", "2"):
+        write_course(catalogue, name, {f"{name}/a": "Copper"})
+    cursor = status_tick(instance)
+    stage_one_tick(instance)
+    [run] = instance.get_runs()
+    change_course(catalogue, "1", embedding_status="running", embedding_run_id=run.run_id)
+    instance.report_run_failed(run, "The worker was killed.")
+    retry = create_run(instance, dict(run.tags), dg.DagsterRunStatus.STARTED)
+    cursor = status_tick(instance, cursor)
+    status_tick(instance, cursor)
+    states = [read_course(catalogue, name) for name in ("1", "2")]
+    assert [(course.embedding_status, course.embedding_run_id) for course in states] == [("pending", retry.run_id)] * 2
