@@ -25,7 +25,7 @@ from embedding.vector_store import (
 from embedding.vectors import are_sound
 from models.catalogue import Ingestion, ingestion
 from models.database import Engine, transaction
-from models.fingerprint import CourseFingerprint
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course, EmbeddingStatus
 from search_api.errors import AlreadyRunningError
 
@@ -38,9 +38,10 @@ class Fault(StrEnum):
     OTHER_COUNT = "with more or fewer documents than were published"
     BROKEN = "with a collection that cannot be read"
     UNSOUND = "with vectors of a wrong size, not finite or not of length one"
+    OTHER_CONTENT = "with other chunks or texts than were published"
 
 
-NEEDS_REBUILD = (Fault.BROKEN, Fault.UNSOUND)
+NEEDS_REBUILD = (Fault.BROKEN, Fault.UNSOUND, Fault.OTHER_CONTENT)
 """An embedding would keep what is wrong: it writes only what is new or changed."""
 
 
@@ -97,14 +98,14 @@ def check_courses(
         engine: The catalogue.
         store: The vector store.
         collections: All it has.
-        deep: Look at every vector.
+        deep: Look at every text and vector.
         model: Says how large they are, where it made them.
     """
 
-    def look(collection: CourseCollection, documents: int) -> Fault | None:
+    def look(collection: CourseCollection, published: CourseFingerprint | None) -> Fault | None:
         if deep:
             made_by_model = model is not None and collection.info.model_signature == model.signature
-            return _fault_of_vectors(collection, documents, model.dimensions if model and made_by_model else None)
+            return _fault_of_contents(collection, published, model.dimensions if model and made_by_model else None)
         next(collection.contents(page_size=1), None)
         return None
 
@@ -139,7 +140,7 @@ def check_courses(
         advice = f"`course-search {'rebuild' if needs_rebuild else 'embed'} COURSE`, or `course-search doctor --repair`"
         yield Finding("courses", Level.ERROR, message, advice, course_ids, rebuild if needs_rebuild else embed)
     if not faults:
-        how = "every vector as it should be" if deep else "every collection readable and complete"
+        how = "every text and vector as it should be" if deep else "every collection readable and complete"
         yield Finding("courses", Level.OK, f"{counted(len(done), 'course')} done, {how}")
 
 
@@ -147,7 +148,7 @@ def _fault(
     course: Course,
     store: VectorStore,
     collection: CourseCollection | None,
-    look: Callable[[CourseCollection, int], Fault | None],
+    look: Callable[[CourseCollection, CourseFingerprint | None], Fault | None],
 ) -> Fault | None:
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     try:
@@ -157,7 +158,7 @@ def _fault(
         documents = collection.count()  # the first read, and of a broken collection the only one: each takes seconds
         if published and documents != published.chunks:
             return Fault.OTHER_COUNT
-        return look(collection, documents)
+        return look(collection, published)
     except CollectionNotFoundError:
         return Fault.MISSING
     except VectorStoreAwayError:
@@ -166,14 +167,22 @@ def _fault(
         return Fault.BROKEN
 
 
-def _fault_of_vectors(collection: CourseCollection, documents: int, dimensions: int | None) -> Fault | None:
-    read_rows = 0
-    for _, vectors in collection.contents():
+def _fault_of_contents(
+    collection: CourseCollection, published: CourseFingerprint | None, dimensions: int | None
+) -> Fault | None:
+    held = FingerprintBuilder()
+    for records, vectors in collection.contents():
         dimensions = dimensions or vectors.shape[1]
         if not are_sound(vectors, dimensions).all():
             return Fault.UNSOUND
-        read_rows += len(vectors)
-    return None if read_rows == documents else Fault.OTHER_COUNT
+        noted = collection.hashes([record.chunk_id for record in records])
+        for record in records:
+            if noted[record.chunk_id].text not in ("", record.text_hash):
+                return Fault.OTHER_CONTENT
+            held.add_hashed(record.chunk_id, record.content_hash, len(record.text))
+    if published and held.build(published.model).content != published.content:
+        return Fault.OTHER_CONTENT
+    return None
 
 
 def check_states(engine: Engine, signature: str | None) -> Iterator[Finding]:

@@ -19,7 +19,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -125,7 +125,7 @@ class ArchiveWriter:
                     raise ArchiveError(_UNSOUND)
                 vectors.write(rows.astype(_VECTOR).tobytes())
                 for record in page:
-                    records.write(json.dumps(asdict(record)).encode() + b"\n")
+                    records.write(json.dumps(vars(record)).encode() + b"\n")
                 _take_in(page, content)
                 on_page(len(page))
             yield Spool(cast(BinaryIO, vectors), cast(BinaryIO, records), dimensions, content)

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from models.catalogue import claim_course, fail_course, list_courses, publish
+from models.fingerprint import FingerprintBuilder
 from models.tables import Course
 from tests.models.conftest import templates, text_catalogue  # noqa: F401 - fixtures
 from tests.support.catalogue import Catalogue
@@ -63,7 +64,10 @@ def course(catalogue: Catalogue, course_id: str) -> Course:
 
 
 def published(catalogue: Catalogue, course_id: str, chunks: int = 1, model: str = "m") -> None:
-    """Publish the course as one of so many chunks."""
+    """Publish the course as one of so many chunks, all of the text "text"."""
+    content = FingerprintBuilder()
+    for number in range(chunks):
+        content.add_hashed(str(number), "hash", len("text"))
     with catalogue.session() as session:
         claim_course(session, course_id, "run")
-        publish(session, course_id, "run", FINGERPRINT.format(chunks=chunks, model=model))
+        publish(session, course_id, "run", str(content.build(model)))

@@ -500,6 +500,25 @@ class TestDeep:
         assert asked_for(catalogue, "odd")
         assert not has_collection(store, "odd"), "an embedding would keep what is there"
 
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            pytest.param({"documents": ["another text"], "embeddings": vectors(1)}, id="a text overwritten"),
+            pytest.param({"metadatas": [{"content_hash": "another"}]}, id="a chunk that was never published"),
+        ],
+    )
+    def test_other_contents_are_found_and_made_anew(
+        self, catalogue: Catalogue, store: VectorStore, damage: dict[str, Any]
+    ) -> None:
+        embed(catalogue, store, "well")
+        collection = embed(catalogue, store, "odd")
+        collection._collection.update(["1"], **damage)
+        assert doctor().bad == []
+        finding = doctor("--deep", "--repair").of("courses", "error")
+        assert (finding["subjects"], "other chunks or texts" in finding["message"]) == (["odd"], True)
+        assert asked_for(catalogue, "odd")
+        assert not has_collection(store, "odd")
+
 
 @on_sqlite
 class TestBroken:
