@@ -13,27 +13,25 @@ import dagster as dg
 import psutil
 import pytest
 
-from tests.faults.world import MANY, World
+from tests.faults.world import MANY, World, postgres_only, sqlite_only
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 AWAY_SECONDS = 7
 """Longer than every time-out of a single attempt but Chroma's, which is killed and refuses connections at once."""
 
-sqlite_only = pytest.mark.parametrize("world", ["sqlite"], indirect=True)
-postgres_only = pytest.mark.parametrize("world", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
 
-
-def test_one_run_outlasts_its_parts_one_after_the_other(world: World) -> None:
-    world.write("unlucky", 3 * MANY)
+def test_runs_outlast_their_parts(world: World) -> None:
     for outage in (chroma_killed, daemon_killed, catalogue_away):
-        worker = world.freeze("unlucky")
+        course_id = f"unlucky-{outage.__name__}"
+        world.write(course_id, MANY)
+        worker = world.freeze(course_id)
         with outage(world):
             worker.resume()
             sleep(AWAY_SECONDS)
-    world.wait_for("unlucky", "done")
-    world.assert_true("unlucky", "done")
-    assert [run.status for run in world.runs_of("unlucky")] == [dg.DagsterRunStatus.SUCCESS]
+        world.wait_for(course_id, "done")
+        world.assert_true(course_id, "done")
+        assert [run.status for run in world.runs_of(course_id)] == [dg.DagsterRunStatus.SUCCESS]
 
 
 @contextmanager

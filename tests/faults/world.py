@@ -3,12 +3,14 @@
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
 import dagster as dg
 import psutil
+import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col, delete, select
@@ -29,6 +31,9 @@ TICKS = 12.0
 """Every sensor has ticked twice, so what has not happened by itself will not."""
 FEW, MANY = 3, 640
 """Chunks of a course at rest, and of one that is to be caught half way: ten pages."""
+
+sqlite_only = pytest.mark.parametrize("world", ["sqlite"], indirect=True)
+postgres_only = pytest.mark.parametrize("world", [pytest.param("postgres", marks=pytest.mark.postgres)], indirect=True)
 
 UNFINISHED = [
     dg.DagsterRunStatus.QUEUED,
@@ -71,12 +76,16 @@ class World:
     def row(self, course_id: str) -> Course:
         return read_course(self.engine, course_id)
 
+    def add_partitions(self, *course_ids: str) -> None:
+        """Partitions of courses that are yet to come."""
+        self.dagster.add_dynamic_partitions(courses.name or "", list(course_ids))
+
     def begin(self, *course_ids: str, chunks: Mapping[str, int] = MappingProxyType({})) -> str:
         """Launch one run of courses that did not exist until then, with much to embed in each; returns its id.
 
         The courses are written while the run waits or starts: the sensor leaves them to it.
         """
-        self.dagster.add_dynamic_partitions(courses.name or "", list(course_ids))
+        self.add_partitions(*course_ids)
         run_id = self.ui.materialize(course_ids[0]) if len(course_ids) == 1 else self._backfill(*course_ids)
         for course_id in course_ids:
             self.write(course_id, chunks.get(course_id, MANY))
@@ -129,14 +138,17 @@ class World:
         """The process that works on a run, if it lives."""
         for entry in self.dagster.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT):
             if started := re.match(r"Started process for run \(pid: (\d+)\)", entry.message):
-                return next((one for one in self.parts.processes() if one.pid == int(started[1])), None)
+                with suppress(psutil.NoSuchProcess):
+                    worker = psutil.Process(int(started[1]))
+                    return worker if worker.status() != psutil.STATUS_ZOMBIE else None
         return None
 
     def freeze(self, course_id: str) -> psutil.Process:
         """Stop the worker that embeds a course half way: some of its pages are written, some are not."""
-        wait_until(lambda: self._is_half_way(course_id), PATIENCE, lambda: self.story(course_id))
+        self.wait_for(course_id, EmbeddingStatus.RUNNING)  # it loads the model first, which leaves time to look it up
         worker = self.worker(self.row(course_id).embedding_run_id or "")
         assert worker is not None, self.story(course_id)
+        wait_until(lambda: self._is_half_way(course_id), PATIENCE, lambda: self.story(course_id), every=0.02)
         worker.suspend()
         while self._is_in_a_transaction(worker, course_id):  # to be frozen in a transaction would be another fault
             worker.resume()

@@ -100,12 +100,12 @@ class Product:
         )
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, state: Callable[[], str]) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float, state: Callable[[], str], every: float = 0.2) -> None:
     """Poll a condition; `state` tells in the failure what was there instead."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {state()}"
-        time.sleep(0.1)
+        time.sleep(every)
 
 
 def environment(directory: Path, settings: Mapping[str, str]) -> dict[str, str]:
