@@ -1,6 +1,7 @@
 """The small model that comes inside a package works like any other: what the demo runs on."""
 
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,7 @@ def test_the_path_is_inside_the_package(tmp_path: Path, monkeypatch: pytest.Monk
     package.mkdir()
     (package / "__init__.py").write_text("raise SystemExit('the package need not be imported')", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, package.name, raising=False)
     assert demo_model.demo_model_path() == package / "model"
 
 
