@@ -23,7 +23,7 @@ from embedding.vector_store import (
     VectorStoreError,
 )
 from embedding.vectors import are_sound
-from models.catalogue import Ingestion, ingestion
+from models.catalogue import Ingestion, course_ids, ingestion
 from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course, EmbeddingStatus
@@ -47,7 +47,8 @@ NEEDS_REBUILD = (Fault.BROKEN, Fault.UNSOUND, Fault.OTHER_CONTENT)
 
 def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[CourseCollection]) -> Iterator[Finding]:
     """Every collection belongs to a course. `collections` were listed before: a new course's is not among them."""
-    courses = {course.id for course in read_courses(engine)}
+    with transaction(engine) as session:
+        courses = set(course_ids(session))
     orphans: dict[str, str] = {}
     strangers: list[str] = []
     belonging = 0
@@ -134,11 +135,11 @@ def check_courses(
         rebuild_course(engine, store, course_id)
         return f"{course_id}: collection deleted, embedding_started"
 
-    for fault, course_ids in faults.items():
-        message = f"{counted(len(course_ids), 'course')} {fault}: {named(course_ids)}"
+    for fault, ids in faults.items():
+        message = f"{counted(len(ids), 'course')} {fault}: {named(ids)}"
         needs_rebuild = fault in NEEDS_REBUILD
         advice = f"`course-search {'rebuild' if needs_rebuild else 'embed'} COURSE`, or `course-search doctor --repair`"
-        yield Finding("courses", Level.ERROR, message, advice, course_ids, rebuild if needs_rebuild else embed)
+        yield Finding("courses", Level.ERROR, message, advice, ids, rebuild if needs_rebuild else embed)
     if not faults:
         how = "every text and vector as it should be" if deep else "every collection readable and complete"
         yield Finding("courses", Level.OK, f"{counted(len(done), 'course')} done, {how}")

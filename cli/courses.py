@@ -16,6 +16,7 @@ from rich.text import Text
 
 from cli.progress import progress
 from models.catalogue import REBUILD_OWNER_PREFIX, get_course, list_courses
+from models.catalogue import course_ids as all_ids
 from models.database import DatabaseUnavailableError, Engine, create_catalogue_engine, transaction
 from models.settings import CatalogueSettings
 from models.tables import Course, EmbeddingStatus
@@ -65,7 +66,7 @@ def chosen(engine: Engine, course_ids: Sequence[str] | None, *, everything: bool
     if course_ids:
         return list(dict.fromkeys(course_ids))
     with transaction(engine) as session:
-        every_id = [course.id for course in list_courses(session)]
+        every_id = list(all_ids(session))
     if not every_id:
         fail("There are no courses yet; load some with `course-search load`.")
     return every_id

@@ -74,7 +74,8 @@ def doctor(
         ),
     ] = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Load the model and read every vector of every published course, too.")
+        bool,
+        typer.Option("--deep", help="Load the model and read every text and vector of every published course, too."),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -21,11 +21,11 @@ from models.catalogue import (
     claim_course,
     fail_course,
     get_course,
+    owns_course,
     request_embedding,
     restart_course,
 )
 from models.database import Engine, transaction
-from models.tables import EmbeddingStatus
 from search_api.errors import ApiError
 
 
@@ -90,8 +90,8 @@ def rebuild_course(engine: Engine, store: VectorStore, course_id: str) -> None:
 
     def make_sure_it_is_ours() -> None:
         with transaction(engine) as session:
-            row = get_course(session, course_id)
-        if row is None or (row.embedding_status, row.embedding_run_id) != (EmbeddingStatus.RUNNING, owner):
+            is_ours = owns_course(session, course_id, owner)
+        if not is_ours:
             raise RebuildLostError(f"Course {course_id} was taken over, and nothing was deleted: rebuild it again")
 
     try:

@@ -30,7 +30,7 @@ from embedding.archive import Archive, ArchiveError, SavedCourse, open_archive
 from embedding.offline_store import OfflineVectorStore
 from embedding.settings import VectorStoreSettings
 from embedding.vector_store import VectorStore, VectorStoreError
-from models.catalogue import list_courses, restore_course, set_back_all
+from models.catalogue import course_ids, restore_course, set_back_all
 from models.database import DatabaseUnavailableError, Engine, transaction
 
 NEW, OLD = ".restoring", ".before-restore"
@@ -106,7 +106,7 @@ def _everything_stopped(directory: Path) -> Iterator[None]:
 def _courses_to_restore(engine: Engine, backup: Archive) -> tuple[list[SavedCourse], int]:
     """The courses of the backup that there still are, and how many there are besides."""
     with transaction(engine) as session:
-        known = {course.id for course in list_courses(session)}
+        known = set(course_ids(session))
     courses = [course for course in backup.manifest.courses if course.course_id in known]
     if not courses:
         raise CannotRestoreError("The catalogue at DATABASE_URL has no course of this backup: is it the right one?")

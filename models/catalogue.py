@@ -72,8 +72,8 @@ def list_courses(session: Session) -> list[Course]:
 
 
 def course_ids(session: Session) -> Sequence[str]:
-    """The ids of all courses."""
-    return session.scalars(select(col(Course.id))).all()
+    """The ids of all courses, in the order of `list_courses`."""
+    return session.scalars(select(col(Course.id)).order_by(col(Course.id))).all()
 
 
 def active_courses(session: Session, also: Collection[str] = ()) -> list[Course]:
@@ -145,6 +145,12 @@ def claim_course(session: Session, course_id: str, run_id: str, dead_owner: str 
         embedding_attempted=None,
         embedding_run_id=run_id,
     )
+
+
+def owns_course(session: Session, course_id: str, run_id: str) -> bool:
+    """Whether the run is embedding the course still: one that was frozen, or cut off, may long have lost it."""
+    query = select(col(Course.id)).where(is_id(col(Course.id), course_id), _run_by(run_id))
+    return _unless_unfit(session, lambda: session.scalar(query) is not None, False, course_id)
 
 
 def note_attempt(session: Session, course_id: str, run_id: str, fingerprint: str) -> bool:

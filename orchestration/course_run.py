@@ -204,10 +204,9 @@ class CourseRun:
         return content.chunks
 
     def _make_sure_it_is_ours(self) -> None:
-        """A run that was frozen, or cut off from the catalogue, may long have lost the course when it goes on."""
-        course = self._catalogue.attempt(lambda session: catalogue_rows.get_course(session, self._course_id))
-        state = (course.embedding_status, course.embedding_run_id) if course else None
-        if state != (EmbeddingStatus.RUNNING, self._run_id):
+        if not self._catalogue.attempt(
+            lambda session: catalogue_rows.owns_course(session, self._course_id, self._run_id)
+        ):
             raise self._lost()
 
     def _lost(self) -> CourseNotEmbeddableError:

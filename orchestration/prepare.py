@@ -1,7 +1,7 @@
 """Before the daemon starts: put the instance in order (`python -m orchestration.prepare`).
 
-A pool is limited only once the instance has seen it, and runs whose worker is gone would hold their place in it until
-the sensor's first tick.
+Two processes that create Dagster's storage at once break it, so it is created here. A pool is limited only once the
+instance has seen it, and runs whose worker is gone would hold their place in it until the sensor's first tick.
 """
 
 import sys

@@ -76,22 +76,22 @@ class CatalogueResource(dg.ConfigurableResource[None]):
 class VectorStoreResource(dg.ConfigurableResource[None]):
     """The Chroma server, at `CHROMA_URL`."""
 
-    _store: VectorStore | None = PrivateAttr(default=None)
+    _stores: dict[float, VectorStore] = PrivateAttr(default_factory=dict)
 
     def store(self, patience_seconds: float = 0.0) -> VectorStore:
-        """A connection, opened on first use.
+        """A connection, opened on first use; one for each patience.
 
         Args:
             patience_seconds: How long an operation is tried while the server is away; a sensor has no time for that.
         """
-        if self._store is None:
-            self._store = VectorStore(VectorStoreSettings(), patience_seconds)
-        return self._store
+        if patience_seconds not in self._stores:
+            self._stores[patience_seconds] = VectorStore(VectorStoreSettings(), patience_seconds)
+        return self._stores[patience_seconds]
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - the interface
         """Close the connections."""
-        if self._store is not None:
-            self._store.close()
+        for store in self._stores.values():
+            store.close()
 
 
 class GpuResource(dg.ConfigurableResource[None]):

@@ -72,8 +72,8 @@ def stage_one_sensor(
                 context.cursor,
             )
             due, unreadable, cursor = _read_contents(session, candidates, signature)
-        with catalogue.transaction() as session:
-            for course_id, reason in unreadable.items():
+        for course_id, reason in unreadable.items():
+            with catalogue.transaction() as session:
                 if catalogue_rows.fail_unreadable(session, course_id, reason):
                     context.log.warning(f"course {course_id}: failed, {reason}")
     except DatabaseUnavailableError as error:

@@ -23,7 +23,6 @@ from embedding.model_files import model_signature
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import (
     CollectionInfo,
-    CollectionNotFoundError,
     CourseCollection,
     Record,
     VectorStore,
@@ -34,7 +33,7 @@ from models.database import create_catalogue_engine
 from tests.cli.conftest import course, published
 from tests.cli.test_status import NOON
 from tests.support.catalogue import Catalogue, create_database, drop_database, migrate, settings
-from tests.support.chroma import chroma_server, free_port
+from tests.support.chroma import chroma_server, free_port, has_collection
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration
@@ -125,14 +124,6 @@ def embed(catalogue: Catalogue, store: VectorStore, course_id: str, chunks: int 
     collection = collect(store, course_id, vectors(chunks))
     published(catalogue, course_id, chunks, model_signature(EmbeddingSettings()))
     return collection
-
-
-def has_collection(store: VectorStore, course_id: str) -> bool:
-    try:
-        store.open(course_id)
-    except CollectionNotFoundError:
-        return False
-    return True
 
 
 def asked_for(catalogue: Catalogue, course_id: str) -> bool:

@@ -13,11 +13,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from embedding.vector_store import CollectionInfo, CollectionNotFoundError, Record, VectorStore
+from embedding.vector_store import CollectionInfo, Record, VectorStore
 from models.catalogue import REBUILD_OWNER_PREFIX, claim_course, fail_unfinished
 from tests.cli.conftest import Pipeline, course, published
 from tests.support.catalogue import Catalogue
-from tests.support.chroma import free_port
+from tests.support.chroma import free_port, has_collection
 
 pytestmark = pytest.mark.integration
 
@@ -47,14 +47,6 @@ def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         yield server
-
-
-def has_collection(vector_store: VectorStore, course_id: str) -> bool:
-    try:
-        vector_store.open(course_id)
-    except CollectionNotFoundError:
-        return False
-    return True
 
 
 def test_the_collection_is_deleted_and_the_course_asked_for(

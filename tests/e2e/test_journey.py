@@ -28,14 +28,6 @@ SUBJECTS = {
     "impedance": "Controlled impedance keeps signal reflections small on long transmission lines.",
     "flux": "Flux removes oxides from pads so that the molten alloy wets the metal evenly.",
 }
-BACKFILL = """
-mutation ($params: LaunchBackfillParams!) {
-  launchPartitionBackfill(backfillParams: $params) {
-    __typename
-    ... on LaunchBackfillSuccess { backfillId }
-    ... on PythonError { message }
-  }
-}"""
 BACKFILL_STATUS = """
 query ($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } ... on PythonError { message } }
@@ -158,14 +150,10 @@ def test_from_chunk_table_to_answer(product: Product, database: Engine, vectors:
     generation = text("SELECT id, embedding_generation FROM course WHERE embedding_status = 'done' ORDER BY id")
     with database.connect() as connection:
         before = {str(course_id): number for course_id, number in connection.execute(generation)}
-    launched = product.graphql(
-        BACKFILL,
-        params={"assetSelection": [{"path": ["course_collection"]}], "partitionNames": ["1", "3"]},
-    )["launchPartitionBackfill"]
-    assert launched["__typename"] == "LaunchBackfillSuccess", launched
+    backfill_id = product.ui.backfill("1", "3")
 
     def backfill_status() -> str:
-        status: str = product.graphql(BACKFILL_STATUS, id=launched["backfillId"])["partitionBackfillOrError"]["status"]
+        status: str = product.ui.query(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
         return status
 
     wait_until(lambda: backfill_status() == "COMPLETED_SUCCESS", 120, backfill_status)

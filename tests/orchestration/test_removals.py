@@ -2,9 +2,10 @@
 
 import pytest
 
-from embedding.vector_store import CollectionInfo, CollectionNotFoundError, VectorStore
+from embedding.vector_store import CollectionInfo, VectorStore
 from orchestration import removals
 from orchestration.removals import FEW, TooManyGoneError, find, remove_collections
+from tests.support.chroma import has_collection
 
 NOBODY: frozenset[str] = frozenset()
 
@@ -36,14 +37,6 @@ def make(store: VectorStore, *course_ids: str) -> None:
         store.create(CollectionInfo(course_id, "model", "signature"))
 
 
-def exists(store: VectorStore, course_id: str) -> bool:
-    try:
-        store.open(course_id)
-    except CollectionNotFoundError:
-        return False
-    return True
-
-
 def test_collections_of_gone_courses_are_deleted_a_few_at_a_time(
     vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -51,9 +44,9 @@ def test_collections_of_gone_courses_are_deleted_a_few_at_a_time(
     monkeypatch.setattr(removals, "MAX_REMOVALS", 1)
     gone = ["never-embedded", "gone-1", "gone-2"]
     assert remove_collections(vector_store, gone, ["stays"]) == ["never-embedded", "gone-1"]
-    assert [exists(vector_store, name) for name in ("gone-1", "gone-2", "stays")] == [False, True, True]
+    assert [has_collection(vector_store, name) for name in ("gone-1", "gone-2", "stays")] == [False, True, True]
     assert remove_collections(vector_store, ["gone-2"], ["stays"]) == ["gone-2"]
-    assert not exists(vector_store, "gone-2")
+    assert not has_collection(vector_store, "gone-2")
 
 
 def test_most_courses_gone_at_once_are_left_to_an_operator(vector_store: VectorStore) -> None:
@@ -62,7 +55,7 @@ def test_most_courses_gone_at_once_are_left_to_an_operator(vector_store: VectorS
     make(vector_store, *names, *others)
     with pytest.raises(TooManyGoneError, match="4 courses are gone"):
         remove_collections(vector_store, names, others[1:])
-    assert all(exists(vector_store, name) for name in names)
+    assert all(has_collection(vector_store, name) for name in names)
     assert remove_collections(vector_store, names, others) == names
 
 
@@ -70,5 +63,5 @@ def test_from_another_catalogue_nothing_is_removed(vector_store: VectorStore) ->
     make(vector_store, "the-only-one")
     with pytest.raises(TooManyGoneError, match="Is DATABASE_URL right"):
         remove_collections(vector_store, ["the-only-one"], ["of another catalogue, without a collection"])
-    assert exists(vector_store, "the-only-one")
+    assert has_collection(vector_store, "the-only-one")
     assert remove_collections(vector_store, ["never-embedded"], ["another"]) == ["never-embedded"]

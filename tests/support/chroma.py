@@ -10,6 +10,8 @@ from pathlib import Path
 
 import httpx
 
+from embedding.vector_store import CollectionNotFoundError, VectorStore
+
 CHROMA = Path(sys.executable).with_name("chroma")
 
 
@@ -39,6 +41,15 @@ def chroma_server(directory: Path, port: int | None = None) -> Iterator[str]:
         process.terminate()
         process.wait(timeout=20)
         log.close()
+
+
+def has_collection(store: VectorStore, course_id: str) -> bool:
+    """Whether the course has a collection, of whatever content."""
+    try:
+        store.open(course_id)
+    except CollectionNotFoundError:
+        return False
+    return True
 
 
 def wait_for_chroma(url: str, seconds: float = 60) -> None:

@@ -96,13 +96,10 @@ def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Part
     home.mkdir(parents=True)
     (directory / "data" / "logs").mkdir()
     _configure_dagster(home, "dagster-postgres.yaml" if "DAGSTER_POSTGRES_URL" in settings else "dagster.yaml")
-    subprocess.run(
-        [Path(sys.executable).with_name("alembic"), "-c", ROOT / "alembic.ini", "upgrade", "head"],
-        cwd=directory,
-        env=env,
-        check=True,
-        capture_output=True,
-    )
+    migrate = [str(Path(sys.executable).with_name("alembic")), "-c", str(ROOT / "alembic.ini"), "upgrade", "head"]
+    prepare = [sys.executable, "-m", "orchestration.prepare"]  # two processes that create Dagster's storage break it
+    for command in (migrate, prepare):
+        subprocess.run(command, cwd=directory, env=env, check=True, capture_output=True)
     with httpx.Client(base_url=f"http://127.0.0.1:{ports['search']}", timeout=30) as search:
         parts = Parts(directory, env, search, f"http://127.0.0.1:{ports['webserver']}", ports)
         try:

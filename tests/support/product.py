@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
+from tests.support.dagster_ui import DagsterUI
 from tests.support.settings import SETTING_NAMES
 
 COMMAND = (sys.executable, "-m", "cli")
@@ -71,14 +72,10 @@ class Product:
         results: list[dict[str, Any]] = response.json()["results"]
         return results
 
-    def graphql(self, query: str, **variables: object) -> Any:
-        """What a click in the Dagster UI does."""
-        response = httpx.post(
-            f"{self.dagster_url}/graphql", json={"query": query, "variables": variables}, timeout=60
-        ).raise_for_status()
-        answer = response.json()
-        assert "errors" not in answer, answer["errors"]
-        return answer["data"]
+    @property
+    def ui(self) -> DagsterUI:
+        """Its Dagster UI."""
+        return DagsterUI(self.dagster_url)
 
     def processes(self) -> list[psutil.Process]:
         """Every process of it, orphans too: whatever carries its environment."""
