@@ -6,6 +6,8 @@ their mean, as the model directory says), which is scaled to length one: a dot p
 """
 
 import logging
+import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
@@ -69,6 +71,7 @@ class Embedder:
         self._query_prompt = directory.query_prompt(settings)
         self._document_prompt = directory.document_prompt
         self._batch_tokens = CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS
+        self._unknown: int | None = tokenizer.unk_token_id
         self._filler = next((id_ for id_ in (tokenizer.pad_token_id, tokenizer.eos_token_id) if id_ is not None), 0)
         # The backend is set up once and only read afterwards. transformers' own call sets truncation anew each time,
         # which fails with "Already borrowed" when another thread is encoding.
@@ -115,6 +118,25 @@ class Embedder:
             EmbeddingError: the model failed, or gave a text a vector that is not finite.
         """
         return self._embed([self._query_prompt + text for text in texts])
+
+    def legibility(self, text: str) -> float:
+        """The share of the text's letters that the model can read, 0.0 to 1.0; 1.0 where there are none.
+
+        A model's vocabulary is made of what it was trained on. What it has not seen is an unknown token, or falls apart
+        into letters or bytes, and the vector of such a text is noise. A Chinese character, or a syllable, may stand
+        alone.
+        """
+        letters = sum(map(str.isalpha, text))
+        if not letters:
+            return 1.0
+        encoding = self._tokenizer.encode(text, add_special_tokens=False)
+        times = Counter(encoding.offsets)
+        read = sum(
+            sum(map(str.isalpha, text[start:end]))
+            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
+            if token != self._unknown and times[start, end] == 1 and not _is_torn(text, start, end)
+        )
+        return min(1.0, read / letters)
 
     def _embed(self, texts: list[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
         tokens, truncated = self._tokenize(texts)
@@ -182,6 +204,13 @@ class Embedder:
     def _describe_failure(self, index: int, text: str) -> str:
         advice = " in float16 on the GPU; EMBEDDING_DEVICE=cpu computes in float32" if self.device == "cuda" else ""
         return f"text {index} ({text[:80]!r}) got a vector that is not finite{advice}"
+
+
+def _is_torn(text: str, start: int, end: int) -> bool:
+    """Whether it is one letter out of a word, in a script whose letters mean nothing alone."""
+    if end - start != 1 or not text[start].isalpha() or unicodedata.east_asian_width(text[start]) in "WF":
+        return False
+    return text[start - 1 : start].isalpha() or text[end : end + 1].isalpha()
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -4,6 +4,7 @@ The client shows progress, resumes what broke off within a call and keeps finish
 told which files are needed, its many errors become one that says what to do, and the result is checked.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 from embedding.errors import ModelFetchError, ModelUnavailableError
@@ -37,10 +38,12 @@ def fetch_model(
     revision: str | None = None,
     *,
     endpoint: str | None = None,
+    check: Callable[[Path], object] = read_model_directory,
 ) -> Path:
     """Download a model into a directory, or complete what is there already; returns the directory.
 
-    `endpoint` is the hub's address; by default HF_ENDPOINT, or huggingface.co. 1.2 GB for the default model.
+    `endpoint` is the hub's address; by default HF_ENDPOINT, or huggingface.co. 1.2 GB for the default model. `check`
+    raises a ModelUnavailableError where a directory is not of the kind that is wanted.
 
     Raises:
         ModelFetchError: the download failed, or what arrived is no usable model. The message says what to do.
@@ -61,11 +64,12 @@ def fetch_model(
     for partial in (destination / ".cache" / "huggingface" / "download").rglob("*.incomplete"):
         partial.unlink(missing_ok=True)
     try:
-        return read_model_directory(destination).path
+        check(destination)
     except ModelUnavailableError as error:
         raise ModelFetchError(
-            f"{repo_id} from {hub.endpoint} is not a usable embedding model: {error.reason} (in {destination})."
+            f"{repo_id} from {hub.endpoint} is not a usable model: {error.reason} (in {destination})."
         ) from error
+    return destination
 
 
 def _advice(error: Exception, destination: Path, repo_id: str, revision: str | None, endpoint: str) -> str:

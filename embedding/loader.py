@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedding.errors import ModelUnavailableError
 from embedding.model_files import read_model_directory
@@ -24,23 +24,34 @@ logger = logging.getLogger(__name__)
 def load_embedding_model(
     settings: EmbeddingSettings | None = None,
 ) -> "tuple[TokenizersBackend, PreTrainedModel]":
-    """Load the configured model for inference: float16 on the GPU, else float32 on the CPU.
-
-    Unless the device is `cpu`, the GPU is tried first, with a forward pass: a driver that is too old or a full memory
-    shows only there. Whatever fails becomes a logged warning, and the CPU takes over.
+    """Load the configured embedding model, see `load_model`.
 
     Raises:
         ModelUnavailableError: the directory is missing, incomplete or broken.
     """
+    settings = settings or EmbeddingSettings()
+    return load_model(read_model_directory(settings.embedding_model_path).path, settings.embedding_device)
+
+
+def load_model(
+    path: Path, device: Literal["auto", "cuda", "cpu"], *, language_model: bool = False
+) -> "tuple[TokenizersBackend, PreTrainedModel]":
+    """Load a model directory for inference: float16 on the GPU, else float32 on the CPU.
+
+    Unless the device is `cpu`, the GPU is tried first, with a forward pass: a driver that is too old or a full memory
+    shows only there. Whatever fails becomes a logged warning, and the CPU takes over. A language model comes with the
+    head that predicts the next token.
+
+    Raises:
+        ModelUnavailableError: tokenizer and model cannot be loaded, or don't belong together.
+    """
     import torch
 
-    settings = settings or EmbeddingSettings()
-    path = read_model_directory(settings.embedding_model_path).path
     with _quiet_transformers():
         tokenizer = _load_tokenizer(path)
-        model = None if settings.embedding_device == "cpu" else _load_on_gpu(path)
+        model = None if device == "cpu" else _load_on_gpu(path, language_model)
         if model is None:
-            model = _load_weights(path, torch.float32)
+            model = _load_weights(path, torch.float32, language_model)
     if tokenizer.backend_tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ModelUnavailableError(path, "its tokenizer knows more tokens than its model; they don't belong together")
     return tokenizer, model
@@ -58,13 +69,13 @@ def _load_tokenizer(path: Path) -> "TokenizersBackend":
     return tokenizer
 
 
-def _load_on_gpu(path: Path) -> "PreTrainedModel | None":
+def _load_on_gpu(path: Path, language_model: bool) -> "PreTrainedModel | None":
     import torch
 
     try:
         if not torch.cuda.is_available():
             raise RuntimeError("no CUDA device is available")
-        model = _load_weights(path, torch.float16)
+        model = _load_weights(path, torch.float16, language_model)
         model.cuda()  # type: ignore[call-arg]  # transformers' decorator hides that it is bound
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 1), dtype=torch.long, device="cuda"))
@@ -72,17 +83,18 @@ def _load_on_gpu(path: Path) -> "PreTrainedModel | None":
     except ModelUnavailableError:
         raise
     except Exception as error:  # noqa: BLE001 - whatever a driver may raise, there is the CPU
-        logger.warning("The embedding model runs on the CPU, slowly: the GPU cannot be used (%s).", _reason(error))
+        logger.warning("The model in %s runs on the CPU, slowly: the GPU cannot be used (%s).", path, _reason(error))
         return None
     return model
 
 
-def _load_weights(path: Path, dtype: "torch.dtype") -> "PreTrainedModel":
-    from transformers import AutoModel
+def _load_weights(path: Path, dtype: "torch.dtype", language_model: bool) -> "PreTrainedModel":
+    from transformers import AutoModel, AutoModelForCausalLM
 
+    auto_class: Any = AutoModelForCausalLM if language_model else AutoModel
     try:
         model: PreTrainedModel
-        model, info = AutoModel.from_pretrained(  # in eval mode
+        model, info = auto_class.from_pretrained(  # in eval mode
             path, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:

@@ -128,10 +128,7 @@ def read_model_directory(path: Path) -> ModelDirectory:
             and vector that is not supported (a dense layer, say).
     """
     path = path.expanduser()
-    _check_is_directory(path)
-    config = _read_object(path, "config.json")
-    if not any(file for pattern in _TOKENIZER_FILES for file in path.glob(pattern)):
-        raise ModelUnavailableError(path, "it has no tokenizer.json")
+    config, weights = check_model_files(path)
     sentence_files = sorted(file.name for file in path.glob("sentence_*_config.json"))
     sentence = _read_object(path, sentence_files[0]) if sentence_files else {}
     pooling_name = f"{_pooling_folder(path)}/config.json"
@@ -141,12 +138,25 @@ def read_model_directory(path: Path) -> ModelDirectory:
         model_type=str(config.get("model_type", "")),
         pooling=_pooling(path, config, _read_object(path, pooling_name, optional=True)),
         pooling_file=path / pooling_name,
-        weights=_weight_files(path),
+        weights=weights,
         max_tokens=_max_tokens(config, sentence, _read_object(path, "tokenizer_config.json", optional=True)),
         lower_case=bool(sentence.get("do_lower_case")),
         own_query_prompt=_prompt(prompts, "query"),
         document_prompt=_prompt(prompts, "document", "passage", "corpus") or "",
     )
+
+
+def check_model_files(path: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
+    """Check that what any model needs is there and whole; returns its configuration and the files of its weights.
+
+    Raises:
+        ModelUnavailableError: a file is missing, cut short or unreadable.
+    """
+    _check_is_directory(path)
+    config = _read_object(path, "config.json")
+    if not any(file for pattern in _TOKENIZER_FILES for file in path.glob(pattern)):
+        raise ModelUnavailableError(path, "it has no tokenizer.json")
+    return config, _weight_files(path)
 
 
 def _check_is_directory(path: Path) -> None:

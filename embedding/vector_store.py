@@ -246,12 +246,12 @@ class CourseCollection:
             ids = list(chunk_ids[start : start + WRITE_BATCH])
             self._call(partial(self._collection.delete, ids=ids), self._before_write)
 
-    def query(self, vector: Vectors, top_k: int, filters: Mapping[str, str]) -> list[Hit]:
-        """The `top_k` chunks nearest to a unit vector (dimensions,) whose metadata equal `filters`, best first.
+    def query(self, vector: Vectors, top_k: int, filters: Mapping[str, Sequence[str]]) -> list[Hit]:
+        """The `top_k` chunks nearest to a unit vector (dimensions,), best first; a good guess, not a certain one.
 
-        Equal scores are ordered by chunk id, so that the same question always gets the same answer.
+        Of each field in `filters` they have one of its values. Equal scores are ordered by chunk id.
         """
-        conditions: list[Any] = [{field: value} for field, value in filters.items()]
+        conditions: list[Any] = [{field: {"$in": list(values)}} for field, values in filters.items()]
         found = self._call(
             lambda: self._collection.query(
                 query_embeddings=vector[None, :],

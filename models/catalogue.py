@@ -23,7 +23,7 @@ text (`01` is not course 1). An id the column's type can't hold at all matches n
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select, update
 from sqlalchemy.exc import DataError
@@ -63,6 +63,31 @@ def get_course(session: Session, course_id: str) -> Course | None:
     """The course as it stands in the database now, or None where there is no such id."""
     query = select(Course).where(is_id(col(Course.id), course_id)).execution_options(populate_existing=True)
     return _unless_unfit(session, lambda: session.scalars(query).one_or_none(), None, course_id)
+
+
+class PublishedCourse(NamedTuple):
+    """What a search wants to know of a course: the columns of the same name."""
+
+    id: str
+    embedding_status: str
+    embedding_error: str | None
+    embedding_generation: int
+    embedding_fingerprint: str | None
+
+
+def published_course(session: Session, course_id: str) -> PublishedCourse | None:
+    """The course as a search sees it, by the only statement of its transaction.
+
+    Every search reads it, so it costs as little as can be: a row without an object, and no savepoint.
+    """
+    if not _is_text(course_id):
+        return None
+    columns = [col(getattr(Course, name)) for name in PublishedCourse._fields]
+    try:
+        row = session.execute(select(*columns).where(is_id(col(Course.id), course_id))).one_or_none()
+    except DataError:
+        row = None
+    return None if row is None else PublishedCourse(*row)
 
 
 def list_courses(session: Session) -> list[Course]:
@@ -414,7 +439,7 @@ def _unless_unfit(session: Session, query: Callable[[], T], otherwise: T, course
 
     PostgreSQL refuses to compare an integer with `abc` and then the whole transaction, hence the savepoint.
     """
-    if "\0" in course_id or not is_unicode(course_id):
+    if not _is_text(course_id):
         return otherwise
     if session.get_bind().dialect.name == "sqlite":
         return query()
@@ -423,3 +448,8 @@ def _unless_unfit(session: Session, query: Callable[[], T], otherwise: T, course
             return query()
     except DataError:
         return otherwise
+
+
+def _is_text(course_id: str) -> bool:
+    """Whether a database can hold it as text at all."""
+    return "\0" not in course_id and is_unicode(course_id)

@@ -9,10 +9,11 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
-from search_api import routes
+from search_api import caches, rerank_service, routes
 from search_api.auth import InternalTokenMiddleware
 from search_api.error_responses import add_error_handlers
 from search_api.limits import RequestSizeMiddleware
+from search_api.metrics import add_metrics
 from search_api.page import add_page
 from search_api.services import Services, open_services
 from search_api.settings import SearchSettings
@@ -46,8 +47,9 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
-        # Calls that wait for the model must not use up the threads the others need.
-        anyio.to_thread.current_default_thread_limiter().total_tokens += settings.embedding_queue_limit
+        # Calls that wait for a model must not use up the threads the others need.
+        waiting = settings.embedding_queue_limit + rerank_service.QUEUE_LIMIT
+        anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
         with services(settings) as opened:
             yield {"services": opened}
 
@@ -66,7 +68,9 @@ def create_app(
         static_url="/docs/static",
     )
     app.include_router(routes.api)
+    app.include_router(caches.api)
     app.include_router(routes.health)
     add_page(app)
+    add_metrics(app)
     add_error_handlers(app)
     return app

@@ -4,6 +4,7 @@ import logging
 from datetime import UTC, datetime
 
 from models import catalogue
+from models.catalogue import PublishedCourse
 from models.database import create_catalogue_engine, transaction
 from models.settings import CatalogueSettings
 from models.tables import Course
@@ -30,7 +31,19 @@ class Courses:
         with transaction(self._engine) as session:
             course = catalogue.get_course(session, course_id)
         if course is None:
-            raise CourseNotFoundError(f"There is no course {quoted(course_id)}")
+            raise _not_found(course_id)
+        return course
+
+    def published(self, course_id: str) -> PublishedCourse:
+        """The course as a search sees it.
+
+        Raises:
+            CourseNotFoundError: there is none with this id.
+        """
+        with transaction(self._engine) as session:
+            course = catalogue.published_course(session, course_id)
+        if course is None:
+            raise _not_found(course_id)
         return course
 
     def all(self) -> list[Course]:
@@ -60,3 +73,7 @@ class Courses:
     def close(self) -> None:
         """Close the connections."""
         self._engine.dispose()
+
+
+def _not_found(course_id: str) -> CourseNotFoundError:
+    return CourseNotFoundError(f"There is no course {quoted(course_id)}")

@@ -9,13 +9,24 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from embedding.embedder import Embedder, Embeddings
 from embedding.errors import EmbeddingError
-from embedding.vector_store import Vectors
+from embedding.vectors import Vectors
+from retrieval.cache import InstanceCache
 from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
 
 logger = logging.getLogger(__name__)
+
+
+class EmbeddedQuery(NamedTuple):
+    """What the model makes of a query."""
+
+    vector: Vectors
+    """(dimensions,), of length one."""
+    legibility: float
+    """How much of the query the model can read, 0.0 to 1.0."""
 
 
 class EmbeddingService:
@@ -24,15 +35,24 @@ class EmbeddingService:
     Args:
         load: Loads the model; called once, here.
         queue_limit: How many calls may wait while another has the model.
+        models: Counts that the model was loaded. Its time to live ends the entry only: the model itself stays.
+        queries: Keeps queries that were embedded.
     """
 
-    def __init__(self, load: Callable[[], Embedder], queue_limit: int) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Embedder],
+        queue_limit: int,
+        models: InstanceCache[str, Embedder],
+        queries: InstanceCache[str, EmbeddedQuery],
+    ) -> None:
         self._embedder: Embedder | None = None
         self._failure = ""
+        self._queries = queries
         self._places = threading.Semaphore(queue_limit + 1)
         self._turn = threading.Lock()
         try:
-            self._embedder = load()
+            self._embedder = models.get("embedding", load)
         except EmbeddingError as error:
             self._failure = str(error)
             logger.error("The embedding model is not available: %s", error)
@@ -59,11 +79,14 @@ class EmbeddingService:
         with self._one_at_a_time():
             return self.model.embed_documents(texts)
 
-    def embed_query(self, query: str) -> Vectors:
-        """The vector (dimensions,) of a query, the model's query prompt included; errors as `embed_documents`."""
+    def embed_query(self, text: str) -> EmbeddedQuery:
+        """The vector of a query, the model's query prompt included; errors as `embed_documents`."""
+        return self._queries.get(text, lambda: self._embed_query(text))
+
+    def _embed_query(self, text: str) -> EmbeddedQuery:
         with self._one_at_a_time():
-            vector: Vectors = self.model.embed_queries([query]).vectors[0]
-            return vector
+            vector = self.model.embed_queries([text]).vectors[0]
+        return EmbeddedQuery(vector, self.model.legibility(text))
 
     @contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

@@ -110,9 +110,14 @@ def _what_is_wrong(invalid: RequestValidationError) -> str:
     problems = invalid.errors()
     if problems[0]["type"] == "json_invalid":
         return f"{_NOT_JSON}: {problems[0]['ctx']['error']} at character {problems[0]['loc'][-1]}"
-    return "; ".join(f"{_field(problem['loc'])}: {problem['msg']}" for problem in problems)
+    return "; ".join(f"{_field(problem['loc'], invalid.body)}: {problem['msg']}" for problem in problems)
 
 
-def _field(location: tuple[str | int, ...]) -> str:
-    """`("body", "filters", "section_id")` → `filters.section_id`."""
-    return ".".join(str(part) for part in location[1:]) or str(location[0])
+def _field(location: tuple[str | int, ...], body: object) -> str:
+    """`("body", "filters", "section_id")` → `filters.section_id`; no place in a list where the caller sent none."""
+    parts = []
+    for part in location[1:]:
+        if isinstance(part, str) or isinstance(body, list):
+            parts.append(str(part))
+            body = body.get(part) if isinstance(body, dict) else None
+    return ".".join(parts) or str(location[0])

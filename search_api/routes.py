@@ -28,11 +28,10 @@ from search_api.schemas import (
     ErrorResponse,
     NotReadyResponse,
     Readiness,
-    SearchRequest,
-    SearchResponse,
-    SearchResult,
     TriggerResponse,
 )
+from search_api.search_bodies import answer_body, plan_of
+from search_api.search_schemas import SearchRequest, SearchResponse
 from search_api.services import Services
 
 
@@ -71,18 +70,15 @@ api = APIRouter(
     ),
 )
 def search_course(course_id: CourseId, request: SearchRequest, services: AppServices) -> SearchResponse:
-    """The chunks of the course that are nearest to the query, best first. The course must be `done`."""
+    """The chunks of the course that answer the query best, best first. The course must be `done`.
+
+    `query` alone is enough. By default both the meaning and the words are compared.
+    """
     settings = services.settings
-    _at_most(settings.search_max_query_chars, len(request.query), "query", "characters")
+    for query in request.query:
+        _at_most(settings.search_max_query_chars, len(query), "query", "characters")
     _at_most(settings.search_max_top_k, request.top_k, "top_k")
-    filters = request.filters.model_dump(exclude_none=True) if request.filters else {}
-    hits = services.search.search(course_id, request.query, request.top_k, filters)
-    return SearchResponse(
-        results=[
-            SearchResult(text=hit.text, score=hit.score, metadata={**hit.metadata, "chunk_id": hit.chunk_id})
-            for hit in hits
-        ]
-    )
+    return answer_body(services.search.search(course_id, plan_of(request)), request)
 
 
 @api.post(

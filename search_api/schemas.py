@@ -4,12 +4,11 @@ Unknown fields are refused: a misspelt filter that was silently dropped would se
 taken as JSON writes them, so `"5"` and `true` are no `top_k`. Limits that are settings are checked by the routes.
 """
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     FailFast,
     Field,
@@ -29,32 +28,24 @@ def _not_blank(text: str) -> str:
     return text
 
 
-def _encodable(text: str) -> str:
+def encodable(text: str) -> str:
     """JSON can hold half a surrogate pair, which no other system accepts."""
     if not is_unicode(text):
         raise PydanticCustomError("unicode", "must be valid Unicode")
     return text
 
 
-def _integer_as_text(value: object) -> object:
-    return str(value) if type(value) is int else value
-
-
 Text = Annotated[
-    str, AfterValidator(_encodable), AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})
-]
-FilterValue = Annotated[
-    str,
-    BeforeValidator(_integer_as_text),
-    AfterValidator(_encodable),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
+    str, AfterValidator(encodable), AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})
 ]
 Status = Annotated[str, WithJsonSchema({"type": "string", "enum": [status.value for status in EmbeddingStatus]})]
 Progress = Annotated[float, Field(description="Finished batches over all batches, 0.0 to 1.0.")]
 Failure = Annotated[str | None, Field(description="Why the latest embedding failed.")]
 
 
-class _Request(BaseModel):
+class RequestBody(BaseModel):
+    """What all bodies of requests share."""
+
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
@@ -71,73 +62,7 @@ class _Request(BaseModel):
         return body
 
 
-class SearchFilters(_Request):
-    """Only chunks whose metadata have these values; null or absent filters nothing."""
-
-    section_id: FilterValue | None = None
-    lecture_id: FilterValue | None = None
-    source_type: FilterValue | None = None
-
-
-class SearchRequest(_Request):
-    """What to look for in a course."""
-
-    query: Text = Field(description="A question or some words, at most SEARCH_MAX_QUERY_CHARS (2000) characters.")
-    top_k: int = Field(5, strict=True, ge=1, description="How many results, at most SEARCH_MAX_TOP_K (20).")
-    filters: SearchFilters | None = None
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {"query": "How is a solder mask applied?", "top_k": 5},
-                {"query": "阻焊层", "filters": {"section_id": "3", "source_type": "pdf"}},
-            ]
-        }
-    )
-
-
-class SearchResult(BaseModel):
-    """A chunk of the course."""
-
-    text: str
-    score: float = Field(description="Cosine similarity to the query, -1.0 to 1.0; results come best first.")
-    metadata: dict[str, Any] = Field(
-        description="chunk_id, course_id, lecture_id, section_id, source_type, language, order_in_section, "
-        "and whatever else the chunk's metadata hold."
-    )
-
-
-class SearchResponse(BaseModel):
-    """The chunks nearest to the query; fewer than top_k where the course or the filters hold no more."""
-
-    results: list[SearchResult]
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "results": [
-                        {
-                            "text": "The solder mask is applied as a liquid film and cured by ultraviolet light.",
-                            "score": 0.83,
-                            "metadata": {
-                                "chunk_id": "481",
-                                "course_id": "abc123",
-                                "lecture_id": "12",
-                                "section_id": "3",
-                                "source_type": "pdf",
-                                "language": "en",
-                                "order_in_section": 7,
-                            },
-                        }
-                    ]
-                }
-            ]
-        }
-    )
-
-
-class EmbedRequest(_Request):
+class EmbedRequest(RequestBody):
     """Texts to turn into vectors."""
 
     texts: Annotated[list[Text], FailFast()] = Field(

@@ -20,3 +20,11 @@ class SearchSettings(Settings):
         32, ge=0, description="Calls that may wait for the embedding model; a further one is answered 503 overloaded."
     )
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1, description="Largest body of a request, in bytes.")
+    serve_while_reembedding: bool = Field(
+        False,
+        description="Go on searching what was published last while a course is not `done`, instead of answering "
+        "embedding_not_ready; the answer says so.",
+    )
+    cache_max_entries: int = Field(50, ge=1, description="Most courses, or models of a kind, that are kept in memory.")
+    cache_ttl_seconds: float = Field(1800.0, gt=0, description="How long after its load a course is kept in memory.")
+    cache_max_mb: int = Field(1024, ge=1, description="Most memory the courses take; larger ones are left to Chroma.")

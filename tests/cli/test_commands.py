@@ -62,9 +62,17 @@ def test_a_bad_setting_is_named() -> None:
     assert "Traceback" not in result.stderr
 
 
-def test_fetch_model_says_what_to_do_when_there_is_no_hub(tmp_path: Path) -> None:
-    result = course_search("fetch-model", HF_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+@pytest.mark.parametrize(
+    ("options", "announced"),
+    [
+        ([], "Qwen/Qwen3-Embedding-0.6B to models/qwen3-embedding-0.6b"),
+        (["--reranker"], "Qwen/Qwen3-Reranker-0.6B to models/qwen3-reranker-0.6b"),
+    ],
+)
+def test_fetch_model_says_what_to_do_when_there_is_no_hub(options: list[str], announced: str) -> None:
+    result = course_search("fetch-model", *options, HF_ENDPOINT=f"http://127.0.0.1:{free_port()}")
     assert result.returncode == 1
+    assert announced in result.stdout
     assert "HF_ENDPOINT" in result.stderr
 
 

@@ -13,6 +13,7 @@ import pytest
 from embedding.errors import ModelFetchError
 from embedding.fetch import fetch_model
 from embedding.loader import load_embedding_model
+from embedding.model_files import check_model_files
 from embedding.settings import EmbeddingSettings
 from tests.support.fake_hub import COMMIT, FakeHub, fake_hub
 
@@ -138,8 +139,15 @@ def test_a_hub_that_is_away_is_an_error_even_beside_earlier_files(tmp_path: Path
 
 def test_a_repository_without_weights_is_no_model(hub: FakeHub, tmp_path: Path) -> None:
     (hub.root / "model.safetensors").unlink()
-    with pytest.raises(ModelFetchError, match=r"not a usable embedding model: it has no weights"):
+    with pytest.raises(ModelFetchError, match=r"not a usable model: it has no weights"):
         fetch(hub, tmp_path / "tiny")
+
+
+def test_what_is_a_usable_model_depends_on_its_use(hub: FakeHub, tmp_path: Path) -> None:
+    (hub.root / "modules.json").write_text('[{"path": "1_LogitScore", "type": "x.LogitScore"}]', encoding="utf-8")
+    with pytest.raises(ModelFetchError, match=r"not a usable model: .* LogitScore"):
+        fetch(hub, tmp_path / "embedding")
+    assert fetch(hub, tmp_path / "reranker", check=check_model_files) == tmp_path / "reranker"
 
 
 def test_a_full_disk(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

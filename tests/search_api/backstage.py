@@ -1,9 +1,11 @@
 """What stands behind the app here: a real SQLite catalogue, and a model and a vector store that do as told."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,19 @@ from embedding.vector_store import (
     CollectionInfo,
     CollectionNotFoundError,
     CourseCollection,
-    Hit,
+    Record,
     Vectors,
     VectorStore,
 )
 from models.database import transaction
 from models.settings import CatalogueSettings
 from models.tables import Course, EmbeddingStatus
+from retrieval.cache import InstanceCache
+from retrieval.keyword_store import KeywordStore
+from retrieval.settings import KeywordSettings
 from search_api.app import create_app
 from search_api.courses import Courses
-from search_api.embedding_service import EmbeddingService
-from search_api.services import Services
+from search_api.services import Services, assembled
 from search_api.settings import SearchSettings
 from tests.support.courses import empty_catalogue
 
@@ -43,6 +47,7 @@ class StubEmbedder(Embedder):
         self.asked: list[str] = []
         self.most_at_once = 0
         self.error: Exception | None = None
+        self.legible = 1.0
         self.seconds = 0.0
         self._gate = threading.Event()
         self._gate.set()
@@ -72,26 +77,34 @@ class StubEmbedder(Embedder):
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         return self.embed_documents(texts)
 
+    def legibility(self, text: str) -> float:
+        return self.legible
+
 
 class StubCollection(CourseCollection):
-    """Answers every query with its hits; remembers the queries."""
+    """Holds records in memory; fails when told to."""
 
-    def __init__(self, signature: str, hits: list[Hit]) -> None:
+    def __init__(self, signature: str, records: list[Record], cosines: list[float]) -> None:
         self.signature = signature
-        self.hits = hits
-        self.queries: list[tuple[int, dict[str, str]]] = []
+        self.records = records
+        self.vectors = np.array([(cosine, math.sqrt(1 - cosine**2), 0) for cosine in cosines], dtype=np.float32)
         self.error: Exception | None = None
 
     @property
     def info(self) -> CollectionInfo:
         return CollectionInfo("", "stub-model", self.signature)
 
-    def query(self, vector: Vectors, top_k: int, filters: Mapping[str, str]) -> list[Hit]:
-        assert vector.shape == (3,)
+    def count(self) -> int:
+        return len(self.records)
+
+    def dimensions(self) -> int:
+        return 3
+
+    def contents(self, page_size: int = 500) -> Iterator[tuple[list[Record], Vectors]]:
         if self.error:
             raise self.error
-        self.queries.append((top_k, dict(filters)))
-        return self.hits[:top_k]
+        if self.records:
+            yield self.records, self.vectors
 
 
 class StubVectorStore(VectorStore):
@@ -123,6 +136,9 @@ class Backstage:
         self.embedder = StubEmbedder()
         self.vector_store: VectorStore = StubVectorStore()
         self.load_error: Exception | None = None
+        self.caches: dict[str, InstanceCache[Any, Any]] = {}
+        """What the app shows as its caches; those it works with are in `opened`."""
+        self.opened: Services
 
     @property
     def store(self) -> StubVectorStore:
@@ -133,19 +149,28 @@ class Backstage:
         with transaction(self.engine) as session:
             session.add(Course(id=course_id, embedding_status=status, **columns))
 
-    def add_searchable_course(self, course_id: str, *texts: str) -> StubCollection:
+    def add_searchable_course(
+        self, course_id: str, *texts: str, metadata: Sequence[Mapping[str, Any]] = ()
+    ) -> StubCollection:
+        """To the stub model every query is the same: the first text has cosine 1.0, each further one 0.1 less."""
         self.add_course(course_id)
-        hits = [Hit(f"chunk-{n}", text, {"course_id": course_id}, 1 - n / 10) for n, text in enumerate(texts)]
-        self.store.by_course[course_id] = StubCollection(self.embedder.signature, hits)
+        records = [
+            Record(f"chunk-{n}", text, {"course_id": course_id, **(metadata[n] if metadata else {})}, f"hash of {text}")
+            for n, text in enumerate(texts)
+        ]
+        cosines = [1 - n / 10 for n in range(len(texts))]
+        self.store.by_course[course_id] = StubCollection(self.embedder.signature, records, cosines)
         return self.store.by_course[course_id]
 
     @contextmanager
     def services(self, settings: SearchSettings) -> Iterator[Services]:
-        courses = Courses(self.catalogue_settings)
-        yield Services(
-            settings, courses, self.vector_store, EmbeddingService(self._load, settings.embedding_queue_limit)
-        )
-        courses.close()
+        keywords = KeywordStore(KeywordSettings(keyword_index_dir=self.database.with_name("keywords")))
+        with (
+            closing(Courses(self.catalogue_settings)) as courses,
+            assembled(settings, courses, self.vector_store, keywords, load_embedder=self._load) as services,
+        ):
+            self.opened = services
+            yield replace(services, caches=self.caches)
 
     @contextmanager
     def client(self, *, headers: dict[str, str] | None = None, **settings: Any) -> Iterator[TestClient]:

@@ -115,6 +115,6 @@ def test_a_failed_call_gives_its_place_back(backstage: Backstage) -> None:
 def test_missing_model_is_logged_once_at_start(backstage: Backstage, caplog: pytest.LogCaptureFixture) -> None:
     backstage.load_error = ModelUnavailableError(backstage.database, "there are no weights")
     with backstage.client() as client:
-        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert [record.levelname for record in caplog.records].count("ERROR") == 1
         assert "there are no weights" in caplog.text
         assert "course-search fetch-model" in client.post("/embed", json={"texts": ["x"]}).json()["error"]["message"]

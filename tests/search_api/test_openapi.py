@@ -40,9 +40,12 @@ def test_every_operation_is_described(document: Any) -> None:
     ids = [operation["operationId"] for operation in operations(document)]
     assert sorted(ids) == [
         "alive",
+        "clear_cache",
+        "clear_cache_stats",
         "embed_course",
         "embed_texts",
         "embedding_status",
+        "get_cache_stats",
         "list_courses",
         "ready",
         "search_course",

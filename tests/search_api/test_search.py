@@ -21,43 +21,54 @@ def refusal(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, s
     return status, answer["error"]["code"], answer["error"]["message"]
 
 
-def test_answer_is_exactly_the_contract(backstage: Backstage, client: TestClient) -> None:
+def texts(client: TestClient, **body: Any) -> list[str]:
+    status, answer = search(client, {"query": "copper", **body})
+    assert status == 200, answer
+    return [result["text"] for result in answer["results"]]
+
+
+def test_answer_to_the_plain_form_of_the_contract(backstage: Backstage, client: TestClient) -> None:
     backstage.add_searchable_course("c", "copper is plated", "holes are drilled")
-    assert search(client, {"query": "copper"}) == (
-        200,
-        {
-            "results": [
-                {"text": "copper is plated", "score": 1.0, "metadata": {"course_id": "c", "chunk_id": "chunk-0"}},
-                {"text": "holes are drilled", "score": 0.9, "metadata": {"course_id": "c", "chunk_id": "chunk-1"}},
-            ]
-        },
-    )
+    status, answer = search(client, {"query": "copper", "top_k": 5, "filters": {"section_id": None}})
+    assert status == 200
+    assert [(result["text"], result["metadata"]) for result in answer["results"]] == [
+        ("copper is plated", {"course_id": "c", "chunk_id": "chunk-0"}),
+        ("holes are drilled", {"course_id": "c", "chunk_id": "chunk-1"}),
+    ]
+    best, second = (result["score"] for result in answer["results"])
+    assert 1 >= best > second > 0
     assert backstage.embedder.asked == ["copper"]
 
 
-def test_top_k_defaults_to_5_and_is_passed_on(backstage: Backstage, client: TestClient) -> None:
-    collection = backstage.add_searchable_course("c")
-    search(client, {"query": "copper"})
-    search(client, {"query": "copper", "top_k": 20})
-    assert [top_k for top_k, _ in collection.queries] == [5, 20]
+def test_top_k_defaults_to_5(backstage: Backstage, client: TestClient) -> None:
+    backstage.add_searchable_course("c", *"abcdefgh")
+    assert texts(client) == list("abcde")
+    assert texts(client, top_k=2) == list("ab")
+    assert texts(client, top_k=20) == list("abcdefgh")
 
 
 @pytest.mark.parametrize(
-    ("filters", "applied"),
+    ("filters", "found"),
     [
-        (None, {}),
-        ({}, {}),
-        ({"section_id": None}, {}),
-        ({"section_id": "3"}, {"section_id": "3"}),
-        ({"section_id": 3, "lecture_id": -7}, {"section_id": "3", "lecture_id": "-7"}),
-        ({"source_type": "pdf", "lecture_id": ""}, {"source_type": "pdf", "lecture_id": ""}),
+        (None, "abcd"),
+        ({}, "abcd"),
+        ({"section_id": None}, "abcd"),
+        ({"section_id": "3"}, "ab"),
+        ({"section_id": 3, "lecture_id": -7}, "b"),
+        ({"section_id": ["3", 4]}, "abc"),
+        ({"section_id": ["4"], "lecture_id": ["-7", "1"]}, "c"),
+        ({"source_type": "pdf", "lecture_id": ""}, "d"),
+        ({"section_id": "unknown"}, ""),
+        ({"section_id": ["unknown", "5"]}, "d"),
     ],
 )
-def test_filters(backstage: Backstage, client: TestClient, filters: Any, applied: dict[str, str]) -> None:
+@pytest.mark.parametrize("method", ["vector", "keyword", "hybrid"])
+def test_filters(backstage: Backstage, client: TestClient, filters: Any, found: str, method: str) -> None:
     """Ids are opaque text: a caller that holds them as integers gets the same answer. Null filters nothing."""
-    collection = backstage.add_searchable_course("c")
-    assert search(client, {"query": "copper", "filters": filters})[0] == 200
-    assert collection.queries == [(5, applied)]
+    places = [("3", "1", "pdf"), ("3", "-7", "pdf"), ("4", "1", "pdf"), ("5", "", "pdf")]
+    fields = [dict(zip(("section_id", "lecture_id", "source_type"), place, strict=True)) for place in places]
+    backstage.add_searchable_course("c", *(f"{letter} copper" for letter in "abcd"), metadata=fields)
+    assert texts(client, filters=filters, method=method) == [f"{letter} copper" for letter in found]
 
 
 @pytest.mark.parametrize(
@@ -81,7 +92,24 @@ def test_filters(backstage: Backstage, client: TestClient, filters: Any, applied
         ({"query": "x", "filters": {"course_id": "1"}}, "filters"),
         ({"query": "x", "filters": {"section_id": 1.5}}, "filters.section_id"),
         ({"query": "x", "filters": {"section_id": True}}, "filters.section_id"),
-        ({"query": "x", "filters": {"section_id": ["1"]}}, "filters.section_id"),
+        ({"query": "x", "filters": {"section_id": []}}, "filters.section_id"),
+        ({"query": "x", "filters": {"section_id": [None]}}, "filters.section_id.0"),
+        ({"query": "x", "filters": {"section_id": ["1"] * 101}}, "filters.section_id"),
+        ({"query": []}, "query"),
+        ({"query": ["x", " "]}, "query.1"),
+        ({"query": ["x"] * 9}, "query"),
+        ({"query": ["x" * 2001]}, "query"),
+        ({"query": "x", "method": "magic"}, "method"),
+        ({"query": "x", "fusion": "sum"}, "fusion"),
+        ({"query": "x", "weights": {"vector": 1}}, "weights.keyword"),
+        ({"query": "x", "weights": {"vector": -1, "keyword": 1}}, "weights.vector"),
+        ({"query": "x", "weights": {"vector": 0, "keyword": 0}}, "weights"),
+        ({"query": "x", "weights": {"vector": "1", "keyword": 0}}, "weights.vector"),
+        ({"query": "x", "thresholds": {"score": "0.5"}}, "thresholds.score"),
+        ({"query": "x", "rerank": True}, "rerank"),
+        ({"query": "x", "context": -1}, "context"),
+        ({"query": "x", "context": 6}, "context"),
+        ({"query": "x", "explain": 1}, "explain"),
         ({"query": "x", "filters": {"section_id": "\udfff"}}, "filters.section_id"),
         ({"query": "x", "topk": 5}, "body"),
         ({"query": "x", "": 5}, "body"),
@@ -149,7 +177,8 @@ def test_content_type(backstage: Backstage, client: TestClient, content_type: st
 
 def test_a_misspelt_field_is_named_beside_the_right_ones(client: TestClient) -> None:
     assert (
-        refusal(client, {"query": "x", "topk": 5})[2] == "body: unknown field 'topk'; there are query, top_k, filters"
+        refusal(client, {"query": "x", "topk": 5})[2] == "body: unknown field 'topk'; there are query, top_k, filters, "
+        "method, fusion, weights, thresholds, rerank, context, explain"
     )
 
 

@@ -4,12 +4,15 @@ from cli.settings import LauncherSettings
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from models.settings import CatalogueSettings, Settings
 from orchestration.settings import PipelineSettings
+from retrieval.settings import KeywordSettings, RerankerSettings
 from search_api.settings import SearchSettings
 
 SETTINGS: tuple[type[Settings], ...] = (
     CatalogueSettings,
     EmbeddingSettings,
     VectorStoreSettings,
+    KeywordSettings,
+    RerankerSettings,
     PipelineSettings,
     SearchSettings,
     LauncherSettings,

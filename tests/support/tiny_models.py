@@ -1,7 +1,8 @@
 """Model directories as small as a photo, made on the spot, that behave like the real ones.
 
-`make_tiny_qwen3` has the architecture and the files of Qwen3-Embedding; `make_tiny_bert` those of a mean-pooled
-sentence-transformers model. Run `python -m tests.support.tiny_models DIR` for the first on disk.
+`make_tiny_qwen3` has the architecture and the files of Qwen3-Embedding, `make_tiny_reranker` those of Qwen3-Reranker,
+`make_tiny_bert` those of a mean-pooled sentence-transformers model. Run `python -m tests.support.tiny_models DIR` for
+the first on disk.
 
 Random weights put all texts in nearly one place. So that search can be tested, the tiny Qwen3 is set up to add up
 words: every word has a random direction, attention is almost uniform and copies the directions it sees (the value
@@ -15,6 +16,7 @@ changes vectors.
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,6 +120,39 @@ def make_tiny_qwen3(directory: Path, *, seed: int = 0, hidden_size: int = 128, l
     return directory
 
 
+def make_tiny_reranker(directory: Path, *, seed: int = 0, tied: bool = True, answers: str = "yes no") -> Path:
+    """Write a Qwen3 that answers questions, with random weights: what it says is as good as a die, and never changes.
+
+    Its tokenizer knows the answers and the marks of a chat; unlike the real one it appends an end token to texts, which
+    must not show. `tied`: what reads the answer is the table of embeddings, as in the real one.
+    """
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = _train_byte_level_bpe(answers.split(), ["<|im_start|>", "<think>", "</think>"])
+    tokenizer.save(str(directory / "tokenizer.json"))
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        head_dim=16,
+        num_key_value_heads=2,
+        num_attention_heads=4,
+        initializer_range=0.15,
+        tie_word_embeddings=tied,
+    )
+    model: Any = Qwen3ForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(directory)
+    _write_json(
+        directory / "tokenizer_config.json",
+        {"tokenizer_class": "Qwen2Tokenizer", "padding_side": "left", "pad_token": END_TOKEN, "unk_token": None},
+    )
+    return directory
+
+
 def make_tiny_bert(directory: Path, *, seed: int = 0, pooling: str = "mean") -> Path:
     """Write a BERT with random weights and sentence-transformers files; it takes at most 128 of its 512 positions."""
     import torch
@@ -156,7 +191,8 @@ def make_tiny_bert(directory: Path, *, seed: int = 0, pooling: str = "mean") -> 
     return directory
 
 
-def _train_byte_level_bpe() -> "Tokenizer":
+def _train_byte_level_bpe(words: Sequence[str] = (), marks: Sequence[str] = ()) -> "Tokenizer":
+    """A tokenizer for which each of the words and of the marks is one token."""
     from tokenizers import (
         AddedToken,
         Regex,
@@ -180,9 +216,9 @@ def _train_byte_level_bpe() -> "Tokenizer":
     tokenizer.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     tokenizer.train_from_iterator(
-        _CORPUS, trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, show_progress=False)
+        [*_CORPUS, *words, *words], trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens([AddedToken(END_TOKEN, special=True), AddedToken("<|im_end|>", special=True)])
+    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (END_TOKEN, "<|im_end|>", *marks)])
     end = tokenizer.token_to_id(END_TOKEN)
     tokenizer.post_processor = processors.Sequence(
         [

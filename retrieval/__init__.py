@@ -1,0 +1,1 @@
+"""What a search consists of: keyword and vector scores of a course, their fusion, reranking, caches."""

@@ -1,0 +1,116 @@
+"""Text → the words a keyword search compares: one analyser for the chunks and the queries.
+
+Chinese has no spaces, so its runs are cut into the words of a dictionary, long ones into their parts as well
+(`复杂度` → `复杂`, `复杂度`). Everything else is a word of letters and digits, in lower case and without its English
+ending (`sorted` → `sort`). Names of code are found whole and by their parts: `node.js` → `node.js`, `node`, `js`;
+`hashMap` → `hashmap`, `hash`, `map`; `c++` → `c++`, `c`. Words that only hold a sentence together are left out.
+"""
+
+import re
+import threading
+import unicodedata
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import rjieba
+import Stemmer
+
+ANALYSIS_VERSION = 1
+"""Rises with every change of what a text is analysed into: an index of another version is made anew."""
+
+_CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
+_LETTER = rf"[^\W_{_CJK}]"
+_TOKEN = re.compile(
+    rf"(?P<cjk>[{_CJK}]+)"
+    rf"|(?P<word>{_LETTER}+(?:['’]{_LETTER}+)*)(?P<rest>(?:(?:::|[._\-])+{_LETTER}+)*(?:\+\+|#)?)"
+)
+_PART = re.compile(rf"{_LETTER}+(?:['’]{_LETTER}+)*")
+_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+_STOP_WORDS = frozenset(
+    word
+    for line in Path(__file__).with_name("stop_words.txt").read_text(encoding="utf-8").splitlines()
+    if not line.startswith("#")
+    for word in line.split()
+)
+_stemmer = Stemmer.Stemmer("english", 0)
+_stemmer_lock = threading.Lock()
+
+
+class Token(NamedTuple):
+    """A term and where in the text it stands, in code points."""
+
+    term: str
+    start: int
+    end: int
+
+
+def analyse(text: str) -> list[Token]:
+    """The tokens of a text in the order they begin; a part follows the whole it belongs to."""
+    folded, positions = _fold(text)
+    tokens = _tokens(folded)
+    if positions is None:
+        return list(tokens)
+    return [Token(term, positions[start], positions[end]) for term, start, end in tokens]
+
+
+def terms(text: str) -> list[str]:
+    """The terms of a text, as often as they occur in it."""
+    return [term for term, _, _ in _tokens(_fold(text)[0])]
+
+
+def _fold(text: str) -> tuple[str, list[int] | None]:
+    """Full-width letters, ligatures and the like as their plain forms, and where each character came from.
+
+    The positions are None where they did not change. A letter is folded together with the marks that follow it.
+    """
+    if text.isascii() or unicodedata.is_normalized("NFKC", text):
+        return text, None
+    folded: list[str] = []
+    positions: list[int] = []
+    start = 0
+    while start < len(text):
+        end = start + 1
+        while end < len(text) and unicodedata.combining(text[end]):
+            end += 1
+        plain = unicodedata.normalize("NFKC", text[start:end])
+        folded.append(plain)
+        positions.extend([start] * len(plain))
+        start = end
+    positions.append(len(text))
+    return "".join(folded), positions
+
+
+def _tokens(text: str) -> Iterator[Token]:
+    for match in _TOKEN.finditer(text):
+        start, end = match.span()
+        if match["cjk"]:
+            for word, first, last in rjieba.tokenize(match[0], "search", False):
+                if word not in _STOP_WORDS:
+                    yield Token(word, start + first, start + last)
+        elif match["rest"]:
+            yield Token(match[0].lower(), start, end)
+            for part in _PART.finditer(text, start, end):
+                yield from _word(part[0], part.start())
+        else:
+            yield from _word(match[0], start)
+
+
+def _word(word: str, start: int) -> Iterator[Token]:
+    plain = word.lower()
+    if plain in _STOP_WORDS:
+        return
+    yield Token(_stem(plain), start, start + len(word))
+    if not (word.islower() or word.isupper()) and len(humps := _HUMP.split(word)) > 1:
+        for hump in humps:
+            yield Token(_stem(hump.lower()), start, start + len(hump))
+            start += len(hump)
+
+
+@lru_cache(maxsize=100_000)
+def _stem(word: str) -> str:
+    with _stemmer_lock:
+        stem: str = _stemmer.stemWord(word.replace("’", "'"))
+    return stem

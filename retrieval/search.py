@@ -1,0 +1,214 @@
+"""A query over one course: every chunk scored by each channel, the scores fused, the best taken.
+
+    query, course index → scores of a channel (chunks,) → one score (chunks,) → rows, best first → hits
+
+Chunks with the very same text are one hit, which names them all. The order is the same at every call: equal scores are
+ordered by the cosine, then by the chunk's id.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.records import Record
+from embedding.vectors import Vectors
+from retrieval import fusion
+from retrieval.analysis import Token, analyse, terms
+from retrieval.course_index import CourseIndex, Mask
+from retrieval.fusion import Weights
+
+Scores = NDArray[np.float32]
+
+_EQUAL = 1e-6
+"""Scores that differ by less are equal: the same product is off by as much from one row to another."""
+
+
+class Method(StrEnum):
+    """Which channels a search listens to."""
+
+    VECTOR = "vector"
+    KEYWORD = "keyword"
+    HYBRID = "hybrid"
+
+
+class Fusion(StrEnum):
+    """How the scores of two channels become one."""
+
+    WEIGHTED = "weighted"
+    RRF = "rrf"
+
+
+class Query(NamedTuple):
+    """One phrasing of what is looked for."""
+
+    text: str
+    vector: Vectors | None
+    """Unit vector (dimensions,); without one, the words alone are searched for."""
+    legibility: float = 1.0
+    """How much of the text the embedding model can read, 0.0 to 1.0."""
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a hit must reach; None asks nothing, and 0.0 is a threshold."""
+
+    score: float | None = None
+    """Of the final score."""
+    vector: float | None = None
+    """Of the cosine."""
+    keyword: float | None = None
+    """Of the keyword score as a share of the best possible."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search."""
+
+    method: Method = Method.HYBRID
+    fusion: Fusion = Fusion.WEIGHTED
+    weights: Weights | None = None
+    """None: chosen for each query, see `fusion`."""
+    thresholds: Thresholds = Thresholds()
+    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+
+class Explanation(NamedTuple):
+    """Where the score of a hit comes from."""
+
+    query: int
+    """Which of the queries found it."""
+    vector: float | None
+    """Cosine similarity; None in a search for words alone."""
+    keyword: float
+    """BM25."""
+    keyword_share: float
+    """BM25 over that of a chunk that says nothing but the query."""
+    weights: Weights | None
+    """What the channels counted for."""
+    terms: tuple[str, ...]
+    """Terms of the query, whether the chunk holds them or not."""
+
+
+class Hit(NamedTuple):
+    """A text that was found."""
+
+    row: int
+    """Of the chunk; of several with this text, the best, or the one with the lowest id."""
+    score: float
+    copies: tuple[int, ...]
+    """Rows of the others."""
+    explanation: Explanation
+
+
+class _Scored(NamedTuple):
+    """What one query says of every chunk."""
+
+    final: Scores
+    vector: Scores | None
+    keyword: Scores
+    ideal: float
+    weights: Weights | None
+    terms: Mapping[str, int]
+
+
+def search(index: CourseIndex, queries: Sequence[Query], options: Options, limit: int) -> list[Hit]:
+    """The best `limit` texts of the course, best first; with several queries, a chunk counts as its best one.
+
+    The threshold of the final score is left to the caller, who may yet change that score by reranking.
+    """
+    mask = index.mask(options.filters)
+    if not len(index) or (mask is not None and not mask.any()):
+        return []
+    scored = [_score(index, query, options, mask) for query in queries]
+    finals = [_allowed(one, options.thresholds, mask) for one in scored]
+    final = finals[0] if len(finals) == 1 else np.max(finals, axis=0)
+    nearest = scored[0].vector if len(scored) == 1 else None
+    hits: list[Hit] = []
+    for row in _best_first(final, nearest, index, limit):
+        which = 0 if len(finals) == 1 else int(np.argmax([one[row] for one in finals]))
+        copies = tuple(copy for copy in index.copies(row) if copy != row and final[copy] > -np.inf)
+        hits.append(Hit(row, float(final[row]), copies, _explain(scored[which], row, which)))
+    return hits
+
+
+def matches(record: Record, query_terms: Sequence[str]) -> list[tuple[int, int]]:
+    """Where the text of a chunk holds terms of the query: start and end in code points, without overlaps."""
+    wanted = set(query_terms)
+    spans: list[tuple[int, int]] = []
+    for term, start, end in _tokens(record.text):
+        if term in wanted:
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
+            else:
+                spans.append((start, end))
+    return spans
+
+
+@lru_cache(maxsize=2048)
+def _tokens(text: str) -> tuple[Token, ...]:
+    return tuple(analyse(text))
+
+
+def _score(index: CourseIndex, query: Query, options: Options, mask: Mask | None) -> _Scored:
+    counts = Counter(terms(query.text))
+    ideal = index.keywords.ideal(counts)
+    cosines = None if query.vector is None else index.cosines(query.vector)
+    bm25 = index.keywords.scores(counts)
+    if cosines is None or options.method is Method.KEYWORD:
+        share = bm25 / np.float32(ideal) if ideal else bm25
+        return _Scored(np.where(bm25 > 0, share, np.float32(-np.inf)), None, bm25, ideal, None, counts)
+    if options.method is Method.VECTOR:
+        return _Scored(cosines, cosines, bm25, ideal, None, counts)
+    weights = options.weights or fusion.weights_for(query.legibility)
+    fuse = fusion.reciprocal_rank if options.fusion is Fusion.RRF else fusion.weighted
+    return _Scored(fuse(cosines, bm25, weights, mask), cosines, bm25, ideal, weights, counts)
+
+
+def _allowed(scored: _Scored, thresholds: Thresholds, mask: Mask | None) -> Scores:
+    """The final scores; minus infinity for what is filtered out or does not reach a channel's threshold."""
+    allowed = mask
+    if thresholds.vector is not None and scored.vector is not None:
+        near = scored.vector >= thresholds.vector
+        allowed = near if allowed is None else allowed & near
+    if thresholds.keyword is not None:
+        told = scored.keyword >= thresholds.keyword * scored.ideal
+        allowed = told if allowed is None else allowed & told
+    return scored.final if allowed is None else np.where(allowed, scored.final, np.float32(-np.inf))
+
+
+def _best_first(final: Scores, nearest: Scores | None, index: CourseIndex, limit: int) -> list[int]:
+    """Rows of the `limit` best different texts, by score, cosine and chunk id; of each text its best row."""
+    wanted = limit
+    while True:
+        least = np.partition(final, -wanted)[-wanted] - _EQUAL if wanted < len(final) else -np.inf
+        rows = np.flatnonzero((final >= least) & (final > -np.inf))
+        keys = [-_rounded(scores[rows]) for scores in (nearest, final) if scores is not None]
+        rows = rows[np.lexsort((rows, *keys))]
+        by_text: dict[int, int] = {}
+        for row in rows.tolist():
+            by_text.setdefault(index.copies(row)[0], row)
+        if len(by_text) >= limit or least == -np.inf:
+            return list(by_text.values())[:limit]
+        wanted *= 4
+
+
+def _rounded(scores: Scores) -> NDArray[np.float64]:
+    return np.round(scores.astype(np.float64) / _EQUAL)
+
+
+def _explain(scored: _Scored, row: int, query: int) -> Explanation:
+    keyword = float(scored.keyword[row])
+    return Explanation(
+        query,
+        None if scored.vector is None else float(scored.vector[row]),
+        keyword,
+        keyword / scored.ideal if scored.ideal else 0.0,
+        scored.weights,
+        tuple(scored.terms),
+    )
