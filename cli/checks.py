@@ -31,12 +31,14 @@ from models.database import Engine, catalogue_url, transaction
 from models.settings import CatalogueSettings, Settings
 from models.tables import Course
 from orchestration.settings import PipelineSettings
+from retrieval.settings import KeywordSettings
 from search_api.settings import SearchSettings
 
 SETTINGS: tuple[type[Settings], ...] = (
     CatalogueSettings,
     EmbeddingSettings,
     VectorStoreSettings,
+    KeywordSettings,
     SearchSettings,
     LauncherSettings,
     PipelineSettings,

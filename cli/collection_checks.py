@@ -122,7 +122,7 @@ def check_courses(
     faults: dict[Fault, list[str]] = defaultdict(list)
     rows = read(engine, list(suspects))
     for course_id, (course, fault) in suspects.items():
-        if _is_same(course, rows[course_id]):
+        if is_same(course, rows[course_id]):
             faults[fault].append(course_id)
 
     def embed(course_id: str) -> str:
@@ -226,7 +226,8 @@ def _is_ours(collection: CourseCollection) -> bool:
     return bool(course_id) and collection.name == collection_name(course_id)
 
 
-def _is_same(before: Course, now: Course | None) -> bool:
+def is_same(before: Course, now: Course | None) -> bool:
+    """Whether nobody embedded the course since its row was read."""
     return now is not None and all(
         getattr(before, column) == getattr(now, column)
         for column in ("embedding_status", "embedding_generation", "embedding_fingerprint")

@@ -42,6 +42,7 @@ def demo() -> None:
     own = {
         "DATABASE_URL": f"sqlite:///{DIRECTORY.absolute()}/catalogue.db",
         "CHROMA_DB_DIR": str(DIRECTORY.absolute() / "chroma"),
+        "KEYWORD_INDEX_DIR": str(DIRECTORY.absolute() / "keywords"),
     }
     try:
         _begin_anew()

@@ -23,6 +23,7 @@ from cli.checks import (
 )
 from cli.collection_checks import check_courses, check_orphans, check_states
 from cli.courses import Json, one_line
+from cli.keyword_checks import check_keyword_indexes
 from cli.locks import DirectoryInUseError
 from cli.rebuild import RebuildLostError
 from cli.vector_store import vector_store_settings
@@ -34,6 +35,9 @@ from embedding.settings import EmbeddingSettings
 from embedding.vector_store import VectorStore, VectorStoreError
 from models.database import DatabaseUnavailableError, Engine, create_catalogue_engine
 from models.settings import CatalogueSettings
+from retrieval.keyword_index import KeywordIndexError
+from retrieval.keyword_store import KeywordStore, KeywordStoreError
+from retrieval.settings import KeywordSettings
 from search_api.errors import ApiError
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
@@ -42,6 +46,8 @@ PROBLEMS = (
     DatabaseUnavailableError,
     DirectoryInUseError,
     EmbeddingError,
+    KeywordIndexError,
+    KeywordStoreError,
     OSError,
     RebuildLostError,
     VectorStoreError,
@@ -69,8 +75,8 @@ def doctor(
         bool,
         typer.Option(
             "--repair",
-            help="Do what is safe: delete collections of courses that are gone, have damaged courses embedded anew, "
-            "remove orphaned directories (only while no Chroma server runs).",
+            help="Do what is safe: delete what is left of courses that are gone, have damaged courses embedded anew, "
+            "make missing keyword indexes, remove orphaned directories (only while no Chroma server runs).",
         ),
     ] = False,
     deep: Annotated[
@@ -114,6 +120,8 @@ def examine(*, deep: bool) -> Iterator[Finding]:
         yield from _shielded("files", check_files(store, settings))
         if catalogue_works and store_works:
             yield from _shielded("courses", _check_collections(engine, store, deep=deep))
+            keywords = KeywordStore(KeywordSettings())
+            yield from _shielded("keywords", check_keyword_indexes(engine, store, keywords))
         if catalogue_works:
             signature = model_signature(model_in_use(EmbeddingSettings())) if model_works else None
             yield from _shielded("states", check_states(engine, signature))

@@ -1,4 +1,4 @@
-"""`course-search rebuild`: delete a course's collection, and have it embedded from nothing.
+"""`course-search rebuild`: delete a course's collection and keyword index, and have it embedded from nothing.
 
 The command owns the course meanwhile, as a run would, so that none can write into a collection that is being deleted.
 Killed half way it leaves a course that is `running` for an owner that is no run; the pipeline fails such a course and
@@ -26,6 +26,8 @@ from models.catalogue import (
     restart_course,
 )
 from models.database import Engine, transaction
+from retrieval.keyword_store import KeywordStore, KeywordStoreError
+from retrieval.settings import KeywordSettings
 from search_api.errors import ApiError
 
 
@@ -53,7 +55,7 @@ def rebuild(
         for course_id in ids:
             try:
                 rebuild_course(engine, store, course_id)
-            except (ApiError, RebuildLostError, VectorStoreError) as error:
+            except (ApiError, RebuildLostError, KeywordStoreError, VectorStoreError) as error:
                 refused = True
                 complain(str(error))
                 if isinstance(error, VectorStoreAwayError):
@@ -72,11 +74,11 @@ def rebuild(
 
 
 def rebuild_course(engine: Engine, store: VectorStore, course_id: str) -> None:
-    """Delete the course's collection and ask for an embedding of all of its chunks.
+    """Delete the course's collection and keyword index, and ask for an embedding of all of its chunks.
 
     Raises:
         ApiError: there is no such course, or it is running.
-        VectorStoreError: the collection could not be deleted; the course has failed, and is asked for again.
+        VectorStoreError, KeywordStoreError: one could not be deleted; the course has failed, and is asked for again.
         RebuildLostError: somebody else took the course over meanwhile. If its collection was deleted all the same, it
             is asked for, unless it is running: that run finds its collection gone, and fails.
     """
@@ -96,8 +98,9 @@ def rebuild_course(engine: Engine, store: VectorStore, course_id: str) -> None:
 
     try:
         store.delete(course_id, make_sure_it_is_ours)
+        KeywordStore(KeywordSettings()).delete(course_id)
     except BaseException as error:
-        reason = str(error) if isinstance(error, VectorStoreError) else "interrupted"
+        reason = str(error) if isinstance(error, VectorStoreError | KeywordStoreError) else "interrupted"
         with transaction(engine) as session:
             fail_course(session, course_id, owner, f"The rebuild failed: {reason}", retry_at=datetime.now(UTC))
         raise

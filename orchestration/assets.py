@@ -1,4 +1,6 @@
-"""`course_chunks` (stage one writes them) → `course_collection` (searchable), one partition a course.
+"""`course_chunks` (stage one writes them) → `course_collection` and `course_keyword_index`, one partition a course.
+
+Both are made by one pass over the chunks and published together: a run does both, whichever of them was selected.
 
 A run may hold many courses: starting one costs seconds and loading the model more, a course costs little. Each course
 is on its own all the same. It is published, or marked `failed` with its own reason while the others go on; the run then
@@ -11,10 +13,11 @@ import dagster as dg
 
 from orchestration import workers
 from orchestration.course_run import CourseRun
-from orchestration.partitions import COLLECTION, OWNERS, courses
+from orchestration.partitions import COLLECTION, KEYWORDS, OWNERS, courses
 from orchestration.reasons import COURSES_PER_RUN, reasons_of
 from orchestration.reports import CHECK_SPECS
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
+from retrieval.analysis import ANALYSIS_VERSION
 
 GPU_POOL = "gpu"
 
@@ -40,7 +43,17 @@ course_chunks = dg.AssetSpec(
             owners=OWNERS,
             description="The Chroma collection `course_{course_id}`: vector, text and metadata of every chunk.",
             code_version="1",
-        )
+        ),
+        dg.AssetSpec(
+            KEYWORDS,
+            deps=[course_chunks],
+            skippable=True,
+            group_name="embedding",
+            kinds={"numpy"},
+            owners=OWNERS,
+            description="The keyword index of the course: which terms its chunks hold, in one file, for BM25.",
+            code_version=str(ANALYSIS_VERSION),
+        ),
     ],
     check_specs=CHECK_SPECS,
     partitions_def=courses,

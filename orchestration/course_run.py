@@ -1,4 +1,4 @@
-"""One course in a run: claimed, indexed, checked, published, or `failed` with its reason.
+"""One course in a run: claimed, indexed for both searches, checked, published, or `failed` with its reason.
 
 The row is the run's only say in the matter: it is claimed first, asked for before everything that is written to the
 collection, and published last. Waits for a database or a vector store that is away belong to the resources; what comes
@@ -6,7 +6,7 @@ through here has lasted longer than that.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
@@ -14,15 +14,18 @@ import dagster as dg
 
 from embedding.embedder import Embedder
 from embedding.indexing import IndexReport, index_course
-from embedding.vector_store import VectorStoreAwayError
+from embedding.vector_store import VectorStore, VectorStoreAwayError
 from models import catalogue as catalogue_rows
 from models.database import DatabaseUnavailableError, Session
-from models.fingerprint import FingerprintBuilder
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk, Course, EmbeddingStatus
 from orchestration import reports
+from orchestration.course_keywords import CourseKeywords, KeywordReport
 from orchestration.reasons import reasons_of
 from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.settings import PipelineSettings
+from retrieval.keyword_store import KeywordStore, KeywordStoreError
+from retrieval.settings import KeywordSettings
 
 PAGE_SIZE = 500
 """Chunks read and compared at a time; `embedding.indexing` embeds and writes fewer at once, and tells its progress."""
@@ -84,14 +87,15 @@ class CourseRun:
         self._run_id = context.run.run_id
         self._reason = reasons_of(context.run.tags).get(course_id)
         self._chunks = CourseChunks(catalogue, course_id)
+        self._keyword_store = KeywordStore(KeywordSettings())
 
     def work(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        """Bring the collection in line with the chunks and publish it; yields what the Dagster UI shows of it.
+        """Bring collection and keyword index in line with the chunks and publish; yields what the Dagster UI shows.
 
         Raises:
-            CourseNotEmbeddableError: it may not be embedded, or its collection did not pass a check.
+            CourseNotEmbeddableError: it may not be embedded, or did not pass a check.
             EmptyCourseError: it has no chunks.
-            EmbeddingError, VectorStoreError, DatabaseUnavailableError: a part failed.
+            EmbeddingError, VectorStoreError, KeywordStoreError, DatabaseUnavailableError: a part failed.
         """
         if not self._claim():
             return
@@ -99,9 +103,16 @@ class CourseRun:
         started = time.perf_counter()
         embedder = self._gpu.embedder()
         loaded_in = time.perf_counter() - started
-        report = self._index(embedder)
+        content = self._note_attempt(embedder)
+        keywords = CourseKeywords(self._keyword_store, self._course_id, self._chunks, content)
+        report = self._index(embedder, keywords, content.chunks)
         yield from reports.checks(self._course_id, report)
-        self._publish(report)
+        _make_sure_it_is_right(report)
+        keyword_report = keywords.write(report.fingerprint, partial(self._store.open, self._course_id))
+        yield reports.keyword_check(self._course_id, keyword_report)
+        _make_sure_it_is_complete(keyword_report)
+        self._publish(report.fingerprint)
+        self._delete_older_keywords(report.fingerprint)
         yield reports.materialization(
             self._course_id,
             report,
@@ -109,6 +120,7 @@ class CourseRun:
             search_url=PipelineSettings().search_url,
             model_load_seconds=loaded_in,
         )
+        yield reports.keyword_materialization(self._course_id, report.fingerprint, keyword_report)
 
     def give_up(self, error: BaseException) -> str:
         """Note on the course's row why it was given up, if this run owns it, and return the reason.
@@ -167,8 +179,11 @@ class CourseRun:
                 f"{ingestion.succeeded} of {ingestion.resources} resources succeeded"
             )
 
-    def _index(self, embedder: Embedder) -> IndexReport:
-        chunks = self._note_attempt(embedder)
+    @property
+    def _store(self) -> VectorStore:
+        return self._vector_store.store(PATIENCE_SECONDS)
+
+    def _index(self, embedder: Embedder, pages: Iterable[Sequence[Chunk]], chunks: int) -> IndexReport:
         logged = 0
 
         def report_progress(finished: int) -> None:
@@ -184,24 +199,20 @@ class CourseRun:
 
         return index_course(
             self._course_id,
-            self._chunks,
-            self._vector_store.store(PATIENCE_SECONDS),
+            pages,
+            self._store,
             embedder,
             on_page=report_progress,
             before_write=self._make_sure_it_is_ours,
         )
 
-    def _note_attempt(self, embedder: Embedder) -> int:
-        """Say what is going to be embedded, so that the sensor does not try the same again if it fails.
-
-        Returns:
-            The number of chunks.
-        """
+    def _note_attempt(self, embedder: Embedder) -> CourseFingerprint:
+        """Say what is going to be embedded, so that the sensor does not try the same again if it fails."""
         content = FingerprintBuilder().add_all(self._chunks).build(embedder.signature)
         self._catalogue.attempt(
             lambda session: catalogue_rows.note_attempt(session, self._course_id, self._run_id, str(content))
         )
-        return content.chunks
+        return content
 
     def _make_sure_it_is_ours(self) -> None:
         if not self._catalogue.attempt(
@@ -212,18 +223,9 @@ class CourseRun:
     def _lost(self) -> CourseNotEmbeddableError:
         return CourseNotEmbeddableError(f"Course {self._course_id} no longer belongs to this run: it was taken over")
 
-    def _publish(self, report: IndexReport) -> None:
-        """The last step of all: from here on the course is `done` and searchable."""
-        if not report.complete:
-            raise CourseNotEmbeddableError(
-                f"The collection holds {report.stored} documents where the course has "
-                f"{report.fingerprint.chunks} chunks"
-            )
-        if not report.sound:
-            raise CourseNotEmbeddableError(
-                f"{report.vectors.unsound} of {report.vectors.checked} vectors are not as they were written"
-            )
-        fingerprint = str(report.fingerprint)
+    def _publish(self, content: CourseFingerprint) -> None:
+        """The last step that matters: from here on the course is `done` and searchable."""
+        fingerprint = str(content)
 
         def publish(session: Session) -> bool:
             if catalogue_rows.publish(session, self._course_id, self._run_id, fingerprint):
@@ -239,6 +241,30 @@ class CourseRun:
         if not self._catalogue.attempt(publish):
             raise self._lost()
 
+    def _delete_older_keywords(self, published: CourseFingerprint) -> None:
+        try:
+            self._keyword_store.keep_only(self._course_id, published.content)
+        except KeywordStoreError as error:  # the course is published; its next run tries again
+            self._context.log.warning(str(error))
+
     def _is_being_cancelled(self) -> bool:
         run = self._context.instance.get_run_by_id(self._run_id)
         return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
+def _make_sure_it_is_right(report: IndexReport) -> None:
+    if not report.complete:
+        raise CourseNotEmbeddableError(
+            f"The collection holds {report.stored} documents where the course has {report.fingerprint.chunks} chunks"
+        )
+    if not report.sound:
+        raise CourseNotEmbeddableError(
+            f"{report.vectors.unsound} of {report.vectors.checked} vectors are not as they were written"
+        )
+
+
+def _make_sure_it_is_complete(report: KeywordReport) -> None:
+    if not report.complete:
+        raise CourseNotEmbeddableError(
+            f"The keyword index holds {report.indexed} chunks where the course has {report.chunks}"
+        )

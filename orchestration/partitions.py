@@ -16,6 +16,7 @@ courses = dg.DynamicPartitionsDefinition(name=NAME)
 """The key is the course's id as text."""
 
 COLLECTION = dg.AssetKey("course_collection")
+KEYWORDS = dg.AssetKey("course_keyword_index")
 JOB = "embed_course"
 OWNERS = ("team:course-search",)
 

@@ -1,4 +1,4 @@
-"""Courses that are gone from the catalogue: their collections and partitions go too.
+"""Courses that are gone from the catalogue: their collections, keyword indexes and partitions go too.
 
 A collection costs hours to make and a moment to delete, so nothing is removed on one look (a catalogue may be in the
 middle of being replaced), nor from what looks like another catalogue (a wrong DATABASE_URL): one without any course, or
@@ -11,6 +11,7 @@ from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 
 from embedding.vector_store import VectorStore
+from retrieval.keyword_store import KeywordStore
 
 MAX_REMOVALS = 50
 """A tick."""
@@ -50,20 +51,21 @@ def find(missing: Sequence[str], there: Collection[str], busy: Set[str], cursor:
     return Found(gone, message, json.dumps(missing, ensure_ascii=False))
 
 
-def remove_collections(store: VectorStore, gone: Sequence[str], there: Collection[str]) -> Sequence[str]:
-    """Delete the courses' collections.
+def remove(store: VectorStore, keywords: KeywordStore, gone: Sequence[str], there: Collection[str]) -> Sequence[str]:
+    """Delete the courses' collections and keyword indexes.
 
     Args:
-        store: Where they are.
+        store: Where the collections are.
+        keywords: Where the indexes are.
         gone: The courses.
         there: Courses that have a row.
 
     Returns:
-        The courses whose collection is gone now, `MAX_REMOVALS` of them with one at most.
+        The courses of which nothing is left now, `MAX_REMOVALS` of them with a collection at most.
 
     Raises:
         TooManyGoneError: it must be a mistake; nothing has been deleted.
-        VectorStoreError: the vector store failed.
+        VectorStoreError, KeywordStoreError: a part failed.
     """
     collections = {collection.info.course_id for collection in store.collections()}
     with_collection = [course_id for course_id in gone if course_id in collections]
@@ -77,4 +79,7 @@ def remove_collections(store: VectorStore, gone: Sequence[str], there: Collectio
     for course_id in with_collection[:MAX_REMOVALS]:
         store.delete(course_id)
     kept = set(with_collection[MAX_REMOVALS:])
-    return [course_id for course_id in gone if course_id not in kept]
+    removed = [course_id for course_id in gone if course_id not in kept]
+    for course_id in removed:
+        keywords.delete(course_id)
+    return removed

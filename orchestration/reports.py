@@ -1,8 +1,8 @@
 """What one pass over a course did, as the Dagster UI shows it.
 
 Numbers stay numbers, so that the UI plots them over time. Beside them stand a picture of how long the texts were, a
-few of them as a table, and links to the search page. Everything here is made from an `IndexReport` alone and costs
-well under a millisecond a course.
+few of them as a table, and links to the search page. Everything here is made from an `IndexReport` or a `KeywordReport`
+alone and costs well under a millisecond a course.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,15 @@ import numpy as np
 from embedding.embedder import Embedder
 from embedding.indexing import IndexReport
 from embedding.vector_store import Record
-from orchestration.partitions import COLLECTION, courses
+from models.fingerprint import CourseFingerprint
+from orchestration.course_keywords import KeywordReport
+from orchestration.partitions import COLLECTION, KEYWORDS, courses
+from retrieval.analysis import ANALYSIS_VERSION
 
 EVERY_CHUNK_IS_SEARCHABLE = "every_chunk_is_searchable"
 VECTORS_ARE_SOUND = "vectors_are_sound"
 FEW_TEXTS_ARE_CUT = "few_texts_are_cut"
+KEYWORD_INDEX_IS_COMPLETE = "keyword_index_complete"
 MAX_TRUNCATED_SHARE = 0.05
 """More cut texts than this are worth a warning: what was cut off cannot be found."""
 
@@ -46,6 +50,14 @@ CHECK_SPECS = (
         description=f"At most {MAX_TRUNCATED_SHARE:.0%} of the texts embedded in the run were longer than the model's "
         "token limit. A warning only: raise EMBEDDING_MAX_TOKENS, or have stage one make smaller chunks.",
     ),
+    dg.AssetCheckSpec(
+        KEYWORD_INDEX_IS_COMPLETE,
+        asset=KEYWORDS,
+        blocking=True,
+        partitions_def=courses,
+        description="The keyword index, read back, holds every chunk of the course. A course is published only when "
+        "it does.",
+    ),
 )
 
 SAMPLE_CHARACTERS = 120
@@ -60,7 +72,7 @@ SAMPLE_SCHEMA = dg.TableSchema(
 
 
 def checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetCheckEvaluation]:
-    """The evaluations of `CHECK_SPECS`, in their order, for this course."""
+    """The evaluations of the checks of the course's collection, in the order of `CHECK_SPECS`."""
     cut = _truncated_share(report)
     vectors = report.vectors
     return (
@@ -99,6 +111,18 @@ def checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetCheckEvaluat
                 "truncated_share": dg.MetadataValue.float(round(cut, 4)),
             },
         ),
+    )
+
+
+def keyword_check(course_id: str, report: KeywordReport) -> dg.AssetCheckEvaluation:
+    """The evaluation of the check of the course's keyword index."""
+    return dg.AssetCheckEvaluation(
+        asset_key=KEYWORDS,
+        check_name=KEYWORD_INDEX_IS_COMPLETE,
+        passed=report.complete,
+        partition=course_id,
+        description=f"{report.indexed} chunks in the index, {report.chunks} in the course",
+        metadata={"chunks": report.chunks, "indexed": report.indexed},
     )
 
 
@@ -155,6 +179,26 @@ def materialization(
         partition=course_id,
         metadata=metadata,
         tags={"dagster/data_version": report.fingerprint.content},
+    )
+
+
+def keyword_materialization(
+    course_id: str, published: CourseFingerprint, report: KeywordReport
+) -> dg.AssetMaterialization:
+    """What the page of the keyword index shows of the course; the search app takes about as many `bytes` of memory."""
+    return dg.AssetMaterialization(
+        KEYWORDS,
+        partition=course_id,
+        metadata={
+            "dagster/partition_row_count": report.indexed,
+            "chunks": report.indexed,
+            "terms": report.terms,
+            "bytes": report.bytes,
+            "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+            "kept": dg.MetadataValue.bool(report.kept),
+            "analysis_version": ANALYSIS_VERSION,
+        },
+        tags={"dagster/data_version": published.content},
     )
 
 

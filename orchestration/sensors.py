@@ -28,6 +28,8 @@ from orchestration.jobs import embed_course
 from orchestration.partitions import OWNERS, all_courses, courses, courses_of, range_tags
 from orchestration.reasons import Reason
 from orchestration.resources import CatalogueResource, VectorStoreResource
+from retrieval.keyword_store import KeywordStore, KeywordStoreError
+from retrieval.settings import KeywordSettings
 
 SENSOR_INTERVAL_SECONDS = 5
 REMOVAL_INTERVAL_SECONDS = 20
@@ -139,7 +141,7 @@ def course_status_sensor(context: dg.SensorEvaluationContext, catalogue: Catalog
     minimum_interval_seconds=REMOVAL_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     owners=OWNERS,
-    description="Removes the collection and the partition of every course that is gone from the catalogue.",
+    description="Removes collection, keyword index and partition of every course that is gone from the catalogue.",
 )
 def deleted_course_sensor(
     context: dg.SensorEvaluationContext, catalogue: CatalogueResource, vector_store: VectorStoreResource
@@ -159,14 +161,14 @@ def deleted_course_sensor(
     if not found.gone:
         return dg.SkipReason(found.message)
     try:
-        removed = removals.remove_collections(vector_store.store(), found.gone, there)
-    except VectorStoreError as error:
+        removed = removals.remove(vector_store.store(), KeywordStore(KeywordSettings()), found.gone, there)
+    except (VectorStoreError, KeywordStoreError) as error:
         return dg.SkipReason(str(error))
     except removals.TooManyGoneError as error:
         context.log.warning(str(error))
         return dg.SkipReason(str(error))
     for course_id in removed:
-        context.log.info(f"course {course_id} is gone from the catalogue: its collection and partition are removed")
+        context.log.info(f"course {course_id} is gone from the catalogue: all that was made of it is removed")
     return dg.SensorResult(dynamic_partitions_requests=[courses.build_delete_request(list(removed))])
 
 

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-CERTAINTY = 4.0
+CERTAINTY = 3.0
 """What a share of 1 counts for, beside a strength of at most 1."""
-VECTOR_SHARPNESS, KEYWORD_SHARPNESS = 1.4, 0.8
+VECTOR_SHARPNESS, KEYWORD_SHARPNESS = 1.4, 0.5
 """How fast a chunk's share grows with its standard score: BM25 has a long tail, cosines have not."""
 ILLEGIBLE, LEGIBLE = 0.5, 0.9
 """A query of which the model reads no more than the first share is noise to it; from the second on it is understood."""
@@ -91,7 +91,8 @@ def certainty(scores: Scores, sharpness: float, mask: Mask | None = None) -> Sco
     spread = float(compared.std())
     if not spread:
         return np.zeros(len(scores), dtype=np.float32)
-    raised = np.exp((scores - compared.max()) * np.float32(sharpness / spread))
+    below_best = np.minimum(scores - compared.max(), 0)
+    raised = np.exp(below_best * np.float32(sharpness / spread))
     if mask is not None:
         raised[~mask] = 0
     shares: Scores = raised / raised.sum()

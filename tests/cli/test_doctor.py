@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,6 +30,10 @@ from embedding.vector_store import (
 )
 from models.catalogue import claim_course, fail_course, request_embedding
 from models.database import create_catalogue_engine
+from models.fingerprint import CourseFingerprint
+from retrieval.keyword_index import KeywordIndexBuilder
+from retrieval.keyword_store import KeywordStore, directory_name
+from retrieval.settings import KeywordSettings
 from tests.cli.conftest import course, published
 from tests.cli.test_status import NOON
 from tests.support.catalogue import Catalogue, create_database, drop_database, migrate, settings
@@ -118,12 +122,23 @@ def collect(store: VectorStore, course_id: str, rows: Any, signature: str | None
     return collection
 
 
-def embed(catalogue: Catalogue, store: VectorStore, course_id: str, chunks: int = 2) -> CourseCollection:
-    """A course that is done, with all that belongs to it."""
+def embed(
+    catalogue: Catalogue, store: VectorStore, course_id: str, chunks: int = 2, rows: Any = None
+) -> CourseCollection:
+    """A course that is done, with all that belongs to it; `rows` are its vectors, sound ones if none are given."""
     catalogue.add_course(course_id, ["succeeded"], ["text"] * chunks)
-    collection = collect(store, course_id, vectors(chunks))
+    collection = collect(store, course_id, vectors(chunks) if rows is None else rows)
     published(catalogue, course_id, chunks, model_signature(EmbeddingSettings()))
+    index = KeywordIndexBuilder().add_all((str(number), "text") for number in range(chunks)).build()
+    KeywordStore(KeywordSettings()).save(course_id, content(catalogue, course_id), index)
     return collection
+
+
+def content(catalogue: Catalogue, course_id: str) -> str:
+    """Of the course's published chunks."""
+    fingerprint = CourseFingerprint.parse(course(catalogue, course_id).embedding_fingerprint)
+    assert fingerprint is not None
+    return fingerprint.content
 
 
 def asked_for(catalogue: Catalogue, course_id: str) -> bool:
@@ -469,6 +484,95 @@ class TestCourses:
         assert "for other chunks or model: well" in findings.of("states", "ok")["message"]
 
 
+class TestKeywords:
+    @pytest.fixture(autouse=True)
+    def _one_that_is_well(self, catalogue: Catalogue, store: VectorStore) -> None:
+        embed(catalogue, store, "well")
+
+    @pytest.fixture
+    def keywords(self) -> KeywordStore:
+        return KeywordStore(KeywordSettings())
+
+    @staticmethod
+    def file(catalogue: Catalogue, course_id: str) -> Path:
+        return KeywordSettings().keyword_index_dir / directory_name(course_id) / f"{content(catalogue, course_id)}.npz"
+
+    @on_sqlite
+    @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"")], ids=["missing", "broken"])
+    def test_one_that_cannot_be_used_is_a_warning_and_made_from_the_collection(
+        self, catalogue: Catalogue, store: VectorStore, keywords: KeywordStore, damage: Callable[[Path], object]
+    ) -> None:
+        embed(catalogue, store, "bare", 3)
+        damage(self.file(catalogue, "bare"))
+        finding = doctor().of("keywords", "warning")
+        assert finding["subjects"] == ["bare"]
+        assert "The first search makes it" in finding["advice"]
+        assert not finding["repairs"], "nothing is changed without --repair"
+        assert doctor("--repair").of("keywords", "warning")["repairs"] == ["bare: made from its collection"]
+        assert keywords.load("bare", content(catalogue, "bare")).chunk_ids == ("0", "1", "2")
+        assert doctor().bad == []
+        assert course(catalogue, "bare").embedding_status == "done", "nothing is embedded for it"
+
+    @on_sqlite
+    def test_what_was_not_published_is_not_made(
+        self, catalogue: Catalogue, store: VectorStore, keywords: KeywordStore
+    ) -> None:
+        embed(catalogue, store, "odd")._collection.update(["1"], metadatas=[{"content_hash": "another"}])
+        self.file(catalogue, "odd").unlink()
+        finding = doctor("--repair").of("keywords", "warning")
+        assert "odd could not be repaired" in finding["repairs"][0]
+        assert not self.file(catalogue, "odd").exists()
+
+    def test_a_course_embedded_meanwhile_is_no_fault(
+        self, catalogue: Catalogue, store: VectorStore, keywords: KeywordStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        self.file(catalogue, "well").unlink()
+        read = sys.modules["cli.keyword_checks"].read
+
+        def late(*arguments: Any) -> Any:
+            published(catalogue, "well", 2, model_signature(EmbeddingSettings()))
+            return read(*arguments)
+
+        monkeypatch.setattr("cli.keyword_checks.read", late)
+        assert doctor().bad == []
+
+    def test_those_of_no_course_are_deleted(
+        self, catalogue: Catalogue, store: VectorStore, keywords: KeywordStore
+    ) -> None:
+        for gone in ("gone", "x" * 600):
+            keywords.save(gone, "0" * 64, KeywordIndexBuilder().build())
+        finding = doctor().of("keywords", "warning")
+        assert set(finding["subjects"]) == {directory_name("gone"), directory_name("x" * 600)}
+        assert len(keywords.directories()) == 3, "nothing is changed without --repair"
+        assert "course_gone deleted" in doctor("--repair").of("keywords", "warning")["repairs"]
+        assert keywords.directories() == ["course_well"]
+
+    @on_sqlite
+    def test_a_course_that_comes_meanwhile_keeps_its_own(
+        self, catalogue: Catalogue, store: VectorStore, keywords: KeywordStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        keywords.save("back", "0" * 64, KeywordIndexBuilder().build())
+        repair = sys.modules["cli.doctor"]._repair
+
+        def late(diagnosis: Any) -> None:
+            catalogue.add_course("back")
+            repair(diagnosis)
+
+        monkeypatch.setattr("cli.doctor._repair", late)
+        assert "course_back left alone" in run("--repair").stdout
+        assert "course_back" in keywords.directories()
+
+    def test_a_wrong_database_deletes_nothing(
+        self, catalogue: Catalogue, store: VectorStore, keywords: KeywordStore
+    ) -> None:
+        keywords.delete("well")
+        keywords.save("physics", "0" * 64, KeywordIndexBuilder().build())
+        [finding] = [one for one in doctor("--repair") if "course_physics" in one["subjects"]]
+        assert "DATABASE_URL" in finding["advice"]
+        assert finding["repairs"] == []
+        assert "course_physics" in keywords.directories()
+
+
 @on_sqlite
 class TestDeep:
     @pytest.mark.parametrize(
@@ -482,9 +586,7 @@ class TestDeep:
     )
     def test_unsound_vectors_are_found_and_made_anew(self, catalogue: Catalogue, store: VectorStore, rows: Any) -> None:
         embed(catalogue, store, "well")
-        catalogue.add_course("odd", ["succeeded"], ["text"] * 2)
-        collect(store, "odd", rows)
-        published(catalogue, "odd", 2, model_signature(EmbeddingSettings()))
+        embed(catalogue, store, "odd", rows=rows)
         assert doctor().bad == [], "only --deep reads vectors"
         finding = doctor("--deep", "--repair").of("courses", "error")
         assert finding["subjects"] == ["odd"]

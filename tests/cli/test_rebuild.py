@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
@@ -15,6 +16,9 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from embedding.vector_store import CollectionInfo, Record, VectorStore
 from models.catalogue import REBUILD_OWNER_PREFIX, claim_course, fail_unfinished
+from retrieval.keyword_index import KeywordIndexBuilder
+from retrieval.keyword_store import KeywordStore, directory_name
+from retrieval.settings import KeywordSettings
 from tests.cli.conftest import Pipeline, course, published
 from tests.support.catalogue import Catalogue
 from tests.support.chroma import free_port, has_collection
@@ -38,6 +42,7 @@ def courses(
         published(catalogue, course_id)
         collection = vector_store.create(CollectionInfo(course_id, "model", "m"))
         collection.upsert([Record("c", "text", {}, "hash")], np.eye(4, dtype=np.float32)[:1])
+        KeywordStore(KeywordSettings()).save(course_id, "0" * 64, KeywordIndexBuilder().build())
     return ids
 
 
@@ -62,7 +67,24 @@ def test_the_collection_is_deleted_and_the_course_asked_for(
     assert (row.embedding_fingerprint, row.embedding_attempted, row.embedding_generation) == (None, None, 1)
     assert row.embedding_requested_at is not None
     assert has_collection(vector_store, other)
+    assert KeywordStore(KeywordSettings()).directories() == [directory_name(other)]
     assert course(catalogue, other).embedding_status == "done"
+
+
+def test_a_keyword_index_that_cannot_be_deleted_fails_the_course_with_the_reason(
+    catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError("Permission denied")
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    result = rebuild(courses[0])
+    assert result.exit_code == 1
+    assert "A keyword index cannot be deleted: Permission denied" in result.stderr
+    row = course(catalogue, courses[0])
+    assert row.embedding_status == "failed"
+    assert "The rebuild failed: A keyword index cannot be deleted" in (row.embedding_error or "")
+    assert row.embedding_requested_at is not None
 
 
 def test_it_can_be_waited_for(catalogue: Catalogue, courses: list[str], pipeline: Pipeline) -> None:

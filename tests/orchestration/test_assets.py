@@ -1,7 +1,8 @@
 """A run of the pipeline on real parts: what it writes, what it publishes, and how it fails."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from uuid import uuid4
 
 import dagster as dg
@@ -18,8 +19,11 @@ from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from orchestration.assets import course_chunks, course_collection
 from orchestration.definitions import defs
-from orchestration.partitions import COLLECTION, RANGE_END_TAG, RANGE_START_TAG, courses
-from orchestration.reports import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE
+from orchestration.partitions import COLLECTION, KEYWORDS, RANGE_END_TAG, RANGE_START_TAG, courses
+from orchestration.reports import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE, KEYWORD_INDEX_IS_COMPLETE
+from retrieval.keyword_index import KeywordIndex, KeywordIndexBuilder
+from retrieval.keyword_store import KeywordStore, directory_name
+from retrieval.settings import KeywordSettings
 from tests.support.chroma import free_port
 from tests.support.courses import change_course, read_course, write_course
 
@@ -33,6 +37,7 @@ def materialize(
     resources: Resources,
     partition_key: str | None = None,
     tags: Mapping[str, str] | None = None,
+    selection: Sequence[dg.AssetKey] | None = None,
 ) -> dg.ExecuteInProcessResult:
     return dg.materialize(
         [course_chunks, course_collection],
@@ -40,12 +45,13 @@ def materialize(
         resources=resources,
         partition_key=partition_key,
         tags=tags,
+        selection=selection,
         raise_on_error=False,
     )
 
 
-def numbers(result: dg.ExecuteInProcessResult) -> dict[str, object]:
-    [event] = result.get_asset_materialization_events()
+def numbers(result: dg.ExecuteInProcessResult, asset: dg.AssetKey = COLLECTION) -> dict[str, object]:
+    [event] = [event for event in result.get_asset_materialization_events() if event.asset_key == asset]
     return {name: value.value for name, value in event.materialization.metadata.items()}
 
 
@@ -114,7 +120,9 @@ def test_another_model_embeds_all_anew(
     before = vector_store.open(course_id).info.model_signature
     monkeypatch.setenv("EMBEDDING_MAX_TOKENS", str(EmbeddingSettings().embedding_max_tokens - 1))
     fresh = {name: type(resource)() for name, resource in resources.items()}
-    assert numbers(materialize(instance, fresh, course_id))["embedded"] == 3
+    result = materialize(instance, fresh, course_id)
+    assert numbers(result)["embedded"] == 3
+    assert numbers(result, KEYWORDS)["kept"] is True, "the terms are the same"
     assert vector_store.open(course_id).info.model_signature != before
 
 
@@ -293,3 +301,167 @@ def test_the_model_is_loaded_once_a_run(
         write_course(catalogue, name, texts(name))
     assert materialize(instance, resources, tags={RANGE_START_TAG: names[0], RANGE_END_TAG: names[2]}).success
     assert len(loads) == 1
+
+
+class TestKeywords:
+    """The keyword index is made, kept and replaced with the collection."""
+
+    @pytest.fixture(autouse=True)
+    def _written(self, catalogue: Engine, course_id: str) -> None:
+        write_course(catalogue, course_id, texts(course_id))
+
+    @staticmethod
+    def files(course_id: str) -> dict[str, Path]:
+        directory = KeywordSettings().keyword_index_dir / directory_name(course_id)
+        return {path.name: path for path in directory.iterdir()}
+
+    @staticmethod
+    def published(catalogue: Engine, course_id: str) -> str:
+        """The name of the file of the content that was published."""
+        fingerprint = CourseFingerprint.parse(read_course(catalogue, course_id).embedding_fingerprint)
+        assert fingerprint is not None
+        return f"{fingerprint.content}.npz"
+
+    @staticmethod
+    def index(catalogue: Engine, course_id: str) -> KeywordIndex:
+        name = TestKeywords.published(catalogue, course_id)
+        return KeywordStore(KeywordSettings()).load(course_id, name.removesuffix(".npz"))
+
+    def test_it_holds_the_chunks_that_were_published_and_is_kept_while_they_stay(
+        self, instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
+    ) -> None:
+        first = materialize(instance, resources, course_id)
+        index = self.index(catalogue, course_id)
+        assert index.chunk_ids == tuple(sorted(texts(course_id)))
+        assert list(index.scores({"number": 1, "2": 1}).argsort()) == [0, 1, 2]
+        shown = numbers(first, KEYWORDS)
+        assert {name: shown[name] for name in ("chunks", "terms", "bytes", "kept")} == {
+            "chunks": 3,
+            "terms": 6,
+            "bytes": index.bytes,
+            "kept": False,
+        }
+        [(_, file)] = self.files(course_id).items()
+        before = file.stat()
+        assert numbers(materialize(instance, resources, course_id), KEYWORDS)["kept"] is True
+        assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+    def test_another_content_replaces_it_with_whatever_killed_writers_left(
+        self, instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
+    ) -> None:
+        materialize(instance, resources, course_id)
+        [(old, file)] = self.files(course_id).items()
+        file.with_name(f".{old}.0123").write_bytes(b"half an index")
+        write_course(catalogue, course_id, texts(course_id, 2))
+        materialize(instance, resources, course_id)
+        assert self.files(course_id).keys() == {self.published(catalogue, course_id)}
+        assert old not in self.files(course_id)
+        assert len(self.index(catalogue, course_id).chunk_ids) == 2
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            pytest.param(Path.unlink, id="deleted"),
+            pytest.param(lambda file: file.write_bytes(file.read_bytes()[:-100]), id="cut short"),
+            pytest.param(lambda file: KeywordIndexBuilder().build().save(file), id="of other chunks"),
+        ],
+    )
+    def test_one_that_was_damaged_is_made_anew(
+        self,
+        instance: dg.DagsterInstance,
+        resources: Resources,
+        catalogue: Engine,
+        course_id: str,
+        damage: Callable[[Path], object],
+    ) -> None:
+        materialize(instance, resources, course_id)
+        damage(*self.files(course_id).values())
+        result = materialize(instance, resources, course_id)
+        assert (numbers(result)["embedded"], numbers(result, KEYWORDS)["kept"]) == (0, False)
+        assert len(self.index(catalogue, course_id).chunk_ids) == 3
+
+    @pytest.mark.parametrize("selected", [COLLECTION, KEYWORDS], ids=str)
+    def test_a_run_makes_both_whichever_was_selected(
+        self,
+        instance: dg.DagsterInstance,
+        resources: Resources,
+        catalogue: Engine,
+        course_id: str,
+        selected: dg.AssetKey,
+    ) -> None:
+        assert materialize(instance, resources, course_id, selection=[selected]).success
+        assert read_course(catalogue, course_id).embedding_status == EmbeddingStatus.DONE
+        assert len(self.index(catalogue, course_id).chunk_ids) == 3
+        for asset in (COLLECTION, KEYWORDS):
+            assert instance.get_materialized_partitions(asset) == {course_id}
+
+    def test_a_course_whose_index_cannot_be_written_is_not_published(
+        self,
+        instance: dg.DagsterInstance,
+        resources: Resources,
+        catalogue: Engine,
+        course_id: str,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        (tmp_path / "a file").touch()
+        with monkeypatch.context() as patch:
+            patch.setenv("KEYWORD_INDEX_DIR", str(tmp_path / "a file" / "keywords"))
+            assert not materialize(instance, resources, course_id).success
+        course = read_course(catalogue, course_id)
+        assert (course.embedding_status, course.embedding_generation) == ("failed", 0)
+        assert "cannot be written" in (course.embedding_error or "")
+        assert "KEYWORD_INDEX_DIR" in (course.embedding_error or "")
+        assert materialize(instance, resources, course_id).success
+
+    def test_one_without_every_chunk_is_never_published(
+        self,
+        instance: dg.DagsterInstance,
+        resources: Resources,
+        catalogue: Engine,
+        course_id: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setattr(KeywordIndex, "load", lambda _: KeywordIndexBuilder().build())
+        result = materialize(instance, resources, course_id)
+        assert [check.check_name for check in result.get_asset_check_evaluations() if not check.passed] == [
+            KEYWORD_INDEX_IS_COMPLETE
+        ]
+        course = read_course(catalogue, course_id)
+        assert (course.embedding_status, course.embedding_generation) == ("failed", 0)
+        assert "holds 0 chunks where the course has 3" in (course.embedding_error or "")
+
+    def test_until_another_is_published_the_old_one_stays(
+        self,
+        instance: dg.DagsterInstance,
+        resources: Resources,
+        catalogue: Engine,
+        course_id: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        materialize(instance, resources, course_id)
+        write_course(catalogue, course_id, texts(course_id, 2))
+        monkeypatch.setattr(catalogue_rows, "publish", lambda *_: False)
+        assert not materialize(instance, resources, course_id).success
+        assert self.published(catalogue, course_id) in self.files(course_id)
+        assert len(self.index(catalogue, course_id).chunk_ids) == 3
+
+    def test_chunks_written_after_it_was_found_to_be_there_are_in_it(
+        self,
+        instance: dg.DagsterInstance,
+        resources: Resources,
+        catalogue: Engine,
+        course_id: str,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        materialize(instance, resources, course_id)
+        note_attempt = catalogue_rows.note_attempt
+
+        def write_more(*arguments: object) -> bool:
+            write_course(catalogue, course_id, texts(course_id) | {f"{course_id}/new": "Flux"})
+            return note_attempt(*arguments)  # type: ignore[arg-type]
+
+        monkeypatch.setattr(catalogue_rows, "note_attempt", write_more)
+        assert materialize(instance, resources, course_id).success
+        index = self.index(catalogue, course_id)
+        assert index.chunk_ids[index.scores({"flux": 1}).argmax()] == f"{course_id}/new"

@@ -14,7 +14,9 @@ from embedding.indexing import IndexReport, VectorCheck
 from embedding.vector_store import Record
 from models.fingerprint import CourseFingerprint
 from orchestration import reports
-from orchestration.partitions import COLLECTION
+from orchestration.course_keywords import KeywordReport
+from orchestration.partitions import COLLECTION, KEYWORDS
+from retrieval.analysis import ANALYSIS_VERSION
 
 INLINE_CHARACTERS = 1000
 """Dagster's UI shows shorter Markdown at once, and longer only at a click."""
@@ -39,6 +41,7 @@ REPORT = IndexReport(
     sample=(CHUNK,),
     vectors=VectorCheck(dimensions=8, expected_dimensions=8, checked=4, unsound=0),
 )
+KEYWORD_REPORT = KeywordReport(chunks=10, indexed=10, terms=70, bytes=4000, seconds=0.25, kept=False)
 NOTHING_NEW = replace(REPORT, embedded=0, truncated=0, tokens=0, token_counts=())
 
 
@@ -108,13 +111,14 @@ def test_the_sample_says_where_a_text_stands() -> None:
 
 
 def test_every_check_that_is_declared_is_evaluated() -> None:
-    evaluations = reports.checks("c", REPORT)
-    assert [check.check_name for check in evaluations] == [spec.name for spec in reports.CHECK_SPECS]
+    evaluations = [*reports.checks("c", REPORT), reports.keyword_check("c", KEYWORD_REPORT)]
+    assert [check.asset_check_key for check in evaluations] == [spec.key for spec in reports.CHECK_SPECS]
     assert {check.partition for check in evaluations} == {"c"}
     assert {spec.name: spec.blocking for spec in reports.CHECK_SPECS} == {
         "every_chunk_is_searchable": True,
         "vectors_are_sound": True,
         "few_texts_are_cut": False,
+        "keyword_index_complete": True,
     }
 
 
@@ -132,6 +136,27 @@ def test_every_check_that_is_declared_is_evaluated() -> None:
 )
 def test_what_each_check_is_about(report: IndexReport, failing: set[str]) -> None:
     assert {check.check_name for check in reports.checks("c", report) if not check.passed} == failing
+
+
+def test_a_keyword_index_without_every_chunk_fails_its_check() -> None:
+    assert reports.keyword_check("c", KEYWORD_REPORT).passed
+    check = reports.keyword_check("c", replace(KEYWORD_REPORT, indexed=9))
+    assert (check.passed, check.description) == (False, "9 chunks in the index, 10 in the course")
+
+
+def test_the_keyword_index_has_figures_of_its_own() -> None:
+    event = reports.keyword_materialization("c", REPORT.fingerprint, KEYWORD_REPORT)
+    assert (event.asset_key, event.partition) == (KEYWORDS, "c")
+    assert event.tags == {"dagster/data_version": REPORT.fingerprint.content}
+    assert {name: value.value for name, value in event.metadata.items()} == {
+        "dagster/partition_row_count": 10,
+        "chunks": 10,
+        "terms": 70,
+        "bytes": 4000,
+        "seconds": 0.25,
+        "kept": False,
+        "analysis_version": ANALYSIS_VERSION,
+    }
 
 
 def test_cut_texts_are_a_warning_with_figures() -> None:

@@ -22,6 +22,8 @@ from orchestration.prepare import limit_pools
 from orchestration.reasons import COURSES_PER_RUN, reasons_of
 from orchestration.resources import CatalogueResource, VectorStoreResource
 from orchestration.sensors import course_status_sensor, deleted_course_sensor, stage_one_sensor
+from retrieval.keyword_store import KeywordStore, directory_name
+from retrieval.settings import KeywordSettings
 from tests.support.chroma import free_port
 from tests.support.courses import change_course, read_course, write_course
 
@@ -114,6 +116,8 @@ def test_an_edit_that_keeps_count_and_length_is_noticed(
         [course_chunks, course_collection], instance=instance, resources=resources, partition_key=course_id
     ).success
     assert stage_one_tick(instance)[0] == []
+    KeywordStore(KeywordSettings()).delete(course_id)
+    assert stage_one_tick(instance)[0] == [], "a keyword index that is missing is no reason to embed"
     write_course(catalogue, course_id, {"a": "Copper is old."})
     assert len(stage_one_tick(instance)[0]) == 1
 
@@ -397,7 +401,7 @@ def test_an_old_run_says_nothing_about_a_course_that_went_on(instance: dg.Dagste
     assert read_course(catalogue, "2").embedding_status == EmbeddingStatus.PENDING
 
 
-def test_a_deleted_course_loses_its_collection_and_its_partition(
+def test_a_deleted_course_loses_all_that_was_made_of_it(
     instance: dg.DagsterInstance,
     catalogue: Engine,
     resources: Resources,
@@ -424,6 +428,7 @@ def test_a_deleted_course_loses_its_collection_and_its_partition(
     vector_store.open(another)
     with pytest.raises(CollectionNotFoundError):
         vector_store.open(course_id)
+    assert KeywordStore(KeywordSettings()).directories() == [directory_name(another)]
 
 
 def test_an_interrupted_rebuild_is_taken_up(

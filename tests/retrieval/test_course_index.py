@@ -1,0 +1,114 @@
+"""A course in memory is what its collection held, in reading order where that is asked for."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embedding.vector_store import CollectionInfo, VectorStore
+from retrieval.course_index import load_course_index
+from retrieval.keyword_store import KeywordStore
+from retrieval.settings import KeywordSettings
+from tests.support.course_index import QUERY_VECTOR, make_index
+from tests.support.published import MODEL, SIGNATURE, records_of
+
+TEXTS = [f"Copper number {number}." for number in range(7)]
+
+
+@pytest.mark.integration
+def test_it_is_what_the_collection_holds(vector_store: VectorStore, tmp_path: Path) -> None:
+    records, vectors, fingerprint = records_of("c", TEXTS)
+    collection = vector_store.create(CollectionInfo("c", MODEL, SIGNATURE))
+    collection.upsert(records[::-1], vectors[::-1])
+    store = KeywordStore(KeywordSettings(keyword_index_dir=tmp_path / "keywords"))
+    index = load_course_index(collection, store, "c")
+    assert index.content == fingerprint.content
+    assert index.info == collection.info
+    assert [(record.chunk_id, record.text, dict(record.metadata)["标题"]) for record in index.records] == [
+        (record.chunk_id, record.text, record.metadata["标题"]) for record in records
+    ]
+    for row, vector in enumerate(vectors):
+        assert index.cosines(vector).argmax() == row
+        assert index.cosines(vector)[row] == pytest.approx(1, abs=1e-6)
+    assert index.bytes > vectors.nbytes
+    kept = store.load("c", fingerprint.content)
+    assert kept.chunk_ids == index.keywords.chunk_ids == tuple(record.chunk_id for record in records)
+
+
+@pytest.mark.integration
+def test_an_empty_collection(vector_store: VectorStore, tmp_path: Path) -> None:
+    collection = vector_store.create(CollectionInfo("empty", MODEL, SIGNATURE))
+    store = KeywordStore(KeywordSettings(keyword_index_dir=tmp_path / "keywords"))
+    assert len(load_course_index(collection, store, "empty")) == 0
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("damage", ["missing", "broken", "unwritable"])
+def test_a_keyword_index_that_is_not_there_is_made(vector_store: VectorStore, tmp_path: Path, damage: str) -> None:
+    records, vectors, fingerprint = records_of("c", TEXTS)
+    collection = vector_store.create(CollectionInfo("c", MODEL, SIGNATURE))
+    collection.upsert(records, vectors)
+    directory = tmp_path / "keywords"
+    store = KeywordStore(KeywordSettings(keyword_index_dir=directory))
+    if damage == "broken":
+        load_course_index(collection, store, "c")
+        (path,) = directory.rglob("*.npz")
+        path.write_bytes(path.read_bytes()[:100])
+    if damage == "unwritable":
+        directory.write_text("a file, where a directory should be")
+    index = load_course_index(collection, store, "c")
+    assert index.keywords.scores({"copper": 1}).all()
+    if damage != "unwritable":
+        assert store.load("c", fingerprint.content).terms == index.keywords.terms
+
+
+def test_cosines_stay_within_bounds() -> None:
+    index = make_index({"a": "x", "b": "y"}, [1.0, -1.0])
+    cosines = index.cosines(QUERY_VECTOR * np.float32(1.0001))
+    assert cosines.tolist() == [1.0, -1.0]
+
+
+def test_filters_are_masks() -> None:
+    places: dict[str, dict[str, object]] = {
+        "a": {"section_id": "1"},
+        "b": {"section_id": "2"},
+        "c": {"section_id": 2},
+        "d": {},
+    }
+    index = make_index(dict.fromkeys("abcd", "x"), metadata=places)
+    assert index.mask({}) is None
+    for wanted, expected in ((["1"], "a"), (["2"], "bc"), (["1", "2"], "abc"), (["3"], ""), (["None"], "")):
+        mask = index.mask({"section_id": wanted})
+        assert mask is not None
+        assert (
+            "".join(record.chunk_id for record, chosen in zip(index.records, mask, strict=True) if chosen) == expected
+        )
+    both = index.mask({"section_id": ["1"], "lecture_id": ["1"]})
+    assert both is not None
+    assert not both.any()
+
+
+def test_neighbours_are_those_of_the_section_in_reading_order() -> None:
+    def at(lecture: str, section: str | None, order: object) -> dict[str, object]:
+        return {"lecture_id": lecture, "section_id": section, "order_in_section": order}
+
+    places: dict[str, dict[str, object]] = {
+        "z": at("1", "1", 0),
+        "y": at("1", "1", 1.5),
+        "x": at("1", "1", 2),
+        "w": at("1", "1", None),
+        "v": at("1", "2", 0),
+        "u": at("2", "1", 0),
+        "t": {},
+    }
+    index = make_index(dict.fromkeys(places, "text"), metadata=places)
+    row = {record.chunk_id: number for number, record in enumerate(index.records)}
+
+    def around(chunk_id: str, distance: int) -> tuple[str, str]:
+        before, after = index.neighbours(row[chunk_id], distance)
+        return "".join(index.records[n].chunk_id for n in before), "".join(index.records[n].chunk_id for n in after)
+
+    assert around("y", 1) == ("z", "x")
+    assert around("x", 5) == ("zy", "w")
+    assert around("z", 2) == ("", "yx")
+    assert around("v", 3) == around("u", 3) == around("t", 3) == ("", "")

@@ -1,0 +1,159 @@
+"""A query over a course in memory: exact, in one order, and explained."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.course_index import CourseIndex
+from retrieval.fusion import DEFAULT_WEIGHTS, KEYWORD_ONLY, Weights
+from retrieval.search import Fusion, Hit, Method, Options, Query, Thresholds, matches, search
+from tests.support.course_index import make_index, query
+
+WORDS = ("copper", "plating", "drill", "hole", "solder", "mask", "the")
+
+
+def ids(index: CourseIndex, hits: list[Hit]) -> list[str]:
+    return [index.records[hit.row].chunk_id for hit in hits]
+
+
+def find(index: CourseIndex, text: str = "copper", limit: int = 20, **options: object) -> list[str]:
+    return ids(index, search(index, [query(text)], Options(**options), limit))  # type: ignore[arg-type]
+
+
+def test_each_method_listens_to_its_channel() -> None:
+    index = make_index({"a": "copper plating", "b": "drilled holes", "c": "copper"}, [0.1, 0.9, 0.2])
+    assert find(index, method=Method.VECTOR) == ["b", "c", "a"]
+    assert find(index, method=Method.KEYWORD) == ["c", "a"]
+    assert find(index, weights=Weights(0, 1))[:2] == ["c", "a"]
+    assert find(index, weights=Weights(1, 0)) == ["b", "c", "a"]
+    assert set(find(index)) == {"a", "b", "c"}
+
+
+def test_scores_are_those_of_the_channels() -> None:
+    index = make_index({"a": "copper plating", "b": "drilled holes"}, [0.1, 0.9])
+    by_vector = search(index, [query("copper")], Options(Method.VECTOR), 5)
+    assert [hit.score for hit in by_vector] == pytest.approx([0.9, 0.1])
+    (by_keyword,) = search(index, [query("copper")], Options(Method.KEYWORD), 5)
+    assert 0 < by_keyword.score < 1
+    assert by_keyword.score == pytest.approx(by_keyword.explanation.keyword_share)
+
+
+def test_equal_scores_are_ordered_by_chunk_id() -> None:
+    texts = {f"{number:02}": f"copper number{number:02}" for number in np.random.default_rng(1).permutation(40)}
+    index = make_index(texts)
+    for method in Method:
+        for fusion in Fusion:
+            assert find(index, method=method, fusion=fusion, limit=15) == sorted(texts)[:15]
+
+
+@given(
+    st.dictionaries(st.text("abc", min_size=1, max_size=3), st.lists(st.sampled_from(WORDS), max_size=5), min_size=1),
+    st.randoms(),
+    st.sampled_from(list(Method)),
+    st.sampled_from(list(Fusion)),
+    st.integers(1, 8),
+)
+def test_fewer_results_are_the_first_of_more(
+    words: Mapping[str, list[str]], random: object, method: Method, fusion: Fusion, limit: int
+) -> None:
+    texts = {chunk_id: " ".join(chosen) for chunk_id, chosen in words.items()}
+    cosines = [getattr(random, "choice")([0.2, 0.4, 0.4000001, 0.6]) for _ in texts]  # noqa: B009
+    index = make_index(texts, cosines)
+    all_hits = search(index, [query("copper hole mask")], Options(method, fusion), len(texts))
+    hits = search(index, [query("copper hole mask")], Options(method, fusion), limit)
+    assert hits == all_hits[:limit]
+    found = [index.records[row].text for hit in all_hits for row in (hit.row, *hit.copies)]
+    assert len({index.records[hit.row].text for hit in all_hits}) == len(all_hits), "a text is found once"
+    if method is not Method.KEYWORD:
+        assert sorted(found) == sorted(texts.values()), "and no chunk is lost"
+
+
+def test_chunks_of_one_text_are_one_hit_that_names_them_all() -> None:
+    texts = {"a": "copper", "b": "copper", "c": "copper plating", "d": "copper"}
+    index = make_index(texts, [0.5, 0.7, 0.6, 0.5], {"a": {"section_id": "1"}, "d": {"section_id": "1"}})
+    best, second = search(index, [query("plating")], Options(Method.VECTOR), 5)
+    assert ids(index, [best, second]) == ["b", "c"]
+    assert [index.records[row].chunk_id for row in best.copies] == ["a", "d"]
+    (filtered,) = search(index, [query("copper")], Options(filters={"section_id": ["1"]}), 5)
+    assert [index.records[row].chunk_id for row in (filtered.row, *filtered.copies)] == ["a", "d"]
+
+
+def test_many_copies_do_not_crowd_out_other_texts() -> None:
+    texts = {f"copy-{number:03}": "copper" for number in range(300)} | {"other": "copper plating", "third": "drill"}
+    assert find(make_index(texts), limit=3) == ["copy-000", "other", "third"]
+
+
+def test_of_several_phrasings_a_chunk_counts_as_its_best() -> None:
+    index = make_index({"a": "copper plating", "b": "solder mask", "c": "drilled holes"})
+    phrasings = [query("plating"), query("mask")]
+    hits = search(index, phrasings, Options(Method.KEYWORD), 5)
+    assert {(index.records[hit.row].chunk_id, hit.explanation.query) for hit in hits} == {("a", 0), ("b", 1)}
+    alone = [search(index, [phrasing], Options(), 5) for phrasing in phrasings]
+    together = search(index, phrasings, Options(), 5)
+    assert {hit.row: hit.score for hit in together} == {
+        row: max(hit.score for hits in alone for hit in hits if hit.row == row) for row in range(3)
+    }
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_thresholds(method: Method) -> None:
+    index = make_index({"a": "copper copper", "b": "copper in some more words", "c": "drill"}, [0.0, 0.5, 0.9])
+    assert find(index, method=method, thresholds=Thresholds(keyword=1e-9)) in (["a", "b"], ["b", "a"])
+    assert find(index, method=method, thresholds=Thresholds(keyword=0.99)) == []
+    if method is not Method.KEYWORD:
+        assert set(find(index, method=method, thresholds=Thresholds(vector=0.5))) == {"b", "c"}
+        assert set(find(index, method=method, thresholds=Thresholds(vector=0.0))) == {"a", "b", "c"}
+        assert find(index, method=method, thresholds=Thresholds(vector=0.5, keyword=0.1)) == ["b"]
+
+
+def test_an_illegible_query_is_left_to_words() -> None:
+    index = make_index({"a": "阻焊层 覆盖 铜", "b": "钻孔"}, [0.1, 0.99])
+    (best, *_) = search(index, [query("什么是阻焊层", legibility=0.2)], Options(), 5)
+    assert index.records[best.row].chunk_id == "a"
+    assert best.explanation.weights == KEYWORD_ONLY
+
+
+def test_the_explanation_tells_both_channels() -> None:
+    index = make_index({"a": "copper plating", "b": "drill"}, [0.25, 0.5])
+    found = {hit.row: hit.explanation for hit in search(index, [query("plated Copper?")], Options(), 5)}
+    assert found[0].vector == pytest.approx(0.25)
+    assert found[0].keyword > 0
+    assert 0 < found[0].keyword_share < 1
+    assert found[0].weights == pytest.approx(DEFAULT_WEIGHTS)
+    assert found[0].terms == ("plate", "copper")
+    assert (found[1].keyword, found[1].keyword_share) == (0, 0)
+
+
+def test_words_alone_need_no_vector() -> None:
+    index = make_index({"a": "copper", "b": "drill"})
+    (hit,) = search(index, [Query("copper", None)], Options(Method.KEYWORD), 5)
+    assert (hit.row, hit.explanation.vector) == (0, None)
+
+
+def test_nothing_to_find() -> None:
+    assert find(make_index({})) == []
+    index = make_index({"a": "copper"})
+    assert find(index, "unknown", method=Method.KEYWORD) == []
+    assert find(index, "the of and", method=Method.KEYWORD) == []
+    assert find(index, "the of and") == ["a"], "the vector decides"
+    assert find(index, filters={"section_id": ["unknown"]}) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "found"),
+    [
+        ("Plated copper. COPPERS!", "copper", ["copper", "COPPERS"]),
+        ("使用 hashMap 的复杂度", "hash map 复杂度", ["hashMap", "复杂度"]),
+        ("node.js and Node", "node", ["node", "Node"]),
+        ("ｃｏｐｐｅｒ ﬁlm", "copper film", ["ｃｏｐｐｅｒ", "ﬁlm"]),
+        ("nothing of it", "copper", []),
+    ],
+)
+def test_matches_are_where_the_words_stand(text: str, asked: str, found: list[str]) -> None:
+    index = make_index({"a": text})
+    (hit,) = search(index, [query(asked)], Options(), 1)
+    spans = matches(index.records[hit.row], hit.explanation.terms)
+    assert [text[start:end] for start, end in spans] == found
