@@ -59,7 +59,7 @@ async function show() {
   const id = address.get("course") ?? "";
   if (![...course.options].some((option) => option.value === id)) course.add(new Option(id, id));
   for (const field of form.elements) if (field.name) field.value = address.get(field.name) ?? "";
-  if (["top_k", ...FILTERS].some((name) => address.has(name))) element("options").open = true;
+  if (["top_k", "method", ...FILTERS].some((name) => address.has(name))) element("options").open = true;
   document.title = [address.get("q"), id, "Course search"].filter(Boolean).join(" – ");
   showError(null);
   showResults(null);
@@ -78,10 +78,11 @@ async function search() {
   const started = performance.now();
   element("search").disabled = true;
   try {
-    const body = { query, filters, ...(topK && { top_k: Number(topK) }) };
-    const { results } = await call(`courses/${encodeURIComponent(course.value)}/search`, { body, signal });
+    const method = form.elements.method.value;
+    const body = { query, filters, ...(topK && { top_k: Number(topK) }), ...(method && { method }) };
+    const answer = await call(`courses/${encodeURIComponent(course.value)}/search`, { body, signal });
     showError(null);
-    showResults(results, performance.now() - started);
+    showResults(answer, performance.now() - started);
   } catch (error) {
     if (!signal.aborted) showError(error);
   } finally {
@@ -178,22 +179,39 @@ function percent(progress) {
   return `${Math.floor(progress * 100)} %`;
 }
 
-function showResults(results, milliseconds) {
-  element("summary").textContent = !results
-    ? ""
-    : results.length === 0
-      ? "Nothing found: the course, or what the filters leave of it, is empty."
-      : `${results.length} ${results.length === 1 ? "result" : "results"} in ${Math.round(milliseconds)} ms, best first`;
-  element("results").replaceChildren(...(results ?? []).map(resultElement));
+function showResults(answer, milliseconds) {
+  const results = answer?.results ?? [];
+  const found = `${results.length} ${results.length === 1 ? "result" : "results"} in ${Math.round(milliseconds)} ms, best first`;
+  const notes = [
+    results.length ? found : "Nothing found in the course, or in what the filters leave of it.",
+    answer?.stale && "The course is being embedded anew; this is what it was before.",
+    answer?.degraded && `Not as good as it could be: ${answer.degraded}.`,
+  ];
+  element("summary").textContent = answer ? notes.filter(Boolean).join("\n") : "";
+  element("results").replaceChildren(...results.map(resultElement));
 }
 
-function resultElement({ text, score, metadata }) {
+/** The text in pieces, those that hold words of the question marked. Places are counted in code points. */
+function marked(text, matches) {
+  const characters = [...text];
+  const pieces = [];
+  let end = 0;
+  for (const [start, next] of matches) {
+    const mark = document.createElement("mark");
+    mark.textContent = characters.slice(start, next).join("");
+    pieces.push(characters.slice(end, start).join(""), mark);
+    end = next;
+  }
+  return [...pieces, characters.slice(end).join("")];
+}
+
+function resultElement({ text, score, metadata, matches }) {
   const item = element("result").content.cloneNode(true);
   const part = (selector) => item.querySelector(selector);
   const titles = [metadata.lecture_title ?? metadata.lecture_id, metadata.section_title ?? metadata.section_id];
   part("h2").textContent = titles.filter((title) => title != null && title !== "").join(" › ");
   part(".score").textContent = score.toFixed(3);
-  part(".text").textContent = text;
+  part(".text").replaceChildren(...marked(text, matches));
   part(".text").lang = metadata.language ?? "";
   for (const [name, value] of Object.entries(metadata)) {
     const [term, description] = [document.createElement("dt"), document.createElement("dd")];

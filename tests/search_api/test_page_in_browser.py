@@ -134,6 +134,14 @@ def test_a_link_opens_a_course_and_searches_it(page: Page, course_id: str) -> No
     assert course_id in page.browser.title
 
 
+def test_words_of_the_question_are_marked(page: Page, course_id: str) -> None:
+    page.open(course=course_id, q="光合作用 SUGARS", method="keyword")
+    page.wait_for("summary", "2 results")
+    marks = [mark.text for mark in page.browser.find_elements(By.CSS_SELECTOR, "#results mark")]
+    assert sorted(marks) == ["sugar", "光合作用"]
+    assert sorted(page.texts()) == sorted(TEXTS[:2])
+
+
 def test_a_hostile_text_is_only_a_text(page: Page, course_id: str) -> None:
     page.open(course=course_id, q=HOSTILE)
     page.wait_for("summary", "3 results")
