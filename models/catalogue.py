@@ -25,7 +25,20 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
-from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    or_,
+    select,
+    update,
+)
 from sqlalchemy.exc import DataError
 from sqlalchemy.orm import Mapped, Session
 from sqlmodel import col
@@ -75,6 +88,16 @@ class PublishedCourse(NamedTuple):
     embedding_fingerprint: str | None
 
 
+def is_id(column: Mapped[str], value: str | BindParameter[str]) -> ColumnElement[bool]:
+    """Matches one id: by the index, and letter for letter."""
+    return and_(column == value, cast(column, String) == value)
+
+
+_published_course = select(*(col(getattr(Course, name)) for name in PublishedCourse._fields)).where(
+    is_id(col(Course.id), bindparam("course_id", type_=String()))
+)
+
+
 def published_course(session: Session, course_id: str) -> PublishedCourse | None:
     """The course as a search sees it, by the only statement of its transaction.
 
@@ -82,9 +105,8 @@ def published_course(session: Session, course_id: str) -> PublishedCourse | None
     """
     if not _is_text(course_id):
         return None
-    columns = [col(getattr(Course, name)) for name in PublishedCourse._fields]
     try:
-        row = session.execute(select(*columns).where(is_id(col(Course.id), course_id))).one_or_none()
+        row = session.execute(_published_course, {"course_id": course_id}).one_or_none()
     except DataError:
         row = None
     return None if row is None else PublishedCourse(*row)
@@ -389,11 +411,6 @@ def chunk_pages(session: Session, course_id: str, page_size: int = 500) -> Itera
     while chunks:
         yield chunks
         chunks = chunk_page(session, course_id, after=chunks[-1].id, limit=page_size)
-
-
-def is_id(column: Mapped[str], value: str) -> ColumnElement[bool]:
-    """Matches one id: by the index, and letter for letter."""
-    return and_(column == value, cast(column, String) == value)
 
 
 def _run_by(run_id: str) -> ColumnElement[bool]:

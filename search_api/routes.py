@@ -7,7 +7,7 @@ liveness probe is not: it must answer even while every thread waits for somethin
 from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Security
+from fastapi import APIRouter, Depends, Path, Request, Response, Security
 from fastapi.responses import JSONResponse
 
 from embedding.vector_store import VectorStoreError
@@ -59,6 +59,7 @@ api = APIRouter(
     "/courses/{course_id:path}/search",
     tags=["search"],
     summary="Search a course",
+    response_model=SearchResponse,
     responses=documented(
         errors.EmbeddingNotReadyError,
         errors.CourseNotFoundError,
@@ -69,7 +70,7 @@ api = APIRouter(
         errors.VectorStoreFailedError,
     ),
 )
-def search_course(course_id: CourseId, request: SearchRequest, services: AppServices) -> SearchResponse:
+def search_course(course_id: CourseId, request: SearchRequest, services: AppServices) -> Response:
     """The chunks of the course that answer the query best, best first. The course must be `done`.
 
     `query` alone is enough. By default both the meaning and the words are compared.
@@ -78,7 +79,8 @@ def search_course(course_id: CourseId, request: SearchRequest, services: AppServ
     for query in request.query:
         _at_most(settings.search_max_query_chars, len(query), "query", "characters")
     _at_most(settings.search_max_top_k, request.top_k, "top_k")
-    return answer_body(services.search.search(course_id, plan_of(request)), request)
+    answer = answer_body(services.search.search(course_id, plan_of(request)), request)
+    return Response(answer.model_dump_json(), media_type="application/json")  # a third faster than checking it again
 
 
 @api.post(
