@@ -115,6 +115,8 @@ def test_from_chunk_table_to_answer(product: Product, database: Engine, vectors:
     assert best["metadata"]["lecture_title"] == "Boards"
     filtered = product.ask("1", "reflow oven solder paste profile", filters={"source_type": "pdf"})
     assert {result["metadata"]["source_type"] for result in filtered} == {"pdf"}
+    (by_words,) = product.ask("1", "removing oxide", method="keyword")
+    assert [by_words["text"][start:end] for start, end in by_words["matches"]] == ["removes", "oxides"]
     assert httpx.get(product.search.base_url.join("/docs")).status_code == httpx.codes.OK
 
     # A course that stage one is still working on is not ready, and unknown ones are unknown.

@@ -19,6 +19,8 @@ from embedding.collection_names import collection_name
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk, Course, EmbeddingStatus, Resource
 from orchestration.partitions import courses, courses_of
+from retrieval.keyword_store import KeywordStore
+from retrieval.settings import KeywordSettings
 from tests.support.courses import read_course, write_course
 from tests.support.dagster_ui import DagsterUI
 from tests.support.parts import Parts
@@ -168,6 +170,7 @@ class World:
             assert published == FingerprintBuilder().add_all([chunks]).build(published.model), "other chunks"
             assert row.embedding_progress == 1.0
             assert self.documents(course_id) == {chunk.id: chunk.text for chunk in chunks}
+            assert self.keywords(course_id, published) == sorted(chunk.id for chunk in chunks)
             assert self.parts.ask(course_id, "database index", top_k=1)[0]["text"] in {chunk.text for chunk in chunks}
 
     def assert_at_rest(self) -> None:
@@ -197,6 +200,11 @@ class World:
         except chromadb.errors.NotFoundError:
             return None
         return dict(zip(found["ids"], found["documents"] or [], strict=True))
+
+    def keywords(self, course_id: str, published: CourseFingerprint) -> list[str]:
+        """Ids of the chunks in the keyword index of what was published."""
+        store = KeywordStore(KeywordSettings(keyword_index_dir=self.parts.directory / "data" / "keywords"))
+        return list(store.load(course_id, published.content).chunk_ids)
 
     def story(self, course_id: str) -> str:
         """All there is to say about a course, for the message of a failed test."""
