@@ -3,9 +3,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+RIVALS := .venv-rivals
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format bench bench-memory bench-pipeline lock clean
+.PHONY: help install demo up fetch-model test lint format bench bench-memory bench-pipeline bench-search eval lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +54,18 @@ bench-memory: $(READY) ## Measure the memory of indexing on this machine; OUT=fi
 bench-pipeline: $(READY) ## Measure what orchestration costs on this machine; OUT=file.json keeps the figures
 	$(BIN)/python -m benchmarks.pipeline $(if $(OUT),--out $(OUT))
 
+bench-search: $(READY) $(RIVALS)/.ready ## Measure search beside Chroma, LangChain and LlamaIndex; OUT=file.json keeps the figures
+	$(BIN)/python -m benchmarks.search $(if $(OUT),--out $(OUT))
+
+# What we are measured against has an environment of its own, and never enters the product's.
+$(RIVALS)/.ready: benchmarks/rivals-requirements.txt
+	$(PYTHON) -m venv $(RIVALS)
+	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+eval: $(READY) ## Measure how good the search is on the retrieval sets in DATA; OUT=file.json keeps the figures
+	$(BIN)/python -m benchmarks.evaluation $(DATA) $(if $(OUT),--out $(OUT))
+
 lock: ## Pin the newest versions that work together
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
@@ -60,4 +73,4 @@ lock: ## Pin the newest versions that work together
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove the virtual environment and caches; courses stay
-	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(RIVALS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -9,18 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sqlalchemy import URL, Engine, QueuePool, create_engine, event, make_url
-from sqlalchemy.exc import (
-    ArgumentError,
-    DatabaseError,
-    DBAPIError,
-    DisconnectionError,
-    InterfaceError,
-    OperationalError,
-)
+from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from models.postgres import connect_args
 from models.settings import CatalogueSettings
@@ -79,10 +71,10 @@ def catalogue_url(settings: CatalogueSettings) -> URL:
 def create_catalogue_engine(settings: CatalogueSettings, *, create_file: bool = False) -> Engine:
     """An engine for stage one's database. Nothing is opened yet.
 
-    Connections are pooled, and checked when taken from the pool; see `models.postgres` for the time limits of
-    PostgreSQL. SQLite runs in WAL mode, so that readers and the writer don't block each other; its file may be moved
-    away, back, or replaced at any time. A missing file is an error rather than a new, empty database, unless
-    `create_file` (the migrations) asks for one.
+    SQLite runs in WAL mode, so that readers and the writer don't block each other, and every transaction opens the
+    file anew: a database that was moved away and back is noticed both times. A missing file is an error rather than
+    a new, empty database, unless `create_file` (the migrations) asks for one. PostgreSQL connections are pooled
+    and checked when taken from the pool; see `models.postgres` for their time limits.
 
     Raises:
         ValueError: see `catalogue_url`.
@@ -119,27 +111,7 @@ def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engi
             raise
         return connection
 
-    engine = create_engine(url, creator=connect, poolclass=QueuePool, max_overflow=-1)
-
-    @event.listens_for(engine, "connect")
-    def note_file(_: sqlite3.Connection, record: ConnectionPoolEntry) -> None:
-        record.info["file"] = _identity(path)
-
-    @event.listens_for(engine, "checkout")
-    def check_file(_: sqlite3.Connection, record: ConnectionPoolEntry, __: object) -> None:
-        if record.info.get("file") != _identity(path):
-            raise DisconnectionError(f"{path} is another file now")
-
-    return engine
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """What file is there; another one has another identity."""
-    try:
-        stat = path.stat()
-    except OSError:
-        return None
-    return stat.st_dev, stat.st_ino
+    return create_engine(url, creator=connect, poolclass=NullPool)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Token(NamedTuple):
 
 
 def analyse(text: str) -> list[Token]:
-    """The tokens of a text in the order they begin; a part follows the whole it belongs to."""
+    """The tokens of a text, in the order of the words they belong to."""
     folded, origins = _fold(text)
     tokens = _tokens(folded)
     if origins is None:

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 K = TypeVar("K")
 V = TypeVar("V")
 
-BACKGROUND_LOADS = 4
+BACKGROUND_LOADS = 16
 """How many loads with patience run at once in a cache; further ones wait for a place, their callers only so long."""
 
 
@@ -155,16 +155,6 @@ class InstanceCache(Generic[K, V]):
             entry = self._find(key)
         self._let_go_of_dropped()
         return entry.value if entry else None
-
-    def discard(self, key: K) -> None:
-        """Forget the key; a load of it that is going on is served to those who wait, and not kept."""
-        with self._lock:
-            self._loading.pop(key, None)
-            with self._kept.timer:  # time stands still, so that what is there is not gone when it is deleted
-                self._kept.expire()
-                if key in self._kept:
-                    self._drop(self._kept.pop(key), "discarded")
-        self._let_go_of_dropped()
 
     def clear_cache(self) -> None:
         """Forget every key; loads that are going on are served to those who wait, and not kept."""

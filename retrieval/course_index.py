@@ -6,7 +6,9 @@ filter is a mask over the chunks.
 """
 
 import logging
+import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 FILTERS = ("section_id", "lecture_id", "source_type")
 """Metadata that a search can be limited to."""
+LARGE = 8_000_000
+"""Numbers in the vectors of a course that no processor's cache holds."""
 _BYTES_PER_RECORD = 2500
 """What Python needs for the metadata of a chunk and the objects around it, measured."""
 
@@ -36,7 +40,6 @@ class CourseIndex:
         vectors: Their unit vectors, one row a record.
         keywords: The index of their texts; its rows are the same.
         info: What the collection says of its making.
-        content: Digest of the ids and contents of the chunks, as in `CourseFingerprint.content`.
     """
 
     def __init__(
@@ -45,12 +48,11 @@ class CourseIndex:
         vectors: Vectors,
         keywords: KeywordIndex,
         info: CollectionInfo,
-        content: str,
     ) -> None:
         self.records = tuple(records)
         self.keywords = keywords
         self.info = info
-        self.content = content
+        self._one_at_a_time = threading.Lock()
         self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self._values = {name: _encoded([_text(record.metadata.get(name)) for record in records]) for name in FILTERS}
         self._reading_order = sorted(range(len(records)), key=lambda row: _place(records[row]))
@@ -63,12 +65,23 @@ class CourseIndex:
     @property
     def bytes(self) -> int:
         """Memory it takes, about."""
-        texts = sum(len(record.text) for record in self.records)
-        return self._vectors.nbytes + self.keywords.bytes + 2 * texts + _BYTES_PER_RECORD * len(self)
+        return _bytes(self.records, self._vectors)
 
-    def cosines(self, vector: Vectors) -> NDArray[np.float32]:
-        """Cosine similarity of every chunk (chunks,) to a unit vector (dimensions,)."""
-        cosines: NDArray[np.float32] = self._vectors @ vector
+    def cosines(self, vector: Vectors, mask: Mask | None = None) -> NDArray[np.float32]:
+        """Cosine similarity of every chunk (chunks,) to a unit vector (dimensions,).
+
+        Beyond the mask it may be left at -1. Large products come one after the other: they use all cores and the whole
+        way to the memory, and side by side only get in each other's way.
+        """
+        if self._vectors.size < LARGE:
+            cosines: NDArray[np.float32] = self._vectors @ vector
+            return np.clip(cosines, -1.0, 1.0, out=cosines)
+        with self._one_at_a_time:
+            if mask is None or np.count_nonzero(mask) > len(self) // 8:
+                cosines = self._vectors @ vector
+            else:
+                cosines = np.full(len(self), -1, dtype=np.float32)
+                cosines[mask] = self._vectors[mask] @ vector
         return np.clip(cosines, -1.0, 1.0, out=cosines)
 
     def mask(self, filters: Mapping[str, Sequence[str]]) -> Mask | None:
@@ -92,50 +105,83 @@ class CourseIndex:
             [other for other in after if _section(self.records[other]) == section],
         )
 
+    def distinct(self, mask: Mask | None) -> Mask | None:
+        """The chunks of the mask, each text once: copies must not weigh more than one."""
+        if not self._copies:
+            return mask
+        distinct = np.ones(len(self), dtype=np.bool_) if mask is None else mask.copy()
+        for row, copies in self._copies.items():
+            if distinct[row] and any(copy < row and distinct[copy] for copy in copies):
+                distinct[row] = False
+        return distinct
+
     def copies(self, row: int) -> Sequence[int]:
         """Rows of all chunks with the very same text, itself among them."""
         return self._copies.get(row, (row,))
 
 
-def load_course_index(collection: CourseCollection, keyword_store: KeywordStore, course_id: str) -> CourseIndex:
-    """Read a course from its collection, and its keyword index from its file; one that is missing is made and kept.
+@dataclass(frozen=True)
+class CourseContent:
+    """What a collection holds: its records by id, and their vectors."""
+
+    records: Sequence[Record]
+    vectors: Vectors
+    info: CollectionInfo
+    digest: str
+    """Of the ids and contents of the chunks, as in `CourseFingerprint.content`."""
+
+
+class CourseTooLargeError(Exception):
+    """The course does not fit into the memory that is set aside for courses."""
+
+
+def read_course(collection: CourseCollection, max_bytes: int | None = None) -> CourseContent:
+    """Read a course from its collection.
 
     Raises:
+        CourseTooLargeError: as its first page shows, its index would be larger.
         CollectionNotFoundError: the course has no collection any more.
         VectorStoreError: the vector store failed.
     """
-    pages = list(collection.contents())
-    records = [record for page, _ in pages for record in page]
+    records: list[Record] = []
+    pages: list[Vectors] = []
+    for page, vectors in collection.contents():
+        if not records and max_bytes is not None and collection.count() * _bytes(page, vectors) / len(page) > max_bytes:
+            raise CourseTooLargeError
+        records += page
+        pages.append(vectors)
     order = sorted(range(len(records)), key=lambda row: records[row].chunk_id)
-    vectors = np.concatenate([vectors for _, vectors in pages])[order] if pages else np.empty((0, 0), np.float32)
-    records = [records[row] for row in order]
-    content = _content(records)
-    keywords = _keywords(records, keyword_store, course_id, content)
-    return CourseIndex(records, vectors, keywords, collection.info, content)
-
-
-def _content(records: Sequence[Record]) -> str:
+    vectors = np.concatenate(pages)[order] if pages else np.empty((0, 0), np.float32)
     fingerprint = FingerprintBuilder()
     for record in records:
         fingerprint.add_hashed(record.chunk_id, record.content_hash, len(record.text))
-    return fingerprint.build("").content
+    digest = fingerprint.build("").content
+    return CourseContent([records[row] for row in order], vectors, collection.info, digest)
 
 
-def _keywords(records: Sequence[Record], store: KeywordStore, course_id: str, content: str) -> KeywordIndex:
+def make_course_index(content: CourseContent, course_id: str, keyword_store: KeywordStore) -> CourseIndex:
+    """The index of a course; its keyword index is read from its file, or made and kept there."""
+    ids = tuple(record.chunk_id for record in content.records)
     try:
-        index = store.load(course_id, content)
-        if index.chunk_ids == tuple(record.chunk_id for record in records):
-            return index
+        keywords = keyword_store.load(course_id, content.digest)
+        if keywords.chunk_ids == ids:
+            return CourseIndex(content.records, content.vectors, keywords, content.info)
         reason = "it holds other chunks"
     except KeywordIndexError as error:
         reason = str(error)
     logger.info("Making the keyword index of course %s: %s", course_id, reason)
-    index = KeywordIndexBuilder().add_all((record.chunk_id, record.text) for record in records).build()
+    keywords = KeywordIndexBuilder().add_all((record.chunk_id, record.text) for record in content.records).build()
     try:
-        store.save(course_id, content, index)
+        keyword_store.save(course_id, content.digest, keywords)
+        keyword_store.keep_only(course_id, content.digest)
     except KeywordStoreError as error:
         logger.warning("The keyword index of course %s is made anew at every load: %s", course_id, error)
-    return index
+    return CourseIndex(content.records, content.vectors, keywords, content.info)
+
+
+def _bytes(records: Sequence[Record], vectors: Vectors) -> int:
+    """Memory that an index of these takes, about; half of what is put down for the texts is their keyword index."""
+    return vectors.nbytes + sum(4 * len(record.text) for record in records) + _BYTES_PER_RECORD * len(records)
 
 
 def _encoded(values: Sequence[str | None]) -> tuple[NDArray[np.int32], dict[str, int]]:
@@ -154,11 +200,24 @@ def _section(record: Record) -> tuple[str | None, str | None]:
     return _text(record.metadata.get("lecture_id")), _text(record.metadata.get("section_id"))
 
 
-def _place(record: Record) -> tuple[str, str, float, str]:
-    """Sorts chunks in reading order; those whose `order_in_section` is no number come last in their section."""
+def _place(record: Record) -> tuple[str, str, float, int, str]:
+    """Sorts chunks in reading order; those whose `order_in_section` is no number come last, by their ids.
+
+    Ids that are numbers are ordered as numbers.
+    """
     lecture, section = _section(record)
-    order = record.metadata.get("order_in_section")
-    return lecture or "", section or "", float(order) if isinstance(order, int | float) else np.inf, record.chunk_id
+    try:
+        order = float(record.metadata["order_in_section"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        order = np.nan
+    chunk_id = record.chunk_id
+    return (
+        lecture or "",
+        section or "",
+        np.inf if np.isnan(order) else order,
+        len(chunk_id) if chunk_id.isdigit() else 0,
+        chunk_id,
+    )
 
 
 def _copies(records: Sequence[Record]) -> dict[int, tuple[int, ...]]:

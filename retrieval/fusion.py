@@ -4,13 +4,13 @@ A cosine says how near a chunk is, BM25 how many and how rare words of the query
 and which of them is differs from query to query, so a channel's score has two parts:
 
 * its *strength*: the cosine as it is, BM25 as a share of the query's best;
-* its *certainty*: how far the chunk stands out from all the others, as a share among them (the softmax of the
-  standard scores). A channel that singles out one chunk has a share near 1 to give, one that finds everything alike
-  gives each chunk next to nothing, and the other one decides.
+* its *certainty*: how far the chunk stands out from the others, as a share among them (the softmax of the standard
+  scores). A channel that singles out one chunk has a share near 1 to give; where many stand out alike each has little,
+  and the other channel decides.
 
 The final score is the weighted mean of the channels. The vector's weight falls where the embedding model cannot read
-the query: its cosines are noise then, and noise stands out, too. Constants were chosen on several sets by `make eval`;
-see docs/adr.
+the query: its cosines are noise then, and noise stands out, too. Whoever gives weights gets the plain weighted sum of
+the strengths. Constants were chosen on several sets by `make eval`; see docs/adr.
 """
 
 from typing import NamedTuple
@@ -31,6 +31,10 @@ RRF_K = 60
 """Usual damping of reciprocal ranks."""
 
 
+NO_SPREAD = 1e-4
+"""Scores that differ by less are alike: what is left is rounding."""
+
+
 class Weights(NamedTuple):
     """What the channels count for; only their ratio matters."""
 
@@ -44,7 +48,7 @@ class Weights(NamedTuple):
         return Weights(self.vector / total, self.keyword / total)
 
 
-VECTOR_ONLY, KEYWORD_ONLY = Weights(1.0, 0.0), Weights(0.0, 1.0)
+VECTOR_ONLY = Weights(1.0, 0.0)
 DEFAULT_WEIGHTS = Weights(0.7, 0.3)
 
 
@@ -54,49 +58,75 @@ def weights_for(legibility: float) -> Weights:
     return Weights(DEFAULT_WEIGHTS.vector * trust, DEFAULT_WEIGHTS.keyword).shares
 
 
-def weighted(cosines: Scores, bm25: Scores, weights: Weights, mask: Mask | None = None) -> Scores:
+class Fused(NamedTuple):
+    """What each channel adds to the scores."""
+
+    vector: Scores
+    """(chunks,)"""
+    keyword: Scores
+    """(chunks,)"""
+    weights: Weights
+    """What the channels counted for, adding up to 1."""
+
+    @property
+    def score(self) -> Scores:
+        """(chunks,): the two together."""
+        return self.vector + self.keyword
+
+
+def by_certainty(cosines: Scores, bm25: Scores, legibility: float, mask: Mask | None = None) -> Fused:
     """The weighted mean of both channels, each strength and certainty together, 0.0 to 1.0.
 
     Args:
         cosines: (chunks,) of the query.
-        bm25: (chunks,) of the query.
-        weights: Of the channels; a query without a word that any chunk holds listens to the vector alone.
-        mask: The chunks that may be found: only they are compared with one another.
+        bm25: (chunks,) of the query; where no chunk holds a word of it, the vector alone is listened to.
+        legibility: How much of the query the embedding model can read, 0.0 to 1.0.
+        mask: The chunks that are compared with one another: those that may be found, each text once.
     """
-    vector_weight, keyword_weight = weights.shares if _best(bm25, mask) > 0 else VECTOR_ONLY
-    score: Scores = np.zeros(len(cosines), dtype=np.float32)
-    if vector_weight:
-        score += vector_weight * (np.maximum(cosines, 0) + CERTAINTY * certainty(cosines, VECTOR_SHARPNESS, mask))
-    if keyword_weight:
-        strength: Scores = bm25 / np.float32(_best(bm25, mask))
-        score += keyword_weight * (strength + CERTAINTY * certainty(bm25, KEYWORD_SHARPNESS, mask))
-    return score / np.float32(1 + CERTAINTY)
+    weights = weights_for(legibility) if _best(bm25, mask) > 0 else VECTOR_ONLY
+    total = np.float32(1 + CERTAINTY)
+    near, words = _strengths(cosines, bm25, mask)
+    vector = keyword = np.zeros(len(cosines), dtype=np.float32)
+    if weights.vector:
+        vector = weights.vector / total * (near + CERTAINTY * certainty(cosines, VECTOR_SHARPNESS, mask))
+    if weights.keyword:
+        keyword = weights.keyword / total * (words + CERTAINTY * certainty(bm25, KEYWORD_SHARPNESS, mask))
+    return Fused(vector, keyword, weights)
 
 
-def reciprocal_rank(cosines: Scores, bm25: Scores, weights: Weights, mask: Mask | None = None) -> Scores:
-    """Weighted sum of 1 / (60 + rank) in each channel; a chunk without a word of the query has no rank among words.
+def weighted_sum(cosines: Scores, bm25: Scores, weights: Weights, mask: Mask | None = None) -> Fused:
+    """The weighted mean of the cosine (0 where it is negative) and BM25 as a share of its best."""
+    near, words = _strengths(cosines, bm25, mask)
+    weights = weights.shares
+    return Fused(weights.vector * near, weights.keyword * words, weights)
 
-    Equal scores share a rank. The arguments are those of `weighted`.
+
+def reciprocal_rank(cosines: Scores, bm25: Scores, weights: Weights, mask: Mask | None = None) -> Fused:
+    """Weighted 1 / (60 + rank) in each channel; a chunk without a word of the query has no rank among words.
+
+    Equal scores share a rank.
     """
-    vector_weight, keyword_weight = weights.shares
-    found = bm25 > 0
-    by_words = np.where(found, 1 / (RRF_K + _ranks(bm25, mask)), 0)
-    score = vector_weight / (RRF_K + _ranks(cosines, mask)) + keyword_weight * by_words
-    return score.astype(np.float32)
+    weights = weights.shares
+    by_vector = weights.vector / (RRF_K + _ranks(cosines, mask))
+    by_keyword = np.where(bm25 > 0, weights.keyword / (RRF_K + _ranks(bm25, mask)), 0)
+    return Fused(by_vector.astype(np.float32), by_keyword.astype(np.float32), weights)
 
 
 def certainty(scores: Scores, sharpness: float, mask: Mask | None = None) -> Scores:
-    """How far each chunk stands out, as shares that add up to 1 (over the chunks of the mask)."""
+    """How far each chunk stands out among those of the mask, as shares that add up to 1 over them."""
     compared: Scores = scores if mask is None else scores[mask]
     spread = float(compared.std())
-    if not spread:
-        return np.zeros(len(scores), dtype=np.float32)
+    if spread < NO_SPREAD:
+        return np.full(len(scores), 1 / len(compared), dtype=np.float32)
     below_best = np.minimum(scores - compared.max(), 0)
-    raised = np.exp(below_best * np.float32(sharpness / spread))
-    if mask is not None:
-        raised[~mask] = 0
-    shares: Scores = raised / raised.sum()
-    return shares
+    raised: Scores = np.exp(below_best * np.float32(sharpness / spread))
+    raised /= raised.sum() if mask is None else raised[mask].sum()
+    return raised
+
+
+def _strengths(cosines: Scores, bm25: Scores, mask: Mask | None) -> tuple[Scores, Scores]:
+    best = _best(bm25, mask)
+    return np.maximum(cosines, 0), bm25 / np.float32(best) if best else bm25
 
 
 def _best(bm25: Scores, mask: Mask | None) -> float:
@@ -104,10 +134,7 @@ def _best(bm25: Scores, mask: Mask | None) -> float:
 
 
 def _ranks(scores: Scores, mask: Mask | None) -> NDArray[np.float32]:
-    """Rank of each chunk, from 1; beyond the mask there are none (infinite)."""
-    compared = scores if mask is None else scores[mask]
-    values, which = np.unique(compared, return_inverse=True)
-    higher = len(compared) - np.cumsum(np.bincount(which, minlength=len(values)))
-    ranks = np.full(len(scores), np.inf, dtype=np.float32)
-    ranks[slice(None) if mask is None else mask] = 1 + higher[which]
+    """Rank of each chunk among those of the mask, from 1."""
+    compared = np.sort(scores if mask is None else scores[mask])
+    ranks: NDArray[np.float32] = 1 + len(compared) - np.searchsorted(compared, scores, side="right").astype(np.float32)
     return ranks

@@ -21,7 +21,7 @@ from embedding.vectors import Vectors
 from retrieval import fusion
 from retrieval.analysis import Token, analyse, terms
 from retrieval.course_index import CourseIndex, Mask
-from retrieval.fusion import Weights
+from retrieval.fusion import Fused, Weights
 
 Scores = NDArray[np.float32]
 
@@ -73,7 +73,7 @@ class Options:
     method: Method = Method.HYBRID
     fusion: Fusion = Fusion.WEIGHTED
     weights: Weights | None = None
-    """None: chosen for each query, see `fusion`."""
+    """None: the surer channel counts for more, see `fusion`."""
     thresholds: Thresholds = Thresholds()
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
@@ -83,14 +83,17 @@ class Explanation(NamedTuple):
 
     query: int
     """Which of the queries found it."""
-    vector: float | None
+    cosine: float | None
     """Cosine similarity; None in a search for words alone."""
-    keyword: float
-    """BM25."""
+    bm25: float
     keyword_share: float
     """BM25 over that of a chunk that says nothing but the query."""
+    vector_part: float
+    """What the vector adds to the score."""
+    keyword_part: float
+    """What words add to it."""
     weights: Weights | None
-    """What the channels counted for."""
+    """What the channels of a hybrid search counted for, adding up to 1."""
     terms: tuple[str, ...]
     """Terms of the query, whether the chunk holds them or not."""
 
@@ -110,10 +113,11 @@ class _Scored(NamedTuple):
     """What one query says of every chunk."""
 
     final: Scores
-    vector: Scores | None
-    keyword: Scores
-    ideal: float
-    weights: Weights | None
+    cosines: Scores | None
+    bm25: Scores
+    share: Scores
+    """BM25 as a share of what the query could reach."""
+    fused: Fused | None
     terms: Mapping[str, int]
 
 
@@ -128,7 +132,8 @@ def search(index: CourseIndex, queries: Sequence[Query], options: Options, limit
     scored = [_score(index, query, options, mask) for query in queries]
     finals = [_allowed(one, options.thresholds, mask) for one in scored]
     final = finals[0] if len(finals) == 1 else np.max(finals, axis=0)
-    nearest = scored[0].vector if len(scored) == 1 else None
+    cosines = [one.cosines for one in scored if one.cosines is not None]
+    nearest = np.max(cosines, axis=0) if len(cosines) > 1 else next(iter(cosines), None)
     hits: list[Hit] = []
     for row in _best_first(final, nearest, index, limit):
         which = 0 if len(finals) == 1 else int(np.argmax([one[row] for one in finals]))
@@ -150,35 +155,39 @@ def matches(record: Record, query_terms: Sequence[str]) -> list[tuple[int, int]]
     return spans
 
 
-@lru_cache(maxsize=2048)
+@lru_cache(maxsize=512)  # some 10 MB
 def _tokens(text: str) -> tuple[Token, ...]:
     return tuple(analyse(text))
 
 
 def _score(index: CourseIndex, query: Query, options: Options, mask: Mask | None) -> _Scored:
     counts = Counter(terms(query.text))
-    ideal = index.keywords.ideal(counts)
-    cosines = None if query.vector is None else index.cosines(query.vector)
     bm25 = index.keywords.scores(counts)
+    ideal = index.keywords.ideal(counts)
+    share = bm25 / np.float32(ideal) if ideal else bm25
+    cosines = None if query.vector is None else index.cosines(query.vector, mask)
+    compared = index.distinct(mask)
     if cosines is None or options.method is Method.KEYWORD:
-        share = bm25 / np.float32(ideal) if ideal else bm25
-        return _Scored(np.where(bm25 > 0, share, np.float32(-np.inf)), None, bm25, ideal, None, counts)
+        return _Scored(np.where(bm25 > 0, share, np.float32(-np.inf)), None, bm25, share, None, counts)
     if options.method is Method.VECTOR:
-        return _Scored(cosines, cosines, bm25, ideal, None, counts)
-    weights = options.weights or fusion.weights_for(query.legibility)
-    fuse = fusion.reciprocal_rank if options.fusion is Fusion.RRF else fusion.weighted
-    return _Scored(fuse(cosines, bm25, weights, mask), cosines, bm25, ideal, weights, counts)
+        return _Scored(cosines, cosines, bm25, share, None, counts)
+    if options.fusion is Fusion.RRF:
+        weights = options.weights or fusion.weights_for(query.legibility)
+        fused = fusion.reciprocal_rank(cosines, bm25, weights, compared)
+    elif options.weights:
+        fused = fusion.weighted_sum(cosines, bm25, options.weights, compared)
+    else:
+        fused = fusion.by_certainty(cosines, bm25, query.legibility, compared)
+    return _Scored(fused.score, cosines, bm25, share, fused, counts)
 
 
 def _allowed(scored: _Scored, thresholds: Thresholds, mask: Mask | None) -> Scores:
     """The final scores; minus infinity for what is filtered out or does not reach a channel's threshold."""
     allowed = mask
-    if thresholds.vector is not None and scored.vector is not None:
-        near = scored.vector >= thresholds.vector
-        allowed = near if allowed is None else allowed & near
-    if thresholds.keyword is not None:
-        told = scored.keyword >= thresholds.keyword * scored.ideal
-        allowed = told if allowed is None else allowed & told
+    for scores, least in ((scored.cosines, thresholds.vector), (scored.share, thresholds.keyword)):
+        if scores is not None and least is not None:
+            reached = scores >= least
+            allowed = reached if allowed is None else allowed & reached
     return scored.final if allowed is None else np.where(allowed, scored.final, np.float32(-np.inf))
 
 
@@ -203,12 +212,18 @@ def _rounded(scores: Scores) -> NDArray[np.float64]:
 
 
 def _explain(scored: _Scored, row: int, query: int) -> Explanation:
-    keyword = float(scored.keyword[row])
+    score = float(scored.final[row])
+    if scored.fused:
+        vector_part, keyword_part = float(scored.fused.vector[row]), float(scored.fused.keyword[row])
+    else:
+        vector_part, keyword_part = (0.0, score) if scored.cosines is None else (score, 0.0)
     return Explanation(
         query,
-        None if scored.vector is None else float(scored.vector[row]),
-        keyword,
-        keyword / scored.ideal if scored.ideal else 0.0,
-        scored.weights,
+        None if scored.cosines is None else float(scored.cosines[row]),
+        float(scored.bm25[row]),
+        float(scored.share[row]),
+        vector_part,
+        keyword_part,
+        scored.fused.weights if scored.fused else None,
         tuple(scored.terms),
     )

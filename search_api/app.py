@@ -1,5 +1,10 @@
-"""The search app, built by a factory: `uvicorn --factory search_api.app:create_app`."""
+"""The apps, built by factories: `uvicorn --factory search_api.app:create_app`, or `…:create_embedding_app`.
 
+The search app has an embedding model in its process, unless EMBEDDING_SERVICE_URL is set. The embedding app is that
+model alone: search apps and pipelines on other machines ask it.
+"""
+
+import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TypedDict
@@ -9,32 +14,36 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
-from search_api import caches, rerank_service, routes
+from search_api import caches, embedding_routes, health, rerank_service, routes
 from search_api.auth import InternalTokenMiddleware
 from search_api.error_responses import add_error_handlers
 from search_api.limits import RequestSizeMiddleware
 from search_api.metrics import add_metrics
 from search_api.page import add_page
-from search_api.services import Services, open_services
+from search_api.services import ModelServices, Services, open_model_services, open_services
 from search_api.settings import SearchSettings
 
-DESCRIPTION = """
-Searches the courses that have been embedded, and triggers and follows their embedding.
-
+_CONVENTIONS = """
 Every error is `{"error": {"code": "…", "message": "…"}}`: decide by the code, show the message to people.
 Where the app runs with INTERNAL_TOKEN, every call carries it in `X-Internal-Token` (button *Authorize*).
 """
+DESCRIPTION = f"""
+Searches the courses that have been embedded, and triggers and follows their embedding.
+{_CONVENTIONS}"""
+EMBEDDING_DESCRIPTION = f"""
+Turns texts into vectors.
+{_CONVENTIONS}"""
 
 
 class _State(TypedDict):
-    services: Services
+    services: ModelServices
 
 
 def create_app(
     settings: SearchSettings | None = None,
     services: Callable[[SearchSettings], AbstractContextManager[Services]] = open_services,
 ) -> FastAPI:
-    """The app; its services are opened when the server starts it and closed when it stops.
+    """The search app; its services are opened when the server starts it and closed when it stops.
 
     Args:
         settings: From the environment unless given.
@@ -43,20 +52,50 @@ def create_app(
     Raises:
         pydantic.ValidationError: a setting has no valid value.
     """
-    settings = settings or SearchSettings()
+    app = _new_app("Course search", DESCRIPTION, settings or SearchSettings(), services)
+    app.include_router(routes.api)
+    app.include_router(embedding_routes.api)
+    app.include_router(embedding_routes.openai)
+    app.include_router(caches.api)
+    app.include_router(health.liveness)
+    app.include_router(health.readiness)
+    add_page(app)
+    return app
+
+
+def create_embedding_app(
+    settings: SearchSettings | None = None,
+    services: Callable[[SearchSettings], AbstractContextManager[ModelServices]] = open_model_services,
+) -> FastAPI:
+    """The embedding model alone; arguments and errors as `create_app`."""
+    app = _new_app("Course search: embedding", EMBEDDING_DESCRIPTION, settings or SearchSettings(), services)
+    app.include_router(embedding_routes.api)
+    app.include_router(embedding_routes.openai)
+    app.include_router(health.liveness)
+    app.include_router(health.model_readiness)
+    return app
+
+
+def _new_app(
+    title: str,
+    description: str,
+    settings: SearchSettings,
+    services: Callable[[SearchSettings], AbstractContextManager[ModelServices]],
+) -> FastAPI:
+    """What the apps share: who may call, how much, how errors look, what is measured."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
         # Calls that wait for a model must not use up the threads the others need.
-        waiting = settings.embedding_queue_limit + rerank_service.QUEUE_LIMIT
+        waiting = 2 * settings.embedding_queue_limit + rerank_service.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
         with services(settings) as opened:
             yield {"services": opened}
 
     app = FastAPIOffline(
-        title="Course search",
+        title=title,
         version="1",
-        description=DESCRIPTION.strip(),
+        description=description.strip(),
         lifespan=lifespan,
         middleware=[  # outermost first: who may not call may not send a body either
             Middleware(InternalTokenMiddleware, token=settings.internal_token),
@@ -67,10 +106,14 @@ def create_app(
         redoc_url=None,
         static_url="/docs/static",
     )
-    app.include_router(routes.api)
-    app.include_router(caches.api)
-    app.include_router(routes.health)
-    add_page(app)
     add_metrics(app)
     add_error_handlers(app)
     return app
+
+
+def _show_log() -> None:
+    """Let our own log lines through, unless whoever runs the app has decided what is logged."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        for package in ("embedding", "retrieval", "search_api"):
+            logging.getLogger(package).setLevel(logging.INFO)

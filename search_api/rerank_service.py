@@ -33,7 +33,7 @@ class Reranking:
     """Scores, or the reason why there are none."""
 
     scores: NDArray[np.float32] | None
-    """Probabilities that the first documents answer the query, in their order: at most RERANKER_TOP_N of them."""
+    """Probabilities that the documents answer the query, in their order."""
     reason: str = ""
 
 
@@ -58,7 +58,7 @@ class RerankService:
         self._load_model = load
         self._cache = cache
         self._path = settings.reranker_model_path
-        self.top_n: int = settings.reranker_top_n
+        self.top_n: int = settings.reranker_top_n  # how many of a ranking are worth judging
         self._timeout = settings.reranker_timeout_seconds
         self._clock = clock
         self._model: Reranker | None = None
@@ -69,7 +69,7 @@ class RerankService:
         self._closed = threading.Event()
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranking:
-        """Judge the first documents, best first and unique as fusion leaves them; never raises.
+        """Judge documents, unique as fusion leaves them; never raises.
 
         Returns after RERANKER_TIMEOUT_SECONDS at the latest. While the model is loading, which goes on in the
         background, that is without scores.
@@ -82,7 +82,7 @@ class RerankService:
         try:
             self._require_no_recent_failure()
             model = self._cache.get(self._path, self._load, patience_seconds=self._timeout)
-            return Reranking(self._scores(model, query, documents[: self.top_n], deadline))
+            return Reranking(self._scores(model, query, documents, deadline))
         except StillLoadingError:
             reason = f"the rerank model is being loaded, for more than {self._timeout} s"
         except _NotAvailableError as error:

@@ -12,24 +12,26 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from embedding.records import Record
-from embedding.vector_store import CollectionInfo, CollectionNotFoundError, CourseCollection, VectorStore
+from embedding.vector_store import CollectionInfo, CollectionNotFoundError, VectorStore
 from models.catalogue import PublishedCourse
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from retrieval import search as retrieval
 from retrieval.cache import InstanceCache, StillLoadingError
-from retrieval.course_index import CourseIndex, load_course_index
+from retrieval.course_index import CourseIndex, CourseTooLargeError, make_course_index, read_course
 from retrieval.keyword_store import KeywordStore
 from retrieval.search import Explanation, Method, Options, Query
 from search_api.courses import Courses
 from search_api.embedding_service import EmbeddingService
-from search_api.errors import EmbeddingNotReadyError, InvalidRequestError, quoted
+from search_api.errors import EmbeddingNotReadyError, InvalidRequestError, OverloadedError, quoted
 from search_api.rerank_service import RerankService
 
 logger = logging.getLogger(__name__)
 
 LOAD_PATIENCE_SECONDS = 1.0
 """How long a search waits for a course to be loaded before it asks Chroma instead."""
+LONG_PATIENCE_SECONDS = 20.0
+"""The same where Chroma cannot help: for words, and for what was published before."""
 _ATTEMPTS = 3
 """How often a course may be published anew while a search loads it."""
 
@@ -112,6 +114,8 @@ class CourseSearch:
         self._reranking = reranking
         self._indexes = indexes
         self._serve_while_reembedding = serve_while_reembedding
+        self._max_bytes = indexes.get_cache_stats().max_bytes
+        self._too_large: set[IndexKey] = set()
 
     def search(self, course_id: str, plan: Plan) -> Answer:
         """The passages that answer the queries best.
@@ -121,6 +125,7 @@ class CourseSearch:
             EmbeddingNotReadyError: it cannot be searched now; the message says why and what to do.
             EmbeddingServiceUnavailableError, EmbeddingError: a query cannot be turned into a vector.
             OverloadedError: too many calls wait for the model.
+            InvalidRequestError: the course is too large to be searched for words.
             VectorStoreError: the vector store failed.
             DatabaseUnavailableError: the course database failed.
         """
@@ -135,7 +140,7 @@ class CourseSearch:
                 raise EmbeddingNotReadyError(
                     f"Course {quoted(course_id)} has no collection; trigger its embedding again"
                 ) from error
-            return Answer(found, course.embedding_generation, is_stale, degraded)
+            return Answer(found, course.embedding_generation, is_stale, degraded or None)
         raise EmbeddingNotReadyError(f"Course {quoted(course_id)} is being embedded anew all the time; try again")
 
     def _require_servable(self, course: PublishedCourse) -> bool:
@@ -149,46 +154,51 @@ class CourseSearch:
             message += f", because {course.embedding_error}"
         raise EmbeddingNotReadyError(message)
 
-    def _find(self, course: PublishedCourse, plan: Plan) -> tuple[list[Found], str | None]:
+    def _find(self, course: PublishedCourse, plan: Plan) -> tuple[list[Found], str]:
         """The passages, and what had to be done without."""
         wants_words_alone = plan.options.method is Method.KEYWORD
+        chroma_can_help = course.embedding_status == EmbeddingStatus.DONE and not wants_words_alone
         try:
-            index = self._index(course, None if wants_words_alone else LOAD_PATIENCE_SECONDS)
-        except (StillLoadingError, CourseTooLargeError) as error:
+            index = self._index(course, LOAD_PATIENCE_SECONDS if chroma_can_help else LONG_PATIENCE_SECONDS)
+        except StillLoadingError as error:
+            if not chroma_can_help:
+                raise OverloadedError(f"Course {quoted(course.id)} is still being loaded; try again") from error
+            return self._ask_chroma(course, plan, "the course is being loaded")
+        except CourseTooLargeError as error:
+            reason = f"course {quoted(course.id)} is larger than CACHE_MAX_MB"
             if wants_words_alone:
-                raise InvalidRequestError(f"method: {error}, so it can be searched by vector alone") from error
-            return self._finish(plan, self._ask_chroma(course, plan), _degraded(error))
+                raise InvalidRequestError(f"method: {reason}, so it can be searched by vector alone") from error
+            return self._ask_chroma(course, plan, reason)
         if not wants_words_alone:
             self._require_same_model(course.id, index.info)
         queries = [self._query(text, with_vector=not wants_words_alone) for text in plan.queries]
         hits = retrieval.search(index, queries, plan.options, self._candidates(plan))
-        return self._finish(plan, [_found(index, hit, plan.context) for hit in hits], None)
+        return self._finish(plan, [_found(index, hit, plan.context) for hit in hits])
 
-    def _index(self, course: PublishedCourse, patience_seconds: float | None) -> CourseIndex:
+    def _index(self, course: PublishedCourse, patience_seconds: float) -> CourseIndex:
         key = IndexKey(course.id, course.embedding_generation, course.embedding_fingerprint)
-        return self._indexes.get(key, lambda: self._load(course), patience_seconds)
+        if key in self._too_large:
+            raise CourseTooLargeError
+        return self._indexes.get(key, lambda: self._load(key, course), patience_seconds)
 
-    def _load(self, course: PublishedCourse) -> CourseIndex:
-        collection = self._vector_store.open(course.id)
-        self._require_room(course.id, collection)
-        index = load_course_index(collection, self._keyword_store, course.id)
+    def _load(self, key: IndexKey, course: PublishedCourse) -> CourseIndex:
+        try:
+            content = read_course(self._vector_store.open(course.id), self._max_bytes)
+        except CourseTooLargeError:
+            self._too_large.add(key)
+            raise
         published = CourseFingerprint.parse(course.embedding_fingerprint)
-        if published is not None and index.content != published.content:
+        if published is not None and content.digest != published.content:
             now = self._courses.published(course.id)
             if now != course:
                 raise _ChangedMeanwhileError
             if now.embedding_status != EmbeddingStatus.DONE:
                 raise EmbeddingNotReadyError(
-                    f"Course {quoted(course.id)} is {now.embedding_status}, and what was published last is gone"
+                    f"Course {quoted(course.id)} is {now.embedding_status}, and what was published last is not in "
+                    "memory"
                 )
             logger.warning("The collection of course %s does not hold what was published: see doctor", course.id)
-        return index
-
-    def _require_room(self, course_id: str, collection: CourseCollection) -> None:
-        limit = self._indexes.get_cache_stats().max_bytes
-        vectors = collection.count() * collection.dimensions() * 4
-        if limit is not None and vectors > limit:
-            raise CourseTooLargeError(f"course {quoted(course_id)} is larger than CACHE_MAX_MB")
+        return make_course_index(content, course.id, self._keyword_store)
 
     def _require_same_model(self, course_id: str, info: CollectionInfo) -> None:
         model = self._embedding.model
@@ -202,49 +212,58 @@ class CourseSearch:
     def _query(self, text: str, *, with_vector: bool) -> Query:
         return Query(text, *self._embedding.embed_query(text)) if with_vector else Query(text, None)
 
-    def _ask_chroma(self, course: PublishedCourse, plan: Plan) -> list[Found]:
+    def _ask_chroma(self, course: PublishedCourse, plan: Plan, why: str) -> tuple[list[Found], str]:
         """The nearest passages by Chroma's approximate search; words are not looked at."""
         collection = self._vector_store.open(course.id)
         self._require_same_model(course.id, collection.info)
         least = plan.options.thresholds.vector
-        best: dict[str, Found] = {}
+        found: dict[str, Found] = {}
         for text in plan.queries:
             vector = self._embedding.embed_query(text).vector
             for hit in collection.query(vector, self._candidates(plan), plan.options.filters):
-                if (least is None or hit.score >= least) and (
-                    hit.chunk_id not in best or best[hit.chunk_id].score < hit.score
-                ):
-                    best[hit.chunk_id] = Found(Record(hit.chunk_id, hit.text, hit.metadata, ""), hit.score)
-        return sorted(best.values(), key=lambda found: (-found.score, found.record.chunk_id))
+                passage = Found(Record(hit.chunk_id, hit.text, hit.metadata, ""), hit.score)
+                if least is None or hit.score >= least:
+                    found[hit.chunk_id] = max(passage, found.get(hit.chunk_id, passage), key=lambda one: one.score)
+        if self._courses.published(course.id) != course:
+            raise _ChangedMeanwhileError
+        ranked = sorted(found.values(), key=lambda passage: (-passage.score, passage.record.chunk_id))
+        return self._finish(
+            plan,
+            _without_copies(ranked),
+            f"{why}: its nearest vectors are approximate, and there are no words, context and explanations",
+        )
 
     def _candidates(self, plan: Plan) -> int:
         return max(plan.top_k, self._reranking.top_n) if plan.rerank else plan.top_k
 
-    def _finish(self, plan: Plan, found: list[Found], degraded: str | None) -> tuple[list[Found], str | None]:
-        """Rerank where that is wanted; then the threshold of the score, and no more than was asked for."""
-        if plan.rerank:
+    def _finish(self, plan: Plan, found: list[Found], degraded: str = "") -> tuple[list[Found], str]:
+        """Rerank where that is wanted; then the threshold of the score, and no more than was asked for.
+
+        The threshold is meant for scores as they should be: those of a degraded answer are not held against it.
+        """
+        if plan.rerank:  # the first query is the question, further ones only help to find
             reranking = self._reranking.rerank(plan.queries[0], [passage.record.text for passage in found])
             if reranking.scores is None:
                 degraded = "; ".join(filter(None, [degraded, f"not reranked: {reranking.reason}"]))
             else:
-                scored = zip(found, reranking.scores.tolist(), strict=False)
-                found = [replace(passage, score=score) for passage, score in scored]
-                found.sort(key=lambda passage: -passage.score)
+                scored = zip(found, reranking.scores.tolist(), strict=True)
+                found = sorted((replace(passage, score=score) for passage, score in scored), key=lambda one: -one.score)
         least = plan.options.thresholds.score
-        return [passage for passage in found if least is None or passage.score >= least][: plan.top_k], degraded
-
-
-class CourseTooLargeError(Exception):
-    """The course does not fit into the memory that is set aside for courses."""
+        if least is not None and not degraded:
+            found = [passage for passage in found if passage.score >= least]
+        return found[: plan.top_k], degraded
 
 
 class _ChangedMeanwhileError(Exception):
     """The course was published anew while it was being loaded."""
 
 
-def _degraded(reason: Exception) -> str:
-    why = str(reason) if isinstance(reason, CourseTooLargeError) else "the course is being loaded"
-    return f"{why}: its nearest vectors are approximate, and words were not looked at"
+def _without_copies(found: list[Found]) -> list[Found]:
+    """Each text once, the best with the records of the others."""
+    by_text: dict[str, list[Found]] = {}
+    for passage in found:
+        by_text.setdefault(passage.record.text, []).append(passage)
+    return [replace(best, copies=[other.record for other in others]) for best, *others in by_text.values()]
 
 
 def _found(index: CourseIndex, hit: retrieval.Hit, context: int) -> Found:

@@ -6,9 +6,9 @@ from retrieval.search import Fusion, Method, Options, Thresholds
 from search_api.search import Answer, Found, Plan
 from search_api.search_schemas import (
     ChannelWeights,
-    Explanation,
     Neighbours,
     Passage,
+    ResultExplanation,
     SearchRequest,
     SearchResponse,
     SearchResult,
@@ -50,7 +50,7 @@ def _result(found: Found, request: SearchRequest) -> SearchResult:
         metadata=_metadata(found.record),
         matches=list(found.matches),
         copies=[_metadata(copy) for copy in found.copies],
-        context=_neighbours(found) if request.context else None,
+        context=_neighbours(found) if request.context and found.explanation else None,
         explanation=_explanation(found) if request.explain else None,
     )
 
@@ -67,16 +67,10 @@ def _neighbours(found: Found) -> Neighbours:
     return Neighbours.model_construct(before=before, after=after)
 
 
-def _explanation(found: Found) -> Explanation | None:
-    explanation = found.explanation
-    if explanation is None:
+def _explanation(found: Found) -> ResultExplanation | None:
+    if found.explanation is None:
         return None
-    weights = explanation.weights
-    return Explanation.model_construct(
-        query=explanation.query,
-        vector=explanation.vector,
-        keyword=explanation.keyword,
-        keyword_share=explanation.keyword_share,
-        weights=ChannelWeights.model_construct(**weights._asdict()) if weights else None,
-        terms=list(explanation.terms),
-    )
+    values = found.explanation._asdict() | {"terms": list(found.explanation.terms)}
+    weights = found.explanation.weights
+    values["weights"] = ChannelWeights.model_construct(**weights._asdict()) if weights else None
+    return ResultExplanation.model_construct(**values)

@@ -24,17 +24,24 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-FilterValue = Annotated[
-    str,
-    BeforeValidator(_integer_as_text),
-    AfterValidator(encodable),
-    WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "integer"}]}),
-]
+FilterValue = Annotated[str, BeforeValidator(_integer_as_text), AfterValidator(encodable)]
+_ID: list[Any] = [{"type": "string"}, {"type": "integer"}]
+_TEXT: dict[str, Any] = {"type": "string", "pattern": r"\S"}
 FilterValues = Annotated[
-    list[FilterValue], BeforeValidator(_as_list), Field(min_length=1, max_length=MAX_FILTER_VALUES)
+    list[FilterValue],
+    BeforeValidator(_as_list),
+    Field(min_length=1, max_length=MAX_FILTER_VALUES),
+    WithJsonSchema(
+        {"anyOf": [*_ID, {"type": "array", "items": {"anyOf": _ID}, "minItems": 1, "maxItems": MAX_FILTER_VALUES}]}
+    ),
 ]
-Queries = Annotated[list[Text], BeforeValidator(_as_list), Field(min_length=1, max_length=MAX_QUERIES)]
-Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False)]
+Queries = Annotated[
+    list[Text],
+    BeforeValidator(_as_list),
+    Field(min_length=1, max_length=MAX_QUERIES),
+    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_QUERIES}]}),
+]
+Weight = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Threshold = Annotated[float | None, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -69,7 +76,9 @@ class ChannelWeights(RequestBody):
 class ScoreThresholds(RequestBody):
     """What a result must reach; null asks nothing, and 0 is a threshold."""
 
-    score: Threshold = Field(None, description="Of the result's score, after all reranking.")
+    score: Threshold = Field(
+        None, description="Of the result's score, after all reranking; not applied to a degraded answer."
+    )
     vector: Threshold = Field(None, description="Of the cosine similarity, -1.0 to 1.0.")
     keyword: Threshold = Field(
         None, description="Of the keyword score as a share of what the query could reach at best, 0.0 to 1.0."
@@ -92,12 +101,14 @@ class SearchRequest(RequestBody):
         "weighted", description="How a hybrid search unites its channels: by their scores, or by their ranks alone."
     )
     weights: ChannelWeights | None = Field(
-        None, description="Null: 0.7 for the vector and 0.3 for words, less for a vector that cannot read the query."
+        None,
+        description="Makes the score a plain weighted sum. Null: the channel that is surer of itself counts for more.",
     )
     thresholds: ScoreThresholds = ScoreThresholds()
     rerank: Literal["weight", "model"] = Field(
         "weight",
-        description="By the weighted scores; or by a model that reads query and passage together, which takes longer.",
+        description="By the weighted scores; or by a model that reads passages together with the (first) query, "
+        "which takes longer.",
     )
     context: int = Field(
         0, strict=True, ge=0, le=MAX_CONTEXT, description="How many chunks before and after, in the same section."
@@ -143,14 +154,16 @@ class Neighbours(BaseModel):
     after: list[Passage]
 
 
-class Explanation(BaseModel):
-    """Where a score comes from."""
+class ResultExplanation(BaseModel):
+    """Where a score comes from; that of a model's reranking only where the passage came from."""
 
     query: int = Field(description="Which of the queries found it, from 0.")
-    vector: float | None = Field(description="Cosine similarity; null in a search for words alone.")
-    keyword: float | None = Field(description="BM25; null where words were not looked at.")
-    keyword_share: float | None = Field(description="BM25 as a share of what the query could reach at best.")
-    weights: ChannelWeights | None = Field(description="What the channels counted for, adding up to 1.")
+    cosine: float | None = Field(description="Cosine similarity; null in a search for words alone.")
+    bm25: float
+    keyword_share: float = Field(description="BM25 as a share of what the query could reach at best.")
+    vector_part: float = Field(description="What the vector adds to the score.")
+    keyword_part: float = Field(description="What words add to it.")
+    weights: ChannelWeights | None = Field(description="What the channels of a hybrid search count for.")
     terms: list[str] = Field(description="What the words of the query were reduced to.")
 
 
@@ -158,15 +171,18 @@ class SearchResult(Passage):
     """A chunk of the course that was found."""
 
     score: float = Field(
-        description="Results come best first. Hybrid: 0.0 to 1.0; vector: cosine similarity, -1.0 to 1.0; "
-        "keyword: BM25 as a share of what the query could reach; reranked by a model: the probability that it answers."
+        description="Results come best first. Hybrid: 0.0 to 1.0, and the smaller the more chunks are alike; vector: "
+        "cosine similarity, -1.0 to 1.0; keyword: BM25 as a share of what the query could reach; reranked by a model: "
+        "the probability that it answers."
     )
     matches: list[tuple[int, int]] = Field(
         description="Where the text holds words of the query: start and end, in code points."
     )
     copies: list[Metadata] = Field(description="Other chunks with the very same text.")
-    context: Neighbours | None = Field(description="null unless it was asked for.")
-    explanation: Explanation | None = Field(description="null unless it was asked for.")
+    context: Neighbours | None = Field(description="null unless it was asked for, and where Chroma found the result.")
+    explanation: ResultExplanation | None = Field(
+        description="null unless it was asked for, and where Chroma found the result."
+    )
 
 
 class SearchResponse(BaseModel):

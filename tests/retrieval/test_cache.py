@@ -217,14 +217,11 @@ def test_an_error_that_many_raise_keeps_a_short_traceback_that_shows_the_load(
         assert len(frames) < 20
 
 
-@pytest.mark.parametrize("forget", [lambda cache: cache.clear_cache(), lambda cache: cache.discard("k")])
 def test_what_is_forgotten_during_its_load_is_served_and_not_kept(
-    cache: InstanceCache[str, object],
-    pool: ThreadPoolExecutor,
-    forget: Callable[[InstanceCache[str, object]], None],
+    cache: InstanceCache[str, object], pool: ThreadPoolExecutor
 ) -> None:
     with loading(cache, pool, Load("old")) as old:
-        forget(cache)
+        cache.clear_cache()
         assert cache.get("k", lambda: "new") == "new"  # does not wait for the old one
     assert old.result(SECONDS) == "old"
     assert cache.get("k", never) == "new"
@@ -303,7 +300,6 @@ RETIRE = {
     "evicted": _evict,
     "expired": _expire,
     "cleared": lambda cache, clock: cache.clear_cache(),
-    "discarded": lambda cache, clock: cache.discard("k"),
     "cache closed": lambda cache, clock: cache.close(),
 }
 

@@ -118,12 +118,6 @@ class CacheAgainstModel(RuleBasedStateMachine):
             self.counts["misses"] += 1
             self.counts["load_failures"] += 1
 
-    @rule(key=st.sampled_from(KEYS))
-    def discard(self, key: str) -> None:
-        self.cache.discard(key)
-        self._expire()
-        self.model.pop(key, None)
-
     @rule()
     def clear(self) -> None:
         self.cache.clear_cache()
@@ -190,9 +184,7 @@ class Hammer:
             match chance.randrange(20):
                 case 0:
                     self.cache.clear_cache()
-                case 1 | 2:
-                    self.cache.discard(key)
-                case 3 | 4:
+                case 1 | 2 | 3:
                     self.clock.now += 3
                 case 5:
                     self.cache.get_cache_stats()

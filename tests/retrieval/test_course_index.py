@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embedding.vector_store import CollectionInfo, VectorStore
-from retrieval.course_index import load_course_index
+from embedding.vector_store import CollectionInfo, CourseCollection, VectorStore
+from retrieval.course_index import CourseIndex, CourseTooLargeError, make_course_index, read_course
 from retrieval.keyword_store import KeywordStore
 from retrieval.settings import KeywordSettings
 from tests.support.course_index import QUERY_VECTOR, make_index
@@ -15,14 +15,18 @@ from tests.support.published import MODEL, SIGNATURE, records_of
 TEXTS = [f"Copper number {number}." for number in range(7)]
 
 
+def load(collection: CourseCollection, store: KeywordStore, course_id: str) -> CourseIndex:
+    return make_course_index(read_course(collection), course_id, store)
+
+
 @pytest.mark.integration
 def test_it_is_what_the_collection_holds(vector_store: VectorStore, tmp_path: Path) -> None:
     records, vectors, fingerprint = records_of("c", TEXTS)
     collection = vector_store.create(CollectionInfo("c", MODEL, SIGNATURE))
     collection.upsert(records[::-1], vectors[::-1])
     store = KeywordStore(KeywordSettings(keyword_index_dir=tmp_path / "keywords"))
-    index = load_course_index(collection, store, "c")
-    assert index.content == fingerprint.content
+    index = load(collection, store, "c")
+    assert read_course(collection).digest == fingerprint.content
     assert index.info == collection.info
     assert [(record.chunk_id, record.text, dict(record.metadata)["标题"]) for record in index.records] == [
         (record.chunk_id, record.text, record.metadata["标题"]) for record in records
@@ -36,10 +40,21 @@ def test_it_is_what_the_collection_holds(vector_store: VectorStore, tmp_path: Pa
 
 
 @pytest.mark.integration
+def test_a_course_too_large_is_known_by_its_first_page(vector_store: VectorStore) -> None:
+    records, vectors, _ = records_of("large", TEXTS)
+    collection = vector_store.create(CollectionInfo("large", MODEL, SIGNATURE))
+    collection.upsert(records, vectors)
+    size = make_index({"a": TEXTS[0]}).bytes * len(TEXTS)
+    assert len(read_course(collection, max_bytes=2 * size).records) == len(TEXTS)
+    with pytest.raises(CourseTooLargeError):
+        read_course(collection, max_bytes=size // 2)
+
+
+@pytest.mark.integration
 def test_an_empty_collection(vector_store: VectorStore, tmp_path: Path) -> None:
     collection = vector_store.create(CollectionInfo("empty", MODEL, SIGNATURE))
     store = KeywordStore(KeywordSettings(keyword_index_dir=tmp_path / "keywords"))
-    assert len(load_course_index(collection, store, "empty")) == 0
+    assert len(load(collection, store, "empty")) == 0
 
 
 @pytest.mark.integration
@@ -51,12 +66,12 @@ def test_a_keyword_index_that_is_not_there_is_made(vector_store: VectorStore, tm
     directory = tmp_path / "keywords"
     store = KeywordStore(KeywordSettings(keyword_index_dir=directory))
     if damage == "broken":
-        load_course_index(collection, store, "c")
+        load(collection, store, "c")
         (path,) = directory.rglob("*.npz")
         path.write_bytes(path.read_bytes()[:100])
     if damage == "unwritable":
         directory.write_text("a file, where a directory should be")
-    index = load_course_index(collection, store, "c")
+    index = load(collection, store, "c")
     assert index.keywords.scores({"copper": 1}).all()
     if damage != "unwritable":
         assert store.load("c", fingerprint.content).terms == index.keywords.terms
@@ -95,8 +110,9 @@ def test_neighbours_are_those_of_the_section_in_reading_order() -> None:
     places: dict[str, dict[str, object]] = {
         "z": at("1", "1", 0),
         "y": at("1", "1", 1.5),
-        "x": at("1", "1", 2),
-        "w": at("1", "1", None),
+        "x": at("1", "1", "2"),
+        "12": at("1", "1", None),
+        "9": at("1", "1", 10**400),
         "v": at("1", "2", 0),
         "u": at("2", "1", 0),
         "t": {},
@@ -109,6 +125,6 @@ def test_neighbours_are_those_of_the_section_in_reading_order() -> None:
         return "".join(index.records[n].chunk_id for n in before), "".join(index.records[n].chunk_id for n in after)
 
     assert around("y", 1) == ("z", "x")
-    assert around("x", 5) == ("zy", "w")
+    assert around("x", 5) == ("zy", "912")
     assert around("z", 2) == ("", "yx")
     assert around("v", 3) == around("u", 3) == around("t", 3) == ("", "")

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrieval.course_index import CourseIndex
-from retrieval.fusion import DEFAULT_WEIGHTS, KEYWORD_ONLY, Weights
+from retrieval.fusion import DEFAULT_WEIGHTS, Weights
 from retrieval.search import Fusion, Hit, Method, Options, Query, Thresholds, matches, search
 from tests.support.course_index import make_index, query
 
@@ -27,7 +27,7 @@ def test_each_method_listens_to_its_channel() -> None:
     index = make_index({"a": "copper plating", "b": "drilled holes", "c": "copper"}, [0.1, 0.9, 0.2])
     assert find(index, method=Method.VECTOR) == ["b", "c", "a"]
     assert find(index, method=Method.KEYWORD) == ["c", "a"]
-    assert find(index, weights=Weights(0, 1))[:2] == ["c", "a"]
+    assert find(index, weights=Weights(0, 1)) == ["c", "a", "b"]
     assert find(index, weights=Weights(1, 0)) == ["b", "c", "a"]
     assert set(find(index)) == {"a", "b", "c"}
 
@@ -103,6 +103,7 @@ def test_thresholds(method: Method) -> None:
     index = make_index({"a": "copper copper", "b": "copper in some more words", "c": "drill"}, [0.0, 0.5, 0.9])
     assert find(index, method=method, thresholds=Thresholds(keyword=1e-9)) in (["a", "b"], ["b", "a"])
     assert find(index, method=method, thresholds=Thresholds(keyword=0.99)) == []
+    assert find(index, "the of and", method=method, thresholds=Thresholds(keyword=0.1)) == []
     if method is not Method.KEYWORD:
         assert set(find(index, method=method, thresholds=Thresholds(vector=0.5))) == {"b", "c"}
         assert set(find(index, method=method, thresholds=Thresholds(vector=0.0))) == {"a", "b", "c"}
@@ -113,24 +114,42 @@ def test_an_illegible_query_is_left_to_words() -> None:
     index = make_index({"a": "阻焊层 覆盖 铜", "b": "钻孔"}, [0.1, 0.99])
     (best, *_) = search(index, [query("什么是阻焊层", legibility=0.2)], Options(), 5)
     assert index.records[best.row].chunk_id == "a"
-    assert best.explanation.weights == KEYWORD_ONLY
+    assert best.explanation.weights == (0, 1)
 
 
-def test_the_explanation_tells_both_channels() -> None:
+@pytest.mark.parametrize("fusion", list(Fusion))
+@pytest.mark.parametrize("weights", [None, Weights(1, 3)])
+@pytest.mark.parametrize("method", list(Method))
+def test_the_explanation_adds_up(method: Method, fusion: Fusion, weights: Weights | None) -> None:
     index = make_index({"a": "copper plating", "b": "drill"}, [0.25, 0.5])
-    found = {hit.row: hit.explanation for hit in search(index, [query("plated Copper?")], Options(), 5)}
-    assert found[0].vector == pytest.approx(0.25)
-    assert found[0].keyword > 0
+    hits = search(index, [query("plated Copper?")], Options(method, fusion, weights), 5)
+    for hit in hits:
+        assert hit.explanation.vector_part + hit.explanation.keyword_part == pytest.approx(hit.score)
+        assert hit.explanation.terms == ("plate", "copper")
+    found = {hit.row: hit.explanation for hit in hits}
+    assert found[0].cosine == (None if method is Method.KEYWORD else pytest.approx(0.25))
+    assert found[0].bm25 > 0
     assert 0 < found[0].keyword_share < 1
-    assert found[0].weights == pytest.approx(DEFAULT_WEIGHTS)
-    assert found[0].terms == ("plate", "copper")
-    assert (found[1].keyword, found[1].keyword_share) == (0, 0)
+    if method is Method.HYBRID:
+        assert found[0].weights == pytest.approx(weights.shares if weights else DEFAULT_WEIGHTS)
+        assert (found[1].bm25, found[1].keyword_share, found[1].keyword_part < found[0].keyword_part) == (0, 0, True)
+
+
+def test_copies_of_a_text_change_nothing() -> None:
+    texts = {"a": "copper plating", "b": "copper", "c": "solder mask", "d": "drill"}
+    cosines = [0.8, 0.5, 0.3, 0.2]
+    copies = {f"a{number}": texts["a"] for number in range(9)}
+    for options in (Options(), Options(fusion=Fusion.RRF), Options(weights=Weights(1, 1))):
+        alone = search(make_index(texts, cosines), [query("copper")], options, 9)
+        many = search(make_index(texts | copies, cosines + [0.8] * 9), [query("copper")], options, 9)
+        assert [hit.score for hit in many] == pytest.approx([hit.score for hit in alone], rel=0.25)
+        assert len(many[0].copies) == 9
 
 
 def test_words_alone_need_no_vector() -> None:
     index = make_index({"a": "copper", "b": "drill"})
     (hit,) = search(index, [Query("copper", None)], Options(Method.KEYWORD), 5)
-    assert (hit.row, hit.explanation.vector) == (0, None)
+    assert (hit.row, hit.explanation.cosine) == (0, None)
 
 
 def test_nothing_to_find() -> None:

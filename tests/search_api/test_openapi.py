@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
 from starlette.testclient import TestClient
 
@@ -42,11 +43,13 @@ def test_every_operation_is_described(document: Any) -> None:
         "alive",
         "clear_cache",
         "clear_cache_stats",
+        "create_embeddings",
         "embed_course",
         "embed_texts",
         "embedding_status",
         "get_cache_stats",
         "list_courses",
+        "list_models",
         "ready",
         "search_course",
     ]
@@ -104,3 +107,15 @@ def test_docs_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
 def test_missing_asset_has_the_error_shape(client: TestClient) -> None:
     response = client.get("/docs/static/nothing.js")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
+
+
+def test_every_example_of_a_search_fits_its_schema(document: Any) -> None:
+    """A client made from the document can send what the contract shows: a plain text, a single filter value."""
+    schema = document["components"]["schemas"]["SearchRequest"]
+    plain = {"query": "What is prepreg?", "top_k": 5, "filters": {"section_id": 3, "lecture_id": None}}
+    for example in (*schema["examples"], plain):
+        jsonschema.validate(
+            example, {"$ref": "#/components/schemas/SearchRequest", "components": document["components"]}
+        )
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"query": 5}, {"$ref": "#/components/schemas/SearchRequest"} | document)

@@ -119,12 +119,12 @@ def rerank_at_last(service: RerankService, query: str = "query") -> None:
         pass
 
 
-def test_the_first_documents_are_judged(stage: Stage) -> None:
+def test_all_documents_are_judged(stage: Stage) -> None:
     with stage.service(reranker_top_n=2) as service:
         reranking = service.rerank("query", ["a", "bbb", "cc"])
     assert reranking.scores is not None
-    assert (reranking.scores.tolist(), reranking.reason) == ([1.0, 3.0], "")
-    assert stage.stub.judged == ["a", "bbb"]
+    assert (reranking.scores.tolist(), reranking.reason) == ([1.0, 3.0, 2.0], "")
+    assert stage.stub.judged == ["a", "bbb", "cc"]
 
 
 def test_a_real_model(stage: Stage, tmp_path: Path) -> None:

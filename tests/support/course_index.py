@@ -26,7 +26,7 @@ def make_index(
     records = [Record(chunk_id, text, (metadata or {}).get(chunk_id, {}), "hash") for (chunk_id, text), _ in rows]
     vectors = np.array([(cosine, np.sqrt(1 - cosine**2)) for _, cosine in rows], dtype=np.float32).reshape(-1, 2)
     keywords = KeywordIndexBuilder().add_all((record.chunk_id, record.text) for record in records).build()
-    return CourseIndex(records, vectors, keywords, CollectionInfo("c", "model", "signature"), "content")
+    return CourseIndex(records, vectors, keywords, CollectionInfo("c", "model", "signature"))
 
 
 def query(text: str, legibility: float = 1.0) -> Query:

@@ -1,0 +1,151 @@
+"""Our parties of `benchmarks.search`, and Chroma itself: `python -m benchmarks.search_ours PARTY`.
+
+Query vectors are looked up, in the search app too: what a search costs beyond the query's own embedding is measured.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+from fastapi import FastAPI
+
+from benchmarks.search_caches import measure_loading, measure_requests
+from benchmarks.search_worker import RESULTS, Ask, Call, Question, read_questions, work
+from embedding.collection_names import collection_name
+from embedding.embedder import Embedder, Embeddings
+from embedding.settings import VectorStoreSettings
+from embedding.vector_store import VectorStore
+from embedding.vectors import Vectors
+from models.settings import CatalogueSettings
+from retrieval.keyword_store import KeywordStore
+from retrieval.search import Method, Options
+from retrieval.settings import KeywordSettings
+from search_api.app import create_app
+from search_api.courses import Courses
+from search_api.search import Plan
+from search_api.services import Services, assembled
+from search_api.settings import SearchSettings
+
+IN_PROCESS, OVER_HTTP, CHROMA = PARTIES = ("ours, in process", "ours, HTTP", "Chroma, HTTP")
+LOOK_UP = "look-up"
+"""Name and signature of the model."""
+APP = "benchmarks.search_ours:create_search_app"
+QUESTIONS, COURSE = "BENCHMARK_QUESTIONS", "BENCHMARK_COURSE"
+COLLECTION, SEARCH_URL = "BENCHMARK_COLLECTION", "BENCHMARK_SEARCH_URL"
+"""Environment of all parties, with what `serving` gives its own processes."""
+
+
+class LookUp(Embedder):
+    """Knows the vectors of some queries, and of nothing else."""
+
+    def __init__(self, texts: Sequence[str], vectors: Vectors) -> None:
+        self.name = self.signature = LOOK_UP
+        self.dimensions = vectors.shape[1]
+        self._vectors = dict(zip(texts, vectors, strict=True))
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        """Their vectors; a token each."""
+        return Embeddings(np.stack([self._vectors[text] for text in texts]), (1,) * len(texts), truncated=0)
+
+    def legibility(self, text: str) -> float:  # noqa: ARG002
+        """All of it."""
+        return 1.0
+
+
+def create_search_app() -> FastAPI:
+    """The search app, over a model that looks vectors up."""
+    return create_app(services=_services)
+
+
+def main(party: str) -> None:
+    """Carry out orders for one party."""
+    questions = read_questions(Path(os.environ[QUESTIONS]))
+    course_id = os.environ[COURSE]
+    if party == IN_PROCESS:
+        with _services(SearchSettings()) as services:
+            orders = {"loading": measure_loading, "requests": measure_requests}
+            others = {name: partial(measure, services, course_id, questions) for name, measure in orders.items()}
+            work(_loaded(_ask_services(services, course_id), questions), questions, others)
+    elif party == OVER_HTTP:
+        with httpx.Client(base_url=os.environ[SEARCH_URL], timeout=600, trust_env=False) as client:
+            work(_loaded(_ask_app(client, course_id), questions), questions)
+    elif party == CHROMA:
+        work(_ask_chroma(course_id), questions)
+    else:
+        raise ValueError(f"There is no party {party}")
+
+
+def _loaded(ask: Ask, questions: Sequence[Question]) -> Ask:
+    """A search for words alone waits until the course is in memory."""
+    ask(Call(questions[0], "keyword", filtered=False))
+    return ask
+
+
+@contextmanager
+def _services(settings: SearchSettings) -> Iterator[Services]:
+    questions = read_questions(Path(os.environ[QUESTIONS]))
+    embedder = LookUp([one.text for one in questions], np.stack([one.vector for one in questions]))
+    with (
+        closing(Courses(CatalogueSettings())) as courses,
+        closing(VectorStore(VectorStoreSettings())) as vector_store,
+        assembled(
+            settings, courses, vector_store, KeywordStore(KeywordSettings()), load_embedder=lambda: embedder
+        ) as services,
+    ):
+        yield services
+
+
+def _ask_services(services: Services, course_id: str) -> Ask:
+    def ask(call: Call) -> list[str]:
+        filters = {"section_id": [call.question.section]} if call.filtered else {}
+        options = Options(method=Method(call.method), filters=filters)
+        answer = services.search.search(course_id, Plan([call.question.text], RESULTS, options))
+        if answer.degraded:
+            raise RuntimeError(answer.degraded)
+        return [found.record.chunk_id for found in answer.found]
+
+    return ask
+
+
+def _ask_app(client: httpx.Client, course_id: str) -> Ask:
+    def ask(call: Call) -> list[str]:
+        body: dict[str, Any] = {"query": call.question.text, "top_k": RESULTS, "method": call.method}
+        if call.filtered:
+            body["filters"] = {"section_id": call.question.section}
+        response = client.post(f"/courses/{course_id}/search", json=body).raise_for_status()
+        answer = response.json()
+        if answer["degraded"]:
+            raise RuntimeError(answer["degraded"])
+        return [result["metadata"]["chunk_id"] for result in answer["results"]]
+
+    return ask
+
+
+def _ask_chroma(course_id: str) -> Ask:
+    import chromadb
+
+    host, _, port = os.environ["CHROMA_URL"].removeprefix("http://").partition(":")
+    collection = chromadb.HttpClient(host=host, port=int(port)).get_collection(
+        collection_name(course_id), embedding_function=None
+    )
+
+    def ask(call: Call) -> list[str]:
+        found = collection.query(
+            query_embeddings=call.question.vector[None, :],
+            n_results=RESULTS,
+            where={"section_id": call.question.section} if call.filtered else None,
+            include=["documents", "metadatas", "distances"],
+        )
+        return found["ids"][0]
+
+    return ask
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
