@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from models import catalogue
 from models.catalogue import PublishedCourse
-from models.database import create_catalogue_engine, transaction
+from models.database import FileVersion, create_catalogue_engine, file_version, transaction
 from models.settings import CatalogueSettings
 from models.tables import Course
 from search_api.errors import AlreadyRunningError, CourseNotFoundError, quoted
@@ -21,6 +21,7 @@ class Courses:
 
     def __init__(self, settings: CatalogueSettings) -> None:
         self._engine = create_catalogue_engine(settings)
+        self._published: dict[str, tuple[FileVersion | None, PublishedCourse]] = {}
 
     def get(self, course_id: str) -> Course:
         """The course.
@@ -40,10 +41,14 @@ class Courses:
         Raises:
             CourseNotFoundError: there is none with this id.
         """
-        with transaction(self._engine) as session:
-            course = catalogue.published_course(session, course_id)
-        if course is None:
-            raise _not_found(course_id)
+        version = file_version(self._engine)
+        read_at, course = self._published.get(course_id, (None, None))
+        if course is None or version is None or version != read_at:
+            with transaction(self._engine) as session:
+                course = catalogue.published_course(session, course_id)
+            if course is None:
+                raise _not_found(course_id)
+            self._published[course_id] = version, course
         return course
 
     def all(self) -> list[Course]:

@@ -1,14 +1,21 @@
 """Trigger, status and list: the course row over HTTP."""
 
+import itertools
+import shutil
 import sqlite3
 import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
 
 from models import catalogue
-from models.database import transaction
+from models.database import QUIET_SECONDS, DatabaseUnavailableError, transaction
+from search_api.courses import Courses
 from tests.search_api.backstage import Backstage
 
 
@@ -149,3 +156,49 @@ def test_database_moved_away_and_back(backstage: Backstage, client: TestClient) 
     assert not backstage.database.exists(), "nobody may leave an empty database where the real one belongs"
     moved.rename(backstage.database)
     assert client.post("/courses/c/search", json={"query": "x"}).status_code == 200
+
+
+class TestWhatASearchSees:
+    """A search never sees a row older than the last commit, though it does not open the database for each."""
+
+    @pytest.fixture
+    def courses(self, backstage: Backstage) -> Iterator[Courses]:
+        backstage.add_course("c")
+        with closing(Courses(backstage.catalogue_settings)) as courses:
+            yield courses
+
+    @pytest.mark.parametrize("stays_open", [True, False])
+    def test_every_commit_is_seen_at_once(self, backstage: Backstage, courses: Courses, stays_open: bool) -> None:
+        pauses = itertools.cycle([0, 0, 2 * QUIET_SECONDS, QUIET_SECONDS / 2, 0, 1.5 * QUIET_SECONDS])
+        writer = sqlite3.connect(backstage.database, isolation_level=None)
+        for generation, pause in zip(range(1, 40), pauses, strict=False):
+            writer.execute("UPDATE course SET embedding_generation = ?", [generation])
+            if not stays_open:
+                writer.close()
+            assert courses.published("c").embedding_generation == generation
+            time.sleep(pause)
+            assert courses.published("c").embedding_generation == generation
+            if not stays_open:
+                writer = sqlite3.connect(backstage.database, isolation_level=None)
+        writer.close()
+
+    def test_a_database_left_alone_is_not_opened(
+        self, backstage: Backstage, courses: Courses, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        time.sleep(2 * QUIET_SECONDS)
+        courses.published("c")
+        monkeypatch.setattr(catalogue, "published_course", None)
+        assert courses.published("c").id == "c"
+
+    def test_another_file_in_its_place_is_seen(self, backstage: Backstage, courses: Courses, tmp_path: Path) -> None:
+        time.sleep(2 * QUIET_SECONDS)
+        assert courses.published("c").id == "c"
+        backstage.database.rename(tmp_path / "away.db")
+        with pytest.raises(DatabaseUnavailableError):
+            courses.published("c")
+        shutil.copy2(tmp_path / "away.db", tmp_path / "other.db")
+        with sqlite3.connect(tmp_path / "other.db") as other:
+            other.execute("UPDATE course SET embedding_generation = 9")
+        other.close()
+        (tmp_path / "other.db").rename(backstage.database)
+        assert courses.published("c").embedding_generation == 9
