@@ -4,9 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 RIVALS := .venv-rivals
+PEERS := .venv-peers
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format bench bench-memory bench-pipeline bench-search eval lock clean
+.PHONY: help install demo up fetch-model test lint format bench bench-engine bench-memory bench-pipeline bench-search eval lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,14 @@ format: $(READY) ## Format the code and fix what can be fixed
 bench: $(READY) ## Measure bulk embedding on this machine; OUT=file.json keeps the figures
 	$(BIN)/python -m benchmarks.embedding $(if $(OUT),--out $(OUT))
 
+bench-engine: $(READY) $(PEERS)/.ready ## Measure the embedding engine beside sentence-transformers; OUT=file.json keeps the figures
+	PYTHONPATH=$(PEERS) $(BIN)/python -m benchmarks.engine $(if $(OUT),--out $(OUT))
+
+# It stands on the product's torch and transformers, and is seen by this benchmark alone.
+$(PEERS)/.ready: benchmarks/engine-requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(PEERS) --requirement $<
+	@touch $@
+
 bench-memory: $(READY) ## Measure the memory of indexing on this machine; OUT=file.json keeps the figures
 	$(BIN)/python -m benchmarks.memory $(if $(OUT),--out $(OUT))
 
@@ -73,4 +82,4 @@ lock: ## Pin the newest versions that work together
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove the virtual environment and caches; courses stay
-	rm -rf $(VENV) $(RIVALS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(RIVALS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

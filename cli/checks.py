@@ -22,7 +22,7 @@ from cli.restore import NEW, OLD
 from cli.settings import LauncherSettings
 from cli.vector_store import LOCK, orphaned_directories
 from embedding.demo_model import model_in_use
-from embedding.model_files import model_signature
+from embedding.opening import signature_in_use
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import VectorStore
 from migrations.revision import revision_of
@@ -152,12 +152,13 @@ def check_server(store: VectorStore, settings: VectorStoreSettings) -> Iterator[
 
 
 def check_model() -> Iterator[Finding]:
-    """The model's files are all there. Reads little of them, and does not load it."""
+    """The model's files are all there, or the service that has it. Reads little of them, and does not load it."""
     configured = EmbeddingSettings()
     used = model_in_use(configured)
-    signature = model_signature(used)
+    signature = signature_in_use(used)
     if used == configured:
-        message = f"{used.embedding_model_name} at {used.embedding_model_path}, signature {signature}"
+        where = used.embedding_service_url or used.embedding_model_path
+        message = f"{used.embedding_model_name} at {where}, signature {signature}"
         yield Finding("model", Level.OK, message)
     else:
         message = f"There are no weights at {configured.embedding_model_path}: `make up` takes a stand-in for English"

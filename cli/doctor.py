@@ -28,9 +28,8 @@ from cli.locks import DirectoryInUseError
 from cli.rebuild import RebuildLostError
 from cli.vector_store import vector_store_settings
 from embedding.demo_model import model_in_use
-from embedding.embedder import Embedder
 from embedding.errors import EmbeddingError
-from embedding.model_files import model_signature
+from embedding.opening import open_embedder, signature_in_use
 from embedding.settings import EmbeddingSettings
 from embedding.vector_store import VectorStore, VectorStoreError
 from models.database import DatabaseUnavailableError, Engine, create_catalogue_engine
@@ -123,7 +122,7 @@ def examine(*, deep: bool) -> Iterator[Finding]:
             keywords = KeywordStore(KeywordSettings())
             yield from _shielded("keywords", check_keyword_indexes(engine, store, keywords))
         if catalogue_works:
-            signature = model_signature(model_in_use(EmbeddingSettings())) if model_works else None
+            signature = signature_in_use(model_in_use(EmbeddingSettings())) if model_works else None
             yield from _shielded("states", check_states(engine, signature))
     finally:
         store.close()
@@ -136,7 +135,7 @@ def _check_collections(engine: Engine, store: VectorStore, *, deep: bool) -> Ite
     model = None
     if deep:
         try:
-            model = Embedder.load(model_in_use(EmbeddingSettings()))
+            model = open_embedder(model_in_use(EmbeddingSettings()))
         except EmbeddingError as error:
             yield Finding("model", Level.ERROR, str(error))
     yield from check_courses(engine, store, collections, deep=deep, model=model)

@@ -9,6 +9,7 @@ from cli.backup import backup
 from cli.demo import demo
 from cli.doctor import doctor
 from cli.embed import embed
+from cli.embedding_service import embedding_service
 from cli.fetch_model import fetch_model
 from cli.load import load
 from cli.rebuild import rebuild
@@ -36,6 +37,7 @@ app.command()(backup)
 app.command()(restore)
 app.command()(fetch_model)
 app.command()(vector_store)
+app.command()(embedding_service)
 
 
 def main() -> None:

@@ -18,13 +18,15 @@ from types import FrameType
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from cli.locks import DirectoryInUseError, lock_directory
 from cli.processes import ProcessFailedError, Supervisor
 from cli.settings import LauncherSettings
 from embedding.demo_model import demo_model_settings, model_in_use
-from embedding.errors import ModelUnavailableError
+from embedding.errors import EmbeddingError, ModelUnavailableError
 from embedding.model_files import read_model_directory
+from embedding.opening import signature_in_use
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from models.database import postgres_url
 from orchestration.settings import PipelineSettings
@@ -148,6 +150,9 @@ def _script(name: str) -> Path:
 def _model_settings() -> dict[str, str]:
     """Environment that says which model to use, and says so to the operator, too."""
     configured = EmbeddingSettings()
+    if configured.embedding_service_url:
+        _show_service(configured)
+        return {}
     used = model_in_use(configured)
     try:
         read_model_directory(used.embedding_model_path)
@@ -162,6 +167,16 @@ def _model_settings() -> dict[str, str]:
         "`make fetch-model`; all courses are then embedded anew.[/]"
     )
     return demo_model_settings(used.embedding_model_path)
+
+
+def _show_service(settings: EmbeddingSettings) -> None:
+    """Say which service embeds; one that is away may come later, as everything else goes on without it."""
+    try:
+        signature_in_use(settings)
+    except EmbeddingError as error:
+        console.print(f"[yellow]{escape(str(error))}[/]")
+    else:
+        console.print(f"Embedding model: {settings.embedding_model_name} ({settings.embedding_service_url})")
 
 
 def _search_link(search_url: str) -> str:

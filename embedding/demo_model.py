@@ -25,9 +25,9 @@ def demo_model_settings(path: Path) -> dict[str, str]:
 
 
 def model_in_use(configured: EmbeddingSettings) -> EmbeddingSettings:
-    """The configured model, or the stand-in where nobody chose a model and there are no weights yet."""
+    """The configured model or service, or the stand-in where nobody chose one and there are no weights yet."""
     stand_in = demo_model_path()
     is_chosen = "embedding_model_path" in configured.model_fields_set or configured.embedding_model_path.exists()
-    if is_chosen or stand_in is None:
+    if configured.embedding_service_url or is_chosen or stand_in is None:
         return configured
     return configured.model_copy(update={"embedding_model_path": stand_in, "embedding_model_name": DEMO_MODEL_NAME})

@@ -1,28 +1,34 @@
 """Text → vector. The one place that uses the loader.
 
-A text is tokenized with the model's own special tokens and cut by token. Texts of like length share a batch, so that
-little of it is padding; the model's token vectors are pooled into one vector a text (its last token, its first, or
-their mean, as the model directory says), which is scaled to length one: a dot product of two is their cosine.
+A text is tokenized with the model's own special tokens and cut by token. An encoder (`embedding.encoders`) turns
+batches of token ids into vectors of length one: a dot product of two is their cosine. Documents are many, and what
+counts is how many are done in a second; so on the CPU every processor computes batches of its own. A query is one, and
+somebody waits for it; so all processors compute it together, and what the model makes of the prompt before it is kept.
 """
 
 import logging
-import unicodedata
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from functools import partial
+from threading import Lock
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding.encoders import Encoder, Starts, Tokens, create_encoder
 from embedding.errors import EmbeddingError
+from embedding.legibility import Legibility
 from embedding.loader import load_embedding_model
-from embedding.model_files import ModelDirectory, Pooling, read_model_directory
+from embedding.model_files import ModelDirectory, read_model_directory
+from embedding.packing import packs
+from embedding.precision import Precision
 from embedding.settings import EmbeddingSettings
+from embedding.workers import workers
 from models.unicode import without_surrogates
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, TokenizersBackend
 
 logger = logging.getLogger(__name__)
@@ -50,8 +56,17 @@ class Embeddings:
         return self.truncated / len(self.token_counts) if self.token_counts else 0.0
 
 
+class _Engine(NamedTuple):
+    """What computes, and what it has kept of the prompt."""
+
+    encoder: Encoder
+    prompt: list[int]
+    """The tokens of the query prompt that no query can change."""
+    starts: Starts | None
+
+
 class Embedder:
-    """A loaded model. Several threads may use one instance: nothing in it changes after its construction."""
+    """A loaded model. Several threads may use one instance."""
 
     def __init__(
         self,
@@ -64,14 +79,16 @@ class Embedder:
         self.dimensions: int = model.config.hidden_size
         self.max_tokens: int = min(settings.embedding_max_tokens, directory.max_tokens)
         self.device: str = model.device.type
+        self.dtype: str = _name(model)
         self.signature: str = directory.signature(settings.embedding_max_tokens)
-        self._model = model
+        self._settings = settings
         self._pooling = directory.pooling
         self._lower_case = directory.lower_case
         self._query_prompt = directory.query_prompt(settings)
         self._document_prompt = directory.document_prompt
-        self._batch_tokens = CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS
-        self._unknown: int | None = tokenizer.unk_token_id
+        self._batch_tokens = settings.embedding_batch_tokens or (
+            CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS
+        )
         self._filler = next((id_ for id_ in (tokenizer.pad_token_id, tokenizer.eos_token_id) if id_ is not None), 0)
         # The backend is set up once and only read afterwards. transformers' own call sets truncation anew each time,
         # which fails with "Already borrowed" when another thread is encoding.
@@ -87,6 +104,9 @@ class Embedder:
                 f"take {overhead}: nothing would be left of a text. Raise it."
             )
         self._tokenizer.enable_truncation(self.max_tokens, direction="right")
+        self._reader = Legibility(self._tokenizer, tokenizer.unk_token_id, lower_case=self._lower_case)
+        self._changing = Lock()
+        self._engine = self._create_engine(model)
 
     @classmethod
     def load(cls, settings: EmbeddingSettings | None = None) -> Self:
@@ -109,7 +129,7 @@ class Embedder:
         Raises:
             EmbeddingError: the model failed, or gave a text a vector that is not finite.
         """
-        return self._embed([self._document_prompt + text for text in texts], on_progress)
+        return self._embed_all([self._document_prompt + text for text in texts], on_progress)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of searches: each text follows the model's query prompt.
@@ -117,43 +137,39 @@ class Embedder:
         Raises:
             EmbeddingError: the model failed, or gave a text a vector that is not finite.
         """
-        return self._embed([self._query_prompt + text for text in texts])
+        return self._embed_all([self._query_prompt + text for text in texts], queries=True)
 
     def legibility(self, text: str) -> float:
-        """The share of the text's letters that the model can read, 0.0 to 1.0; 1.0 where there are none.
+        """The share of the text's letters that the model can read, 0.0 to 1.0; see `embedding.legibility`."""
+        return self._reader.of(without_surrogates(text))
 
-        A model's vocabulary is made of what it was trained on. What it has not seen is an unknown token, or falls apart
-        into letters or bytes, and the vector of such a text is noise. A Chinese character, or a syllable, may stand
-        alone.
-        """
-        letters = sum(map(str.isalpha, text))
-        if not letters:
-            return 1.0
-        encoding = self._tokenizer.encode(text, add_special_tokens=False)
-        times = Counter(encoding.offsets)
-        read = sum(
-            sum(map(str.isalpha, text[start:end]))
-            for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            if token != self._unknown and times[start, end] == 1 and not _is_torn(text, start, end)
-        )
-        return min(1.0, read / letters)
-
-    def _embed(self, texts: list[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
+    def _embed_all(
+        self, texts: list[str], on_progress: Callable[[int], None] | None = None, *, queries: bool = False
+    ) -> Embeddings:
         tokens, truncated = self._tokenize(texts)
         counts = tuple(map(len, tokens))
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         done = 0
-        for batch in batches(counts, self._batch_tokens):
-            try:
-                vectors[batch] = self._encode([tokens[index] for index in batch])
-            except RuntimeError as error:  # torch's errors, a full GPU among them
-                raise EmbeddingError(f"the embedding model failed on {self.device}: {error}") from error
-            for index in batch:
-                if not np.isfinite(vectors[index]).all():
-                    raise EmbeddingError(self._describe_failure(index, texts[index]))
-            done += len(batch)
-            if on_progress:
-                on_progress(done)
+        threads = 1 if queries else self._bulk_threads()
+        budget = min(self._batch_tokens, -(-sum(counts) // threads))
+        groups = [*(packs if self._engine.encoder.packed else batches)(counts, budget)]
+        work = ([tokens[index] for index in group] for group in groups)
+        compute = partial(self._compute, queries=queries)
+        with ExitStack() as stack:
+            results: Iterator[NDArray[np.float32]] = map(compute, work)
+            if threads > 1:
+                results = stack.enter_context(closing(workers(threads).map(compute, work)))
+            for group, result in zip(groups, results, strict=True):
+                vectors[group] = result
+                for index in group:
+                    if not np.isfinite(vectors[index]).all():
+                        raise EmbeddingError(
+                            f"text {index} ({texts[index][:80]!r}) got a vector that is not finite, in {self.dtype} on "
+                            f"{self.device}"
+                        )
+                done += len(group)
+                if on_progress:
+                    on_progress(done)
         embeddings = Embeddings(vectors, counts, truncated)
         if truncated:
             logger.warning(
@@ -165,6 +181,12 @@ class Embedder:
             )
         return embeddings
 
+    def _bulk_threads(self) -> int:
+        """How many batches are computed at a time."""
+        import torch
+
+        return torch.get_num_threads() if self.device == "cpu" else 1
+
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], int]:
         """The token ids of each text, cut but with the tokenizer's closing token, and how many texts were cut."""
         clean = [without_surrogates(text.lower() if self._lower_case else text) for text in texts]
@@ -173,44 +195,65 @@ class Embedder:
         tokens = [encoding.ids or [self._filler] for encoding in encodings]
         return tokens, sum(bool(encoding.overflowing) for encoding in encodings)
 
-    def _encode(self, batch: list[list[int]]) -> NDArray[np.float32]:
-        """Unit vectors of a batch of token ids; a batch that the GPU has no memory for is halved."""
+    def _compute(self, batch: list[Tokens], *, queries: bool) -> NDArray[np.float32]:
+        """Unit vectors of a batch of token ids; float16 is left for good when a number does not fit in it."""
         import torch
 
+        engine = self._engine
         try:
-            return self._forward(batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-        torch.cuda.empty_cache()
-        half = len(batch) // 2
-        return np.concatenate([self._encode(batch[:half]), self._encode(batch[half:])])
-
-    def _forward(self, batch: list[list[int]]) -> NDArray[np.float32]:
-        import torch
-
-        lengths = torch.tensor([len(ids) for ids in batch])
-        ids = torch.full((len(batch), int(lengths.max())), self._filler)
-        mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
-        ids[mask] = torch.tensor([token for text in batch for token in text])
-        with torch.inference_mode():
-            ids, mask, lengths = (tensor.to(self._model.device) for tensor in (ids, mask, lengths))
-            hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-            pooled = _pool(hidden, mask, lengths, self._pooling)
-            unit = pooled / pooled.norm(dim=1, keepdim=True)  # a zero vector becomes NaN, and is refused as such
-            vectors: NDArray[np.float32] = unit.cpu().numpy()
+            vectors = _encode(engine, batch, queries=queries)
+            if engine.encoder.dtype == torch.float16 and not np.isfinite(vectors).all():
+                vectors = _encode(self._without_float16(engine), batch, queries=queries)
+        except RuntimeError as error:  # torch's errors, a full GPU among them
+            raise EmbeddingError(f"the embedding model failed on {self.device}: {error}") from error
         return vectors
 
-    def _describe_failure(self, index: int, text: str) -> str:
-        advice = " in float16 on the GPU; EMBEDDING_DEVICE=cpu computes in float32" if self.device == "cuda" else ""
-        return f"text {index} ({text[:80]!r}) got a vector that is not finite{advice}"
+    def _without_float16(self, engine: _Engine) -> _Engine:
+        """The same in bfloat16, which has the range of float32; loaded once, whoever asks for it first."""
+        with self._changing:
+            if self._engine is engine:
+                logger.warning(
+                    "A number did not fit in float16: %s goes on in bfloat16, whose steps are coarser. "
+                    "EMBEDDING_DTYPE=bfloat16 spares the time of finding out.",
+                    self.name,
+                )
+                _, model = load_embedding_model(self._settings, precision="bfloat16")
+                self._engine, self.dtype = self._create_engine(model, "bfloat16"), _name(model)
+            return self._engine
+
+    def _create_engine(self, model: "PreTrainedModel", precision: Precision | None = None) -> _Engine:
+        encoder = create_encoder(
+            model,
+            lambda: load_embedding_model(self._settings, precision=precision)[1],
+            self._pooling,
+            filler=self._filler,
+        )
+        # The last token of the prompt may become another one, together with the beginning of a query.
+        prompt = self._tokenizer.encode(self._query_prompt, add_special_tokens=False).ids[:-1]
+        return _Engine(encoder, prompt, encoder.start(prompt) if prompt else None)
 
 
-def _is_torn(text: str, start: int, end: int) -> bool:
-    """Whether it is one letter out of a word, in a script whose letters mean nothing alone."""
-    if end - start != 1 or not text[start].isalpha() or unicodedata.east_asian_width(text[start]) in "WF":
-        return False
-    return text[start - 1 : start].isalpha() or text[end : end + 1].isalpha()
+def _encode(engine: _Engine, batch: list[Tokens], *, queries: bool) -> NDArray[np.float32]:
+    """Unit vectors of a batch of token ids; a batch that the GPU has no memory for is halved."""
+    import torch
+
+    read = len(engine.prompt) if queries and engine.starts else 0
+    if any(ids[:read] != engine.prompt for ids in batch if read):
+        read = 0
+    try:
+        vectors = engine.encoder.encode([ids[read:] for ids in batch], engine.starts if read else None)
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    else:
+        return vectors.cpu().numpy()
+    torch.cuda.empty_cache()
+    half = len(batch) // 2
+    return np.concatenate([_encode(engine, part, queries=queries) for part in (batch[:half], batch[half:])])
+
+
+def _name(model: "PreTrainedModel") -> str:
+    return str(model.dtype).removeprefix("torch.")
 
 
 def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -226,11 +269,3 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
         batch.append(index)
     if batch:
         yield batch
-
-
-def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", lengths: "torch.Tensor", pooling: Pooling) -> "torch.Tensor":
-    """(texts, tokens, d) right-padded token vectors → (texts, d), in float32."""
-    if pooling == "mean":
-        return hidden.float().masked_fill(~mask.unsqueeze(2), 0.0).sum(dim=1) / lengths.unsqueeze(1)
-    position = lengths - 1 if pooling == "lasttoken" else lengths * 0
-    return hidden[range(len(hidden)), position].float()

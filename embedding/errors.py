@@ -25,6 +25,17 @@ class ModelUnavailableError(EmbeddingError):
         )
 
 
+class EmbeddingServiceError(EmbeddingError):
+    """The service at EMBEDDING_SERVICE_URL refused a call, failed, or answered what cannot be used."""
+
+
+class EmbeddingServiceAwayError(EmbeddingServiceError):
+    """Nobody answers at EMBEDDING_SERVICE_URL, or it has too much to do: what failed now may work later."""
+
+    retry_after_seconds = 0.0
+    """How long it asked to be left alone."""
+
+
 class ModelFetchError(EmbeddingError):
     """The model could not be downloaded; the message says what to do."""
 

@@ -12,31 +12,44 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embedding.errors import ModelUnavailableError
 from embedding.model_files import read_model_directory
+from embedding.precision import Precision, cpu_precision, gpu_precision
 from embedding.settings import EmbeddingSettings
 
 if TYPE_CHECKING:
-    import torch
     from transformers import PreTrainedModel, TokenizersBackend
 
 logger = logging.getLogger(__name__)
 
 
 def load_embedding_model(
-    settings: EmbeddingSettings | None = None,
+    settings: EmbeddingSettings | None = None, *, precision: Precision | None = None
 ) -> "tuple[TokenizersBackend, PreTrainedModel]":
-    """Load the configured embedding model, see `load_model`.
+    """Load the configured embedding model, see `load_model`; in `precision` instead of the configured one, if given.
 
     Raises:
         ModelUnavailableError: the directory is missing, incomplete or broken.
     """
     settings = settings or EmbeddingSettings()
-    return load_model(read_model_directory(settings.embedding_model_path).path, settings.embedding_device)
+    directory = read_model_directory(settings.embedding_model_path)
+    wanted = precision or settings.embedding_dtype
+    packed = directory.model_type == "qwen3" and directory.pooling == "lasttoken"
+    return load_model(
+        directory.path,
+        settings.embedding_device,
+        on_gpu=gpu_precision(wanted),
+        on_cpu=cpu_precision(wanted, packed=packed),
+    )
 
 
 def load_model(
-    path: Path, device: Literal["auto", "cuda", "cpu"], *, language_model: bool = False
+    path: Path,
+    device: Literal["auto", "cuda", "cpu"],
+    *,
+    on_gpu: Precision = "float16",
+    on_cpu: Precision = "float32",
+    language_model: bool = False,
 ) -> "tuple[TokenizersBackend, PreTrainedModel]":
-    """Load a model directory for inference: float16 on the GPU, else float32 on the CPU.
+    """Load a model directory for inference, on the GPU or else on the CPU, in the number format given for it.
 
     Unless the device is `cpu`, the GPU is tried first, with a forward pass: a driver that is too old or a full memory
     shows only there. Whatever fails becomes a logged warning, and the CPU takes over. A language model comes with the
@@ -45,13 +58,11 @@ def load_model(
     Raises:
         ModelUnavailableError: tokenizer and model cannot be loaded, or don't belong together.
     """
-    import torch
-
     with _quiet_transformers():
         tokenizer = _load_tokenizer(path)
-        model = None if device == "cpu" else _load_on_gpu(path, language_model)
+        model = None if device == "cpu" else _load_on_gpu(path, on_gpu, language_model)
         if model is None:
-            model = _load_weights(path, torch.float32, language_model)
+            model = _load_weights(path, on_cpu, language_model)
     if tokenizer.backend_tokenizer.get_vocab_size() > model.config.vocab_size:
         raise ModelUnavailableError(path, "its tokenizer knows more tokens than its model; they don't belong together")
     return tokenizer, model
@@ -69,13 +80,13 @@ def _load_tokenizer(path: Path) -> "TokenizersBackend":
     return tokenizer
 
 
-def _load_on_gpu(path: Path, language_model: bool) -> "PreTrainedModel | None":
+def _load_on_gpu(path: Path, precision: Precision, language_model: bool) -> "PreTrainedModel | None":
     import torch
 
     try:
         if not torch.cuda.is_available():
             raise RuntimeError("no CUDA device is available")
-        model = _load_weights(path, torch.float16, language_model)
+        model = _load_weights(path, precision, language_model)
         model.cuda()  # type: ignore[call-arg]  # transformers' decorator hides that it is bound
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 1), dtype=torch.long, device="cuda"))
@@ -88,14 +99,14 @@ def _load_on_gpu(path: Path, language_model: bool) -> "PreTrainedModel | None":
     return model
 
 
-def _load_weights(path: Path, dtype: "torch.dtype", language_model: bool) -> "PreTrainedModel":
+def _load_weights(path: Path, precision: Precision, language_model: bool) -> "PreTrainedModel":
     from transformers import AutoModel, AutoModelForCausalLM
 
     auto_class: Any = AutoModelForCausalLM if language_model else AutoModel
     try:
         model: PreTrainedModel
         model, info = auto_class.from_pretrained(  # in eval mode
-            path, dtype=dtype, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            path, dtype=precision, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:
         raise ModelUnavailableError(path, f"its model cannot be loaded ({_reason(error)})") from error

@@ -13,6 +13,7 @@ from functools import partial
 import dagster as dg
 
 from embedding.embedder import Embedder
+from embedding.errors import EmbeddingServiceAwayError
 from embedding.indexing import IndexReport, index_course
 from embedding.vector_store import VectorStore, VectorStoreAwayError
 from models import catalogue as catalogue_rows
@@ -128,7 +129,7 @@ class CourseRun:
         What may work by itself another time asks for another run: a part is away, or the run was interrupted though
         nobody cancelled it. A course that is not ingested is tried when it is.
         """
-        retry = isinstance(error, DatabaseUnavailableError) or (
+        retry = isinstance(error, (DatabaseUnavailableError, EmbeddingServiceAwayError)) or (
             isinstance(error, VectorStoreAwayError) and not self._vector_store.store().answers()
         )
         reason = str(error) or type(error).__name__

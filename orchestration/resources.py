@@ -15,6 +15,7 @@ from pydantic import PrivateAttr
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
 
 from embedding.embedder import Embedder
+from embedding.opening import open_embedder
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import VectorStore
 from models.database import (
@@ -95,7 +96,7 @@ class VectorStoreResource(dg.ConfigurableResource[None]):
 
 
 class GpuResource(dg.ConfigurableResource[None]):
-    """The GPU with the embedding model on it (or the CPU, where there is none).
+    """The GPU with the embedding model on it (or the CPU, where there is none), or the embedding service that has one.
 
     Loaded once a run, on first use, whatever the number of courses; the pool of the same name keeps two runs from
     sharing the device.
@@ -108,9 +109,10 @@ class GpuResource(dg.ConfigurableResource[None]):
 
         Raises:
             ModelUnavailableError: there are no usable weights at `EMBEDDING_MODEL_PATH`.
+            EmbeddingServiceError: the service at `EMBEDDING_SERVICE_URL` cannot be used.
         """
         if self._embedder is None:
-            self._embedder = Embedder.load(EmbeddingSettings())
+            self._embedder = open_embedder(EmbeddingSettings(), PATIENCE_SECONDS)
         return self._embedder
 
 

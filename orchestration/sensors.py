@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from embedding.errors import ModelUnavailableError
-from embedding.model_files import model_signature
+from embedding.errors import EmbeddingError
+from embedding.opening import signature_in_use
 from embedding.settings import EmbeddingSettings
 from embedding.vector_store import VectorStoreError
 from models import catalogue as catalogue_rows
@@ -198,8 +198,8 @@ def _busy(instance: dg.DagsterInstance) -> set[str]:
 
 def _model_signature(context: dg.SensorEvaluationContext) -> str | None:
     try:
-        return model_signature(EmbeddingSettings())
-    except ModelUnavailableError as error:
+        return signature_in_use(EmbeddingSettings())
+    except EmbeddingError as error:
         context.log.warning(str(error))
         return None
 

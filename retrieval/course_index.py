@@ -6,12 +6,17 @@ filter is a mask over the chunks.
 """
 
 import logging
+import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+from threadpoolctl import ThreadpoolController
 
 from embedding.records import Record
 from embedding.vector_store import CollectionInfo, CourseCollection
@@ -24,12 +29,32 @@ logger = logging.getLogger(__name__)
 
 FILTERS = ("section_id", "lecture_id", "source_type")
 """Metadata that a search can be limited to."""
-LARGE = 8_000_000
-"""Numbers in the vectors of a course that no processor's cache holds."""
+LARGE = 16_000_000
+"""Numbers in the vectors of a course that is searched on several cores."""
+CORES = min(4, os.cpu_count() or 1)
+"""As many as can make use of the way to the memory."""
 _BYTES_PER_RECORD = 2500
 """What Python needs for the metadata of a chunk and the objects around it, measured."""
 
 Mask = NDArray[np.bool_]
+
+_one_large_product = threading.Lock()
+
+
+@cache
+def _cores() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CORES, thread_name_prefix="product")
+
+
+@contextmanager
+def products_side_by_side() -> Iterator[None]:
+    """Keep numpy to one thread a product, as an app needs it whose searches run at the same time.
+
+    Its BLAS library would spread each product over all cores and let them wait for one another: eight clients get 44
+    searches a second of a course of 5,000 chunks, and 830 in this way.
+    """
+    with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
+        yield
 
 
 class CourseIndex:
@@ -52,7 +77,6 @@ class CourseIndex:
         self.records = tuple(records)
         self.keywords = keywords
         self.info = info
-        self._one_at_a_time = threading.Lock()
         self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self._values = {name: _encoded([_text(record.metadata.get(name)) for record in records]) for name in FILTERS}
         self._reading_order = sorted(range(len(records)), key=lambda row: _place(records[row]))
@@ -70,18 +94,17 @@ class CourseIndex:
     def cosines(self, vector: Vectors, mask: Mask | None = None) -> NDArray[np.float32]:
         """Cosine similarity of every chunk (chunks,) to a unit vector (dimensions,).
 
-        Beyond the mask it may be left at -1. Large products come one after the other: they use all cores and the whole
-        way to the memory, and side by side only get in each other's way.
+        Beyond the mask it may be left at -1.
         """
         if self._vectors.size < LARGE:
             cosines: NDArray[np.float32] = self._vectors @ vector
-            return np.clip(cosines, -1.0, 1.0, out=cosines)
-        with self._one_at_a_time:
-            if mask is None or np.count_nonzero(mask) > len(self) // 8:
-                cosines = self._vectors @ vector
-            else:
-                cosines = np.full(len(self), -1, dtype=np.float32)
-                cosines[mask] = self._vectors[mask] @ vector
+        elif mask is not None and np.count_nonzero(mask) < len(self) // 8:
+            cosines = np.full(len(self), -1, dtype=np.float32)
+            cosines[mask] = self._vectors[mask] @ vector
+        else:
+            with _one_large_product:  # it takes the whole way to the memory
+                parts = _cores().map(lambda part: part @ vector, np.array_split(self._vectors, CORES))
+                cosines = np.concatenate(list(parts))
         return np.clip(cosines, -1.0, 1.0, out=cosines)
 
     def mask(self, filters: Mapping[str, Sequence[str]]) -> Mask | None:

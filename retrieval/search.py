@@ -10,16 +10,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.records import Record
 from embedding.vectors import Vectors
 from retrieval import fusion
-from retrieval.analysis import Token, analyse, terms
+from retrieval.analysis import terms
 from retrieval.course_index import CourseIndex, Mask
 from retrieval.fusion import Fused, Weights
 
@@ -140,24 +138,6 @@ def search(index: CourseIndex, queries: Sequence[Query], options: Options, limit
         copies = tuple(copy for copy in index.copies(row) if copy != row and final[copy] > -np.inf)
         hits.append(Hit(row, float(final[row]), copies, _explain(scored[which], row, which)))
     return hits
-
-
-def matches(record: Record, query_terms: Sequence[str]) -> list[tuple[int, int]]:
-    """Where the text of a chunk holds terms of the query: start and end in code points, without overlaps."""
-    wanted = set(query_terms)
-    spans: list[tuple[int, int]] = []
-    for term, start, end in _tokens(record.text):
-        if term in wanted:
-            if spans and start <= spans[-1][1]:
-                spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
-            else:
-                spans.append((start, end))
-    return spans
-
-
-@lru_cache(maxsize=512)  # some 10 MB
-def _tokens(text: str) -> tuple[Token, ...]:
-    return tuple(analyse(text))
 
 
 def _score(index: CourseIndex, query: Query, options: Options, mask: Mask | None) -> _Scored:

@@ -53,6 +53,7 @@ def create_app(
         pydantic.ValidationError: a setting has no valid value.
     """
     app = _new_app("Course search", DESCRIPTION, settings or SearchSettings(), services)
+    app.include_router(routes.search)
     app.include_router(routes.api)
     app.include_router(embedding_routes.api)
     app.include_router(embedding_routes.openai)

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from search_api import routes
-from search_api.routes import AppServices
+from search_api.dependencies import AppServices
 from search_api.services import Services
 
 api = APIRouter(tags=["caches"], dependencies=routes.api.dependencies, responses=routes.api.responses)

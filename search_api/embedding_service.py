@@ -1,21 +1,21 @@
-"""The embedding model as the app shares it: loaded once, one call at a time, with a bounded queue.
+"""The embedding model as the app shares it: loaded or connected to once, and asked through one thread.
 
-Two forward passes at a time would only slow each other down, and a queue without an end turns a burst of calls into
-minutes of waiting, so a call that finds the queue full is turned away at once. A model that cannot be loaded does not
-stop the app: what needs no model goes on working, and the rest says why it does not.
+A model that is not there does not stop the app: what needs no model goes on working, and the rest says why it does
+not. A service that was away when the app started is looked for again whenever it is wanted.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from embedding.embedder import Embedder, Embeddings
-from embedding.errors import EmbeddingError
+from embedding.errors import EmbeddingError, EmbeddingServiceError
+from embedding.remote import RemoteEmbedder
 from embedding.vectors import Vectors
 from retrieval.cache import InstanceCache
 from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
+from search_api.model_thread import ModelThread
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,19 @@ class EmbeddedQuery(NamedTuple):
     """How much of the query the model can read, 0.0 to 1.0."""
 
 
+class QueryKey(NamedTuple):
+    """What the vector of a query is kept under: a service may come back with another model."""
+
+    model_signature: str
+    text: str
+
+
 class EmbeddingService:
-    """Safe to call from many threads; a call waits for its turn.
+    """Safe to call from many threads; a call waits for its turn, queries before bulk work.
 
     Args:
-        load: Loads the model; called once, here.
-        queue_limit: How many calls may wait while another has the model.
+        load: Loads the model, or connects to the service that has it.
+        queue_limit: How many queries, and how many bulk calls, may wait while another has the model.
         models: Counts that the model was loaded. Its time to live ends the entry only: the model itself stays.
         queries: Keeps queries that were embedded.
     """
@@ -44,29 +51,41 @@ class EmbeddingService:
         load: Callable[[], Embedder],
         queue_limit: int,
         models: InstanceCache[str, Embedder],
-        queries: InstanceCache[str, EmbeddedQuery],
+        queries: InstanceCache[QueryKey, EmbeddedQuery],
     ) -> None:
-        self._embedder: Embedder | None = None
-        self._failure = ""
+        self._load = load
+        self._models = models
         self._queries = queries
         self._places = threading.Semaphore(queue_limit + 1)
-        self._turn = threading.Lock()
-        try:
-            self._embedder = models.get("embedding", load)
-        except EmbeddingError as error:
-            self._failure = str(error)
-            logger.error("The embedding model is not available: %s", error)
+        self._embedder: Embedder | None = None
+        self._failure: EmbeddingError | None = self._try_to_load()
+        if self._failure:
+            logger.error("The embedding model is not available: %s", self._failure)
+        self._thread = ModelThread(lambda: self.model, queue_limit)
 
     @property
     def model(self) -> Embedder:
-        """The loaded model, to ask for its name and signature.
+        """The model, to ask for its name and signature.
 
         Raises:
-            EmbeddingServiceUnavailableError: it could not be loaded; the message says why.
+            EmbeddingServiceUnavailableError: it could not be loaded or reached; the message says why.
         """
+        if isinstance(self._failure, EmbeddingServiceError):
+            self._failure = self._try_to_load()
         if self._embedder is None:
-            raise EmbeddingServiceUnavailableError(self._failure)
+            raise EmbeddingServiceUnavailableError(str(self._failure))
         return self._embedder
+
+    def check(self) -> None:
+        """Ask whether vectors can be made; costs a request where a service makes them.
+
+        Raises:
+            EmbeddingServiceUnavailableError: there is no model.
+            EmbeddingServiceError: the service is away.
+        """
+        model = self.model
+        if isinstance(model, RemoteEmbedder):
+            model.check()
 
     def embed_documents(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of documents, which carry no prompt.
@@ -76,24 +95,36 @@ class EmbeddingService:
             EmbeddingError: the model failed.
             OverloadedError: the queue is full.
         """
-        with self._one_at_a_time():
-            return self.model.embed_documents(texts)
+        return self._thread.embed_documents(texts)
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        """Vectors of queries, the model's query prompt included; errors as `embed_documents`."""
+        return self._thread.embed_queries(texts)
 
     def embed_query(self, text: str) -> EmbeddedQuery:
-        """The vector of a query, the model's query prompt included; errors as `embed_documents`."""
-        return self._queries.get(text, lambda: self._embed_query(text))
-
-    def _embed_query(self, text: str) -> EmbeddedQuery:
-        with self._one_at_a_time():
-            vector = self.model.embed_queries([text]).vectors[0]
-        return EmbeddedQuery(vector, self.model.legibility(text))
-
-    @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
-        if not self._places.acquire(blocking=False):
+        """The vector of a query, kept for the next time; errors as `embed_documents`."""
+        key = QueryKey(self.model.signature, text)
+        known = self._queries.peek(key)
+        if known is not None:
+            return known
+        if not self._places.acquire(blocking=False):  # many who ask the same wait, too, each on a thread of its own
             raise OverloadedError
         try:
-            with self._turn:
-                yield
+            return self._queries.get(key, lambda: self._embed_query(text))
         finally:
             self._places.release()
+
+    def close(self) -> None:
+        """End the thread; calls that still wait fail."""
+        self._thread.close()
+
+    def _embed_query(self, text: str) -> EmbeddedQuery:
+        vector = self._thread.embed_queries([text]).vectors[0]
+        return EmbeddedQuery(vector, self.model.legibility(text))
+
+    def _try_to_load(self) -> EmbeddingError | None:
+        try:
+            self._embedder = self._models.get("embedding", self._load)
+        except EmbeddingError as error:
+            return error
+        return None

@@ -25,6 +25,7 @@ from search_api.errors import (
     MethodNotAllowedError,
     NotFoundError,
     RequestTooLargeError,
+    UnauthorizedError,
     UnsupportedMediaTypeError,
     VectorStoreFailedError,
     quoted,
@@ -63,6 +64,13 @@ def documented(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
             headers = response.setdefault("headers", {})
             headers[header] = {"description": f"With `{error.code}`.", "schema": {"type": "string"}}
     return responses
+
+
+GUARDED: dict[int | str, dict[str, Any]] = {
+    **documented(UnauthorizedError, InternalError),
+    "default": {"model": ErrorResponse, "description": "Every other error has the same shape."},
+}
+"""What every route but the probes may answer."""
 
 
 def add_error_handlers(app: FastAPI) -> None:

@@ -58,6 +58,12 @@ class CourseNotFoundError(ApiError):
     status, code = 404, "course_not_found"
 
 
+class ModelNotFoundError(ApiError):
+    """There is no model of this name here; GET /v1/models names the one there is."""
+
+    status, code = 404, "model_not_found"
+
+
 class NotFoundError(ApiError):
     """There is nothing at this path; GET /docs shows what there is."""
 
@@ -133,3 +139,6 @@ class VectorStoreFailedError(ApiError):
 
 ERRORS: dict[str, type[ApiError]] = {error.code: error for error in ApiError.__subclasses__()}
 """Code → error: the whole table."""
+
+BODY_ERRORS = (RequestTooLargeError, UnsupportedMediaTypeError, InvalidRequestError)
+"""What may be wrong with any body."""

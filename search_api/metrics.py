@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.cache import InstanceCache
-from search_api.routes import AppServices
+from search_api.dependencies import AppModelServices
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Seconds: a search takes milliseconds on a GPU, tenths of a second on a CPU, and longer while a model is loaded."""
@@ -54,7 +54,7 @@ def add_metrics(app: FastAPI) -> None:
     app.add_middleware(RequestMetricsMiddleware, seconds=seconds)
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics(services: AppServices) -> Response:
+    def metrics(services: AppModelServices) -> Response:
         caches = CacheCollector(services.caches)
         return Response(generate_latest(registry) + generate_latest(caches), media_type=CONTENT_TYPE_LATEST)
 

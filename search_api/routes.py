@@ -1,61 +1,29 @@
-"""The routes: each checks what the settings limit, calls one service and shapes the answer.
+"""The routes about courses: each checks what the settings limit, calls one service and shapes the answer.
 
-They are plain functions because everything they call blocks, so that each call runs on a thread of its own. The
-liveness probe is not: it must answer even while every thread waits for something that hangs.
+They are plain functions because everything they call blocks, so that each call runs on a thread of its own.
 """
 
-from collections.abc import Callable
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Path, Request, Response, Security
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Path, Response, Security
 
-from embedding.vector_store import VectorStoreError
-from models.database import DatabaseUnavailableError
 from search_api import errors
 from search_api.auth import token_header
-from search_api.error_responses import documented, error_body
-from search_api.errors import ApiError, InvalidRequestError, NotReadyError
-from search_api.schemas import (
-    Alive,
-    Component,
-    Components,
-    CourseList,
-    CourseSummary,
-    EmbeddingState,
-    EmbedRequest,
-    EmbedResponse,
-    ErrorResponse,
-    NotReadyResponse,
-    Readiness,
-    TriggerResponse,
-)
+from search_api.dependencies import AppServices
+from search_api.error_responses import GUARDED, documented
+from search_api.errors import InvalidRequestError
+from search_api.fast_route import FastSearchRoute
+from search_api.schemas import CourseList, CourseSummary, EmbeddingState, TriggerResponse
 from search_api.search_bodies import answer_body, plan_of
 from search_api.search_schemas import SearchRequest, SearchResponse
-from search_api.services import Services
 
-
-async def _services(request: Request) -> Services:
-    services: Services = request.state.services
-    return services
-
-
-AppServices = Annotated[Services, Depends(_services)]
 CourseId = Annotated[str, Path(description="Any text, percent-encoded.", examples=["abc123"])]
 
-_BODY_ERRORS = (errors.RequestTooLargeError, errors.UnsupportedMediaTypeError, InvalidRequestError)
-
-health = APIRouter(tags=["health"])
-api = APIRouter(
-    dependencies=[Security(token_header)],
-    responses={
-        **documented(errors.UnauthorizedError, errors.InternalError),
-        "default": {"model": ErrorResponse, "description": "Every other error has the same shape."},
-    },
-)
+api = APIRouter(dependencies=[Security(token_header)], responses=GUARDED)
+search = APIRouter(dependencies=[Security(token_header)], responses=GUARDED, route_class=FastSearchRoute)
 
 
-@api.post(
+@search.post(
     "/courses/{course_id:path}/search",
     tags=["search"],
     summary="Search a course",
@@ -63,7 +31,7 @@ api = APIRouter(
     responses=documented(
         errors.EmbeddingNotReadyError,
         errors.CourseNotFoundError,
-        *_BODY_ERRORS,
+        *errors.BODY_ERRORS,
         errors.DatabaseUnavailableError,
         errors.EmbeddingServiceUnavailableError,
         errors.OverloadedError,
@@ -136,61 +104,6 @@ def list_courses(services: AppServices) -> CourseList:
     )
 
 
-@api.post(
-    "/embed",
-    tags=["embedding"],
-    summary="Turn texts into vectors",
-    responses=documented(*_BODY_ERRORS, errors.EmbeddingServiceUnavailableError, errors.OverloadedError),
-)
-def embed_texts(request: EmbedRequest, services: AppServices) -> EmbedResponse:
-    """Vectors of the texts as documents, that is without the prompt the model puts before a query."""
-    _at_most(services.settings.embed_max_texts, len(request.texts), "texts")
-    embeddings = services.embedding.embed_documents(request.texts)
-    model = services.embedding.model
-    return EmbedResponse(
-        embeddings=embeddings.vectors.tolist(),
-        model=model.name,
-        dimensions=model.dimensions,
-        truncated=embeddings.truncated,
-    )
-
-
-@health.get("/healthz", summary="Liveness")
-async def alive() -> Alive:
-    """The process answers; says nothing of what it depends on."""
-    return Alive()
-
-
-@health.get(
-    "/readyz",
-    summary="Readiness",
-    responses={**documented(NotReadyError), 503: {**documented(NotReadyError)[503], "model": NotReadyResponse}},
-    response_model=Readiness,
-)
-def ready(services: AppServices) -> Readiness | JSONResponse:
-    """Whether the course database, the vector store and the model are all there; each says what is wrong with it."""
-    components = Components(
-        catalogue=_state(services.courses.check),
-        vector_store=_state(services.vector_store.check),
-        model=_state(lambda: services.embedding.model),
-    )
-    failed = [f"{name}: {state['message']}" for name, state in components.model_dump().items() if not state["ok"]]
-    if not failed:
-        return Readiness(components=components)
-    return JSONResponse(
-        error_body(NotReadyError("; ".join(failed))) | Readiness(components=components).model_dump(),
-        NotReadyError.status,
-    )
-
-
 def _at_most(limit: int, given: int, field: str, unit: str = "") -> None:
     if given > limit:
         raise InvalidRequestError(f"{field}: at most {limit} {unit}".rstrip())
-
-
-def _state(check: Callable[[], object]) -> Component:
-    try:
-        check()
-    except (DatabaseUnavailableError, VectorStoreError, ApiError) as error:
-        return Component(ok=False, message=str(error))
-    return Component(ok=True, message="")

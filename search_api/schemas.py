@@ -10,7 +10,6 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
-    FailFast,
     Field,
     WithJsonSchema,
     model_validator,
@@ -60,38 +59,6 @@ class RequestBody(BaseModel):
                 {"field": quoted(unknown), "fields": ", ".join(cls.model_fields)},
             )
         return body
-
-
-class EmbedRequest(RequestBody):
-    """Texts to turn into vectors."""
-
-    texts: Annotated[list[Text], FailFast()] = Field(
-        min_length=1, description="At most EMBED_MAX_TEXTS (64); each is cut to EMBEDDING_MAX_TOKENS tokens."
-    )
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["A via connects layers.", "过孔连接各层。"]}]})
-
-
-class EmbedResponse(BaseModel):
-    """The vectors, in the order of the texts."""
-
-    embeddings: list[list[float]] = Field(description="Unit vectors, one a text.")
-    model: str = Field(description="EMBEDDING_MODEL_NAME.")
-    dimensions: int
-    truncated: int = Field(description="How many of the texts were cut.")
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "embeddings": [[0.6, 0.8, 0.0], [0.0, 0.6, 0.8]],
-                    "model": "qwen3-embedding-0.6b",
-                    "dimensions": 3,
-                    "truncated": 0,
-                }
-            ]
-        }
-    )
 
 
 class TriggerResponse(BaseModel):
@@ -160,12 +127,23 @@ class Component(BaseModel):
     message: str = Field(description="What is wrong; empty when nothing is.")
 
 
-class Components(BaseModel):
-    """All the app depends on."""
+class ModelComponents(BaseModel):
+    """All that embedding depends on."""
+
+    model: Component
+
+
+class Components(ModelComponents):
+    """All the search app depends on."""
 
     catalogue: Component
     vector_store: Component
-    model: Component
+
+
+class ModelReadiness(BaseModel):
+    """Whether the embedding service can do its work."""
+
+    components: ModelComponents
 
 
 class Readiness(BaseModel):

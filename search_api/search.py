@@ -19,6 +19,7 @@ from models.tables import EmbeddingStatus
 from retrieval import search as retrieval
 from retrieval.cache import InstanceCache, StillLoadingError
 from retrieval.course_index import CourseIndex, CourseTooLargeError, make_course_index, read_course
+from retrieval.highlights import matches
 from retrieval.keyword_store import KeywordStore
 from retrieval.search import Explanation, Method, Options, Query
 from search_api.courses import Courses
@@ -272,7 +273,7 @@ def _found(index: CourseIndex, hit: retrieval.Hit, context: int) -> Found:
     return Found(
         record,
         hit.score,
-        retrieval.matches(record, hit.explanation.terms),
+        matches(record.text, hit.explanation.terms) if hit.explanation.bm25 else (),
         copies=[index.records[row] for row in hit.copies],
         before=[index.records[row] for row in before],
         after=[index.records[row] for row in after],

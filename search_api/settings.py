@@ -15,9 +15,12 @@ class SearchSettings(Settings):
         20, ge=5, description="Largest top_k of a search; a search that names none asks for 5."
     )
     search_max_query_chars: int = Field(2000, ge=1, description="Longest query of a search, in characters.")
-    embed_max_texts: int = Field(64, ge=1, description="Most texts of a call of POST /embed.")
+    embed_max_texts: int = Field(64, ge=1, description="Most texts of a call of POST /embed or POST /v1/embeddings.")
     embedding_queue_limit: int = Field(
-        32, ge=0, description="Calls that may wait for the embedding model; a further one is answered 503 overloaded."
+        32,
+        ge=0,
+        description="Queries that may wait for the embedding model, and as many bulk calls; a further one is answered "
+        "503 overloaded.",
     )
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1, description="Largest body of a request, in bytes.")
     serve_while_reembedding: bool = Field(

@@ -1,6 +1,7 @@
 """The commands as a person types them: what they say, and their exit codes."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,13 +10,19 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
 from cli.locks import lock_directory
+from cli.up import _model_settings
 from cli.vector_store import vector_store_settings
+from embedding.model_files import model_signature
 from embedding.records import Record
-from embedding.settings import VectorStoreSettings
+from embedding.remote import RemoteEmbedder
+from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import CollectionInfo, VectorStore
 from tests.support.chroma import chroma_server, free_port, wait_for_chroma
+from tests.support.foreign_server import foreign_server
+from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration
 
@@ -37,7 +44,7 @@ def test_help_is_quick_and_lists_the_commands() -> None:
     assert heavy.stdout.strip() == "[]"
     helped = course_search("--help")
     assert helped.returncode == 0
-    for command in ("up", "demo", "load", "fetch-model", "vector-store"):
+    for command in ("up", "demo", "load", "fetch-model", "vector-store", "embedding-service"):
         assert command in helped.stdout
 
 
@@ -45,6 +52,44 @@ def test_up_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
     result = course_search("up", EMBEDDING_MODEL_PATH=str(tmp_path / "nothing"))
     assert result.returncode == 1
     assert "course-search fetch-model" in result.stdout
+
+
+def test_up_needs_no_model_where_a_service_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is away may come later."""
+    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tmp_path / "nothing"))
+    with foreign_server() as server:
+        monkeypatch.setenv("EMBEDDING_SERVICE_URL", server.url)
+        assert _model_settings() == {}
+        assert f"Embedding model: qwen3-embedding-0.6b ({server.url})" in capsys.readouterr().out
+    assert _model_settings() == {}
+    assert "cannot be reached" in capsys.readouterr().out
+
+
+def test_the_embedding_service_needs_a_model(tmp_path: Path) -> None:
+    result = course_search("embedding-service", EMBEDDING_MODEL_PATH=str(tmp_path / "nothing"))
+    assert result.returncode == 1
+    assert "course-search fetch-model" in result.stderr
+
+
+def test_the_embedding_service_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    port, model = free_port(), make_tiny_qwen3(tmp_path / "model")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "embedding-service", "--port", str(port)],
+        env={**os.environ, "EMBEDDING_MODEL_PATH": str(model), "EMBEDDING_DEVICE": "cpu", "INTERNAL_TOKEN": "s3cret"},
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        settings = EmbeddingSettings(embedding_service_url=url, embedding_service_token=SecretStr("s3cret"))
+        embedder = RemoteEmbedder(settings, patience_seconds=60)
+        assert embedder.signature == model_signature(EmbeddingSettings(embedding_model_path=model))
+        assert len(embedder.embed_documents(["copper"]).vectors) == 1
+    finally:
+        process.terminate()
+        assert process.wait(30) in (0, -signal.SIGTERM)
 
 
 def test_up_with_a_taken_port_says_which() -> None:

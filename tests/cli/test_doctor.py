@@ -38,6 +38,7 @@ from tests.cli.conftest import course, published
 from tests.cli.test_status import NOON
 from tests.support.catalogue import Catalogue, create_database, drop_database, migrate, settings
 from tests.support.chroma import chroma_server, free_port, has_collection
+from tests.support.foreign_server import foreign_server
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration
@@ -163,6 +164,17 @@ def test_a_terminal_gets_colours(catalogue: Catalogue, store: VectorStore, monke
     output = run().stdout
     assert "\x1b[32mok" in output
     assert "\x1b[33mwarning" in output
+
+
+@on_sqlite
+def test_a_service_stands_for_the_model(
+    catalogue: Catalogue, store: VectorStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tmp_path / "nothing"))
+    with foreign_server() as server:
+        monkeypatch.setenv("EMBEDDING_SERVICE_URL", server.url)
+        assert server.url in doctor("--deep").of("model", "ok")["message"]
+    assert "cannot be reached" in doctor(code=1).of("model", "error")["message"]
 
 
 class TestSettings:

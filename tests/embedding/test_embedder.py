@@ -2,10 +2,11 @@
 
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from threading import current_thread, main_thread
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ TEXTS = [
 
 
 def load(directory: Path, **changes: Any) -> Embedder:
-    return Embedder.load(EmbeddingSettings(embedding_model_path=directory, embedding_device="cpu", **changes))
+    options = {"embedding_device": "cpu", "embedding_dtype": "float32"} | changes
+    return Embedder.load(EmbeddingSettings(embedding_model_path=directory, **options))
 
 
 def plain_vectors(directory: Path, texts: list[str], *, max_tokens: int = 512) -> NDArray[np.float32]:
@@ -176,17 +178,75 @@ def test_a_batch_too_large_for_the_gpu_is_halved(qwen3: Embedder, monkeypatch: p
     import torch
 
     expected = qwen3.embed_documents(TEXTS).vectors
-    forward, sizes = qwen3._forward, []
+    encoder = qwen3._engine.encoder
+    encode, sizes = encoder.encode, []
 
-    def cramped(batch: list[list[int]]) -> NDArray[np.float32]:
+    def cramped(batch: list[list[int]], starts: Any) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return forward(batch)
+        return encode(batch, starts)
 
-    monkeypatch.setattr(qwen3, "_forward", cramped)
+    monkeypatch.setattr(encoder, "encode", cramped)
     assert (qwen3.embed_documents(TEXTS).vectors * expected).sum(axis=1).min() >= 0.99999
     assert max(sizes) > 1
+
+
+def test_no_batch_exceeds_the_tokens_that_bound_memory(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    embedder = load(tiny_qwen3, embedding_batch_tokens=100)
+    encoder = embedder._engine.encoder
+    encode, sizes = encoder.encode, []
+
+    def counted(batch: list[list[int]], starts: Any) -> Any:
+        sizes.append(sum(map(len, batch)))
+        return encode(batch, starts)
+
+    monkeypatch.setattr(encoder, "encode", counted)
+    embedder.embed_documents(["copper plate " * words for words in range(1, 20)] * 3)
+    assert len(sizes) > 3
+    assert max(sizes) <= 100
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_documents_are_shared_out_among_the_processors(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The vectors are the same bits whichever thread computes them, and nothing is computed after a failure."""
+    embedder = load(tiny_qwen3, embedding_batch_tokens=64)
+    texts = [f"{number} copper " + "plate " * (number % 30) for number in range(60)]
+    alone = np.concatenate([embedder.embed_documents([text]).vectors for text in texts])
+    encoder = embedder._engine.encoder
+    encode, threads = encoder.encode, set()
+
+    def watched(batch: list[list[int]], starts: Any) -> Any:
+        threads.add(current_thread().name)
+        return encode(batch, starts)
+
+    monkeypatch.setattr(encoder, "encode", watched)
+    assert np.array_equal(embedder.embed_documents(texts).vectors, alone)
+    assert main_thread().name not in threads
+
+    def stop(done: int) -> None:
+        raise InterruptedError
+
+    computed = []
+
+    def counted(batch: list[list[int]], starts: Any) -> Any:
+        computed.append(batch)
+        return encode(batch, starts)
+
+    monkeypatch.setattr(encoder, "encode", counted)
+    with pytest.raises(InterruptedError):
+        embedder.embed_documents(texts, stop)
+    assert len(computed) < 12
 
 
 # Truncation
@@ -311,22 +371,41 @@ def test_a_vector_that_is_not_finite_is_an_error_that_names_its_text(tiny_qwen3:
 
     embedder = load(tiny_qwen3)
     ids = embedder._tokenize([" copper"])[0][0]
-    model: Any = embedder._model
+    encoder: Any = embedder._engine.encoder
     with torch.no_grad():
-        model.get_input_embeddings().weight[ids[0]] = torch.nan
+        encoder._forward._embeddings.weight[ids[0]] = torch.nan
     assert np.isfinite(embedder.embed_documents(["plant 植物"]).vectors).all()
-    with pytest.raises(EmbeddingError, match=r"text 1 \('a copper plate'\) got a vector that is not finite"):
+    with pytest.raises(
+        EmbeddingError, match=r"text 1 \('a copper plate'\) got a vector that is not finite, in float32"
+    ):
         embedder.embed_documents(["plant 植物", "a copper plate"])
-    embedder.device = "cuda"
-    with pytest.raises(EmbeddingError, match="float16 on the GPU"):
-        embedder.embed_documents(["a copper plate"])
+
+
+def test_what_does_not_fit_in_float16_is_computed_in_bfloat16_from_then_on(
+    tiny_qwen3: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    embedder = load(tiny_qwen3, embedding_dtype="float16")
+    assert embedder.dtype == "float16"
+    encoder = embedder._engine.encoder
+    monkeypatch.setattr(encoder, "encode", lambda batch, starts: torch.full((len(batch), 128), torch.nan))
+    expected = load(tiny_qwen3, embedding_dtype="bfloat16").embed_documents(TEXTS).vectors
+    caplog.clear()
+    with ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: embedder.embed_documents(TEXTS).vectors, range(4)))
+    assert all(np.array_equal(result, expected) for result in results)
+    assert embedder.dtype == "bfloat16"
+    (record,) = caplog.records
+    assert "did not fit in float16" in record.getMessage()
+    assert (embedder.embed_queries(["copper"]).vectors ** 2).sum() == pytest.approx(1, abs=1e-5)
 
 
 def test_a_failure_inside_the_model_is_an_embedding_error(qwen3: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(batch: list[list[int]]) -> NDArray[np.float32]:
+    def lost(batch: list[list[int]], starts: Any) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
-    monkeypatch.setattr(qwen3, "_forward", lost)
+    monkeypatch.setattr(qwen3._engine.encoder, "encode", lost)
     with pytest.raises(EmbeddingError, match="unspecified launch failure"):
         qwen3.embed_queries(["copper"])
 
@@ -357,7 +436,7 @@ def test_the_gpu_agrees_with_the_cpu(qwen3: Embedder, tiny_qwen3: Path) -> None:
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     on_gpu = Embedder.load(EmbeddingSettings(embedding_model_path=tiny_qwen3, embedding_device="cuda"))
-    assert (on_gpu.device, on_gpu._model.dtype) == ("cuda", torch.float16)
+    assert (on_gpu.device, on_gpu.dtype) == ("cuda", "float16")
     assert on_gpu.signature == qwen3.signature
     agreement = on_gpu.embed_documents(TEXTS).vectors * qwen3.embed_documents(TEXTS).vectors
     assert agreement.sum(axis=1).min() >= 0.999

@@ -17,10 +17,10 @@ Copy = Callable[[Path], Path]
 
 
 def settings_for(path: Path, device: Literal["auto", "cuda", "cpu"] = "cpu") -> EmbeddingSettings:
-    return EmbeddingSettings(embedding_model_path=path, embedding_device=device)
+    return EmbeddingSettings(embedding_model_path=path, embedding_device=device, embedding_dtype="float32")
 
 
-def test_on_the_cpu_the_model_is_float32_for_inference_and_nothing_is_warned_of(
+def test_a_model_on_the_cpu_is_ready_for_inference_and_nothing_is_warned_of(
     tiny_qwen3: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import torch
@@ -32,6 +32,23 @@ def test_on_the_cpu_the_model_is_float32_for_inference_and_nothing_is_warned_of(
     assert tokenizer("hello")["input_ids"][-1] == tokenizer.pad_token_id
     assert caplog.records == []
     assert capfd.readouterr().err == ""  # no progress bars in the logs of a server
+
+
+@pytest.mark.parametrize("has_bfloat16", [True, False])
+def test_the_number_format_is_the_hardwares_unless_set(
+    tiny_qwen3: Path, tiny_bert: Path, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    def dtype(path: Path, **changes: Any) -> torch.dtype:
+        settings = EmbeddingSettings(embedding_model_path=path, embedding_device="cpu", **changes)
+        return load_embedding_model(settings)[1].dtype
+
+    monkeypatch.setattr("embedding.precision.has_bfloat16", lambda: has_bfloat16)
+    assert dtype(tiny_qwen3) == (torch.bfloat16 if has_bfloat16 else torch.float32)
+    assert dtype(tiny_bert) == torch.float32
+    assert dtype(tiny_qwen3, embedding_dtype="float16") == torch.float16
+    assert dtype(tiny_bert, embedding_dtype="bfloat16") == torch.bfloat16
 
 
 def test_the_model_comes_from_the_environment(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:

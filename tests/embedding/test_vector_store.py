@@ -54,11 +54,12 @@ def test_texts_scores_and_metadata_come_back(collection: CourseCollection) -> No
     assert other.score == pytest.approx(0.0, abs=1e-6)
 
 
-def test_filters_must_all_match(collection: CourseCollection) -> None:
+def test_of_every_filter_one_value_must_match(collection: CourseCollection) -> None:
     collection.upsert([record("a"), record("b", section_id="s2"), record("c", section_id=None)], AXES[:3])
-    assert [hit.chunk_id for hit in collection.query(AXES[0], 5, {"section_id": "s2"})] == ["b"]
-    assert [hit.chunk_id for hit in collection.query(AXES[0], 5, {"section_id": "s2", "lecture_id": "l1"})] == ["b"]
-    assert collection.query(AXES[0], 5, {"section_id": "s2", "lecture_id": "l2"}) == []
+    assert [hit.chunk_id for hit in collection.query(AXES[0], 5, {"section_id": ["s1", "s2"]})] == ["a", "b"]
+    assert [hit.chunk_id for hit in collection.query(AXES[0], 5, {"section_id": ["s2"]})] == ["b"]
+    assert [hit.chunk_id for hit in collection.query(AXES[0], 5, {"section_id": ["s2"], "lecture_id": ["l1"]})] == ["b"]
+    assert collection.query(AXES[0], 5, {"section_id": ["s2"], "lecture_id": ["l2"]}) == []
 
 
 def test_equal_scores_are_ordered_by_chunk_id(collection: CourseCollection) -> None:
@@ -73,7 +74,7 @@ def test_an_upsert_leaves_nothing_of_the_old_metadata(collection: CourseCollecti
     assert hit.score == pytest.approx(1.0)
     assert hit.metadata["section_id"] is None
     assert "page" not in hit.metadata
-    assert collection.query(AXES[1], 5, {"section_id": "s1"}) == []
+    assert collection.query(AXES[1], 5, {"section_id": ["s1"]}) == []
 
 
 def test_an_update_replaces_the_metadata_alone(collection: CourseCollection) -> None:

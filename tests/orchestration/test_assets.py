@@ -12,6 +12,7 @@ from sqlalchemy import Engine
 
 from embedding.indexing import EMBED_BATCH
 from embedding.loader import load_embedding_model
+from embedding.remote import RemoteEmbedder
 from embedding.settings import EmbeddingSettings
 from embedding.vector_store import CollectionNotFoundError, VectorStore
 from models import catalogue as catalogue_rows
@@ -21,11 +22,13 @@ from orchestration.assets import course_chunks, course_collection
 from orchestration.definitions import defs
 from orchestration.partitions import COLLECTION, KEYWORDS, RANGE_END_TAG, RANGE_START_TAG, courses
 from orchestration.reports import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE, KEYWORD_INDEX_IS_COMPLETE
+from orchestration.resources import GpuResource
 from retrieval.keyword_index import KeywordIndex, KeywordIndexBuilder
 from retrieval.keyword_store import KeywordStore, directory_name
 from retrieval.settings import KeywordSettings
 from tests.support.chroma import free_port
 from tests.support.courses import change_course, read_course, write_course
+from tests.support.foreign_server import foreign_server
 
 pytestmark = pytest.mark.integration
 
@@ -283,6 +286,28 @@ def test_one_bad_course_does_not_fail_the_others_of_its_run(
     assert f"There is no course {names[3]}" in error.message
     materialized = instance.get_materialized_partitions(COLLECTION)
     assert materialized == {names[0], names[2]}
+
+
+def test_a_service_may_have_the_model(
+    instance: dg.DagsterInstance,
+    resources: Resources,
+    catalogue: Engine,
+    course_id: str,
+    vector_store: VectorStore,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_course(catalogue, course_id, texts(course_id))
+    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tmp_path / "nothing"))
+    with foreign_server() as server:
+        monkeypatch.setenv("EMBEDDING_SERVICE_URL", server.url)
+        assert numbers(materialize(instance, resources, course_id))["device"] == "remote"
+        signature = RemoteEmbedder(EmbeddingSettings()).signature
+    assert vector_store.open(course_id).info.model_signature == signature
+    assert not materialize(instance, {**resources, "gpu": GpuResource()}, course_id).success
+    failed = read_course(catalogue, course_id)
+    assert "cannot be reached" in (failed.embedding_error or "")
+    assert failed.embedding_requested_at is not None, "it goes on by itself when the service is back"
 
 
 def test_the_model_is_loaded_once_a_run(

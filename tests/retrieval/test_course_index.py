@@ -4,9 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import ThreadpoolController
 
 from embedding.vector_store import CollectionInfo, CourseCollection, VectorStore
-from retrieval.course_index import CourseIndex, CourseTooLargeError, make_course_index, read_course
+from retrieval import course_index
+from retrieval.course_index import (
+    CourseIndex,
+    CourseTooLargeError,
+    make_course_index,
+    products_side_by_side,
+    read_course,
+)
 from retrieval.keyword_store import KeywordStore
 from retrieval.settings import KeywordSettings
 from tests.support.course_index import QUERY_VECTOR, make_index
@@ -81,6 +89,29 @@ def test_cosines_stay_within_bounds() -> None:
     index = make_index({"a": "x", "b": "y"}, [1.0, -1.0])
     cosines = index.cosines(QUERY_VECTOR * np.float32(1.0001))
     assert cosines.tolist() == [1.0, -1.0]
+
+
+@pytest.mark.parametrize("allowed", [None, 1, 50, 100])
+def test_a_large_course_has_the_same_cosines(monkeypatch: pytest.MonkeyPatch, allowed: int | None) -> None:
+    cosines = np.linspace(-1, 1, 100).tolist()
+    index = make_index({f"{number:03}": "x" for number in range(100)}, cosines)
+    mask = None if allowed is None else np.arange(100) < allowed
+    small = index.cosines(QUERY_VECTOR, mask)
+    monkeypatch.setattr(course_index, "LARGE", 1)
+    large = index.cosines(QUERY_VECTOR, mask)
+    np.testing.assert_allclose(large[mask], small[mask], atol=1e-6)
+
+
+def test_products_take_one_thread_each_and_the_limit_is_lifted_again() -> None:
+    def threads() -> set[int]:
+        return {
+            library.num_threads for library in ThreadpoolController().select(internal_api="openblas").lib_controllers
+        }
+
+    before = threads()
+    with products_side_by_side():
+        assert threads() <= {1}
+    assert threads() == before
 
 
 def test_filters_are_masks() -> None:

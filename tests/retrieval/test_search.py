@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retrieval.course_index import CourseIndex
 from retrieval.fusion import DEFAULT_WEIGHTS, Weights
-from retrieval.search import Fusion, Hit, Method, Options, Query, Thresholds, matches, search
+from retrieval.search import Fusion, Hit, Method, Options, Query, Thresholds, search
 from tests.support.course_index import make_index, query
 
 WORDS = ("copper", "plating", "drill", "hole", "solder", "mask", "the")
@@ -159,20 +159,3 @@ def test_nothing_to_find() -> None:
     assert find(index, "the of and", method=Method.KEYWORD) == []
     assert find(index, "the of and") == ["a"], "the vector decides"
     assert find(index, filters={"section_id": ["unknown"]}) == []
-
-
-@pytest.mark.parametrize(
-    ("text", "asked", "found"),
-    [
-        ("Plated copper. COPPERS!", "copper", ["copper", "COPPERS"]),
-        ("使用 hashMap 的复杂度", "hash map 复杂度", ["hashMap", "复杂度"]),
-        ("node.js and Node", "node", ["node", "Node"]),
-        ("ｃｏｐｐｅｒ ﬁlm", "copper film", ["ｃｏｐｐｅｒ", "ﬁlm"]),
-        ("nothing of it", "copper", []),
-    ],
-)
-def test_matches_are_where_the_words_stand(text: str, asked: str, found: list[str]) -> None:
-    index = make_index({"a": text})
-    (hit,) = search(index, [query(asked)], Options(), 1)
-    spans = matches(index.records[hit.row], hit.explanation.terms)
-    assert [text[start:end] for start, end in spans] == found

@@ -136,6 +136,7 @@ class Backstage:
         self.embedder = StubEmbedder()
         self.vector_store: VectorStore = StubVectorStore()
         self.load_error: Exception | None = None
+        self.make_embedder: Callable[[], Embedder] = lambda: self.embedder
         self.caches: dict[str, InstanceCache[Any, Any]] = {}
         """What the app shows as its caches; those it works with are in `opened`."""
         self.opened: Services
@@ -182,4 +183,4 @@ class Backstage:
     def _load(self) -> Embedder:
         if self.load_error:
             raise self.load_error
-        return self.embedder
+        return self.make_embedder()

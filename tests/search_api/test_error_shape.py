@@ -31,6 +31,11 @@ def _course_not_found(backstage: Backstage) -> Response:
         return client.get("/courses/nobody/embedding_status")
 
 
+def _model_not_found(backstage: Backstage) -> Response:
+    with backstage.client() as client:
+        return client.post("/v1/embeddings", json={"input": "x", "model": "another"})
+
+
 def _not_found(backstage: Backstage) -> Response:
     with backstage.client() as client:
         return client.get("/no/such/path")

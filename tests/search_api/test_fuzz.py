@@ -65,6 +65,18 @@ def test_embed_bodies(app: TestClient, body: Any) -> None:
 
 
 @FUZZ
+@given(
+    body=st.fixed_dictionaries(
+        {"input": json_values | st.lists(any_text | json_values)},
+        optional={"model": json_values, "dimensions": json_values | st.integers(0, 5), "encoding_format": json_values},
+    )
+)
+def test_openai_bodies(app: TestClient, body: Any) -> None:
+    headers = {"content-type": "application/json"}
+    assert_own_answer(app.post("/v1/embeddings", content=json.dumps(body).encode(), headers=headers))
+
+
+@FUZZ
 @given(content_type=content_types)
 def test_content_types(app: TestClient, content_type: bytes) -> None:
     headers = {b"content-type": content_type}

@@ -262,6 +262,19 @@ def test_a_query_the_model_cannot_read_is_left_to_words(backstage: Backstage, cl
     assert answer["results"][0]["explanation"]["weights"] == {"vector": 0, "keyword": 1}
 
 
+def test_many_who_ask_the_same_do_not_take_all_threads(backstage: Backstage) -> None:
+    backstage.add_searchable_course("c", "copper")
+    with backstage.client(embedding_queue_limit=3) as client, ThreadPoolExecutor(60) as pool:
+        ask(client, query="another")
+        with backstage.embedder.held():
+            asking = [pool.submit(ask, client, query="copper") for _ in range(60)]
+            while sum(answer.done() for answer in asking) < 56:
+                assert client.get("/courses").status_code == 200
+            refused = [answer.result() for answer in asking if answer.done()]
+        assert {answer["error"]["code"] for answer in refused} == {"overloaded"}
+        assert sum("results" in answer.result() for answer in asking) == 4
+
+
 class TestReranking:
     """The model that reads query and passage together has the last word, if it speaks in time."""
 

@@ -1,4 +1,4 @@
-"""The search app behind a real HTTP server, in a thread of the test's process."""
+"""An app behind a real HTTP server, in a thread of the test's process."""
 
 import socket
 import threading
@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[str]:
-    """Serve the app on a free port and yield its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
+def serving(app: Starlette, port: int = 0) -> Iterator[str]:
+    """Serve the app on a port, any free one unless named, and yield its URL."""
+    listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

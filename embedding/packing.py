@@ -1,0 +1,76 @@
+"""Texts laid end to end, instead of side by side with padding.
+
+A padded batch computes as many tokens for each text as its longest one has, and padding shows in the last digits of
+the vectors. A pack computes what is there and nothing else: a text's vector is the same, bit for bit, in any company.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+MIN_ROWS = 16
+"""Matrices of fewer rows may be multiplied by other kernels, which add up in another order."""
+
+
+def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Indices of the texts, in their order, in groups of at most `budget` tokens.
+
+    A text longer than the budget is a group of its own.
+    """
+    pack: list[int] = []
+    tokens = 0
+    for index, length in enumerate(lengths):
+        if pack and tokens + length > budget:
+            yield pack
+            pack, tokens = [], 0
+        pack.append(index)
+        tokens += length
+    if pack:
+        yield pack
+
+
+@dataclass(frozen=True)
+class Spans:
+    """How many queries and keys each text of a pack has; its queries belong to the last of its keys."""
+
+    queries: Sequence[int]
+    keys: Sequence[int]
+
+    @cached_property
+    def boundaries(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Where each text's queries and keys begin, and the last one's end, on the GPU."""
+        import torch
+
+        begins = ([0, *accumulate(counts)] for counts in (self.queries, self.keys))
+        queries, keys = (torch.tensor(each, dtype=torch.int32, device="cuda") for each in begins)
+        return queries, keys
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Token ids of some texts as a model reads them."""
+
+    ids: "torch.Tensor"
+    """(tokens,)"""
+    positions: "torch.Tensor"
+    """(tokens,): each token's place in its own text."""
+    ends: "torch.Tensor"
+    """(texts,): where each text's last token stands in the pack."""
+    spans: Spans
+
+    @classmethod
+    def of(cls, texts: Sequence[Sequence[int]], *, start: int, device: "torch.device") -> "Pack":
+        """Lay texts end to end, each of which goes on after `start` tokens that the model has read before."""
+        import torch
+
+        lengths = [len(text) for text in texts]
+        ids = torch.tensor([token for text in texts for token in text])
+        positions = torch.cat([torch.arange(start, start + length) for length in lengths])
+        ends = torch.tensor([*accumulate(lengths)]) - 1
+        spans = Spans(lengths, [start + length for length in lengths])
+        return cls(ids.to(device), positions.to(device), ends.to(device), spans)

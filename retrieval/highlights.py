@@ -1,0 +1,60 @@
+"""Where a text holds words of a query: what a page marks.
+
+The analyser has the last word on what is one, but it need not read the whole text. A word and its stem begin alike, so
+only those pieces between spaces are analysed that hold the beginning of a term.
+"""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+
+from retrieval.analysis import Token, analyse
+
+_SPACE = re.compile(r"\s")
+_SHORT = 3
+"""Letters of a stem that may share no more than the first with its word: `die`, `dying`."""
+
+
+def matches(text: str, query_terms: Sequence[str]) -> list[tuple[int, int]]:
+    """Start and end of each match in code points, in reading order and without overlaps."""
+    wanted = frozenset(query_terms)
+    spans: list[tuple[int, int]] = []
+    for term, start, end in _tokens(text, wanted):
+        if term in wanted:
+            if spans and start <= spans[-1][1]:
+                spans[-1] = (min(start, spans[-1][0]), max(end, spans[-1][1]))
+            else:
+                spans.append((start, end))
+    return spans
+
+
+def _tokens(text: str, wanted: frozenset[str]) -> Iterator[Token]:
+    """All tokens that are wanted, among others."""
+    if not wanted:
+        return
+    if not text.isascii() and not unicodedata.is_normalized("NFKC", text):  # its letters may be written in other ways
+        yield from _all_tokens(text)
+        return
+    end = 0
+    for beginning in _beginnings(wanted).finditer(text):
+        if beginning.start() < end:
+            continue
+        start = beginning.start()
+        while start > end and not text[start - 1].isspace():
+            start -= 1
+        space = _SPACE.search(text, beginning.end())
+        end = space.start() if space else len(text)
+        for token in analyse(text[start:end]):
+            yield Token(token.term, token.start + start, token.end + start)
+
+
+@lru_cache(maxsize=1000)
+def _beginnings(wanted: frozenset[str]) -> re.Pattern[str]:
+    beginnings = {term[: 1 if len(term) <= _SHORT else 2] for term in wanted}
+    return re.compile("|".join(map(re.escape, sorted(beginnings))), re.IGNORECASE)
+
+
+@lru_cache(maxsize=512)  # some 10 MB
+def _all_tokens(text: str) -> tuple[Token, ...]:
+    return tuple(analyse(text))

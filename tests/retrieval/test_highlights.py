@@ -1,0 +1,47 @@
+"""What is marked is what the analyser finds, though it does not read the whole text."""
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrieval.analysis import analyse, terms
+from retrieval.highlights import matches
+
+VOCABULARY = """
+copper Coppers plating plated dying die skies sky ties happily happy hoping hop hashMap HTTPServer node.js c++ C don't
+state-of-the-art 复杂度 时间复杂度 阻焊层 ｃｏｐｐｅｒ ﬁlm films 3.14 utf-8 my_var ½ é e\u0301 😀 the
+"""
+WORDS = st.sampled_from(VOCABULARY.split())
+TEXTS = st.lists(WORDS, max_size=12).flatmap(
+    lambda words: st.lists(
+        st.sampled_from([" ", "\n", ", ", "(", "。", ""]), min_size=len(words), max_size=len(words)
+    ).map(lambda gaps: "".join(word + gap for word, gap in zip(words, gaps, strict=True)))
+)
+
+
+@given(TEXTS, TEXTS)
+def test_every_token_of_the_query_is_marked_and_nothing_else(text: str, query: str) -> None:
+    asked = terms(query)
+    expected = {place for token in analyse(text) if token.term in asked for place in range(token.start, token.end)}
+    spans = matches(text, asked)
+    assert {place for start, end in spans for place in range(start, end)} == expected
+    assert spans == sorted(spans)
+    assert all(end < start for (_, end), (start, _) in pairwise(spans))
+
+
+@pytest.mark.parametrize(
+    ("text", "asked", "found"),
+    [
+        ("Plated copper. COPPERS!", "copper", ["copper", "COPPERS"]),
+        ("使用 hashMap 的复杂度", "hash map 复杂度", ["hashMap", "复杂度"]),
+        ("node.js and Node", "node", ["node", "Node"]),
+        ("ｃｏｐｐｅｒ ﬁlm", "copper film", ["ｃｏｐｐｅｒ", "ﬁlm"]),
+        ("The dying sky: skies.", "die sky", ["dying", "sky", "skies"]),
+        ("nothing of it", "copper", []),
+        ("nothing at all", "the of", []),
+    ],
+)
+def test_examples(text: str, asked: str, found: list[str]) -> None:
+    assert [text[start:end] for start, end in matches(text, terms(asked))] == found
