@@ -92,8 +92,7 @@ def _attend_in_blocks(
         strict=True,
     )
     for its_query, its_key, its_value, its_found in parts:
-        # copied: where a text lies in the pack would show in the last bit of its products
-        _attend_in_text(its_query, its_key.contiguous().transpose(1, 2), its_value.contiguous(), its_found)
+        _attend_in_text(its_query, its_key.transpose(1, 2), its_value, its_found)
     return found.view(queries, heads, size)
 
 

@@ -80,7 +80,7 @@ class LeanForward:
             if number == len(self._layers) - 1:
                 missing = (0, 0, 0, max(0, MIN_ROWS - texts))
                 query, hidden = query[:, pack.ends], functional.pad(hidden[pack.ends], missing)
-                spans = Spans([1] * texts, spans.keys)
+                spans = Spans([1] * texts, spans.keys, spans.device)
             found = attend(
                 query, key, value, spans, scaling=self._size**-0.5, start=starts[number] if starts else None
             ).flatten(1)

@@ -40,14 +40,15 @@ class Spans:
 
     queries: Sequence[int]
     keys: Sequence[int]
+    device: "torch.device"
 
     @cached_property
     def boundaries(self) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Where each text's queries and keys begin, and the last one's end, on the GPU."""
+        """Where each text's queries and keys begin, and the last one's end: (texts + 1,) each."""
         import torch
 
         begins = ([0, *accumulate(counts)] for counts in (self.queries, self.keys))
-        queries, keys = (torch.tensor(each, dtype=torch.int32, device="cuda") for each in begins)
+        queries, keys = (torch.tensor(each, dtype=torch.int32, device=self.device) for each in begins)
         return queries, keys
 
 
@@ -72,5 +73,5 @@ class Pack:
         ids = torch.tensor([token for text in texts for token in text])
         positions = torch.cat([torch.arange(start, start + length) for length in lengths])
         ends = torch.tensor([*accumulate(lengths)]) - 1
-        spans = Spans(lengths, [start + length for length in lengths])
+        spans = Spans(lengths, [start + length for length in lengths], device)
         return cls(ids.to(device), positions.to(device), ends.to(device), spans)
