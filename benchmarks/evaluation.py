@@ -100,7 +100,6 @@ def evaluate(data: Path, queries: int | None = None, cache: Path | None = None) 
     sets = [read_set(directory).sample(queries) for directory in directories]
     if corpora:
         progress.print(f"Left out, for want of queries and judgements: {', '.join(path.name for path in corpora)}")
-    logging.getLogger("embedding").setLevel(logging.ERROR)  # or every batch would say how many texts it cut
     model = model_in_use(EmbeddingSettings())
     model = model.model_copy(update={"embedding_model_path": model.embedding_model_path.absolute()})
     embedder = Embedder.load(model)
@@ -284,4 +283,5 @@ def _gain(value: Mapping[str, float]) -> str:
 
 
 if __name__ == "__main__":
+    logging.getLogger("embedding").setLevel(logging.ERROR)  # or every batch would say how many texts it cut
     main()
