@@ -35,6 +35,8 @@ logger = logging.getLogger(__name__)
 
 CPU_BATCH_TOKENS = 1024
 """Tokens of a batch, padding included. Larger batches leave the processor's cache and are slower."""
+TEXTS_AHEAD = 1024
+"""Texts that are tokenized at a time, however many there are: their tokens take memory, too."""
 CUDA_BATCH_TOKENS = 16384
 """Fills a GPU; the activations of the 0.6B model stay under 1 GB."""
 
@@ -54,6 +56,15 @@ class Embeddings:
     def truncated_share(self) -> float:
         """The cut texts among all, 0.0 to 1.0."""
         return self.truncated / len(self.token_counts) if self.token_counts else 0.0
+
+
+def joined(parts: Sequence[Embeddings], dimensions: int) -> Embeddings:
+    """One after the other, as if they had been made at once; of no parts, no vectors of so many dimensions."""
+    return Embeddings(
+        np.concatenate([np.empty((0, dimensions), dtype=np.float32), *(part.vectors for part in parts)]),
+        tuple(count for part in parts for count in part.token_counts),
+        sum(part.truncated for part in parts),
+    )
 
 
 class _Engine(NamedTuple):
@@ -146,6 +157,16 @@ class Embedder:
     def _embed_all(
         self, texts: list[str], on_progress: Callable[[int], None] | None = None, *, queries: bool = False
     ) -> Embeddings:
+        parts = []
+        for start in range(0, len(texts), TEXTS_AHEAD):
+            report = (lambda done, before=start: on_progress(before + done)) if on_progress else None
+            parts.append(self._embed_some(texts[start : start + TEXTS_AHEAD], start, report, queries=queries))
+        return joined(parts, self.dimensions)
+
+    def _embed_some(
+        self, texts: list[str], before: int, on_progress: Callable[[int], None] | None, *, queries: bool
+    ) -> Embeddings:
+        """Of texts that are tokenized together; `before` them there were others."""
         tokens, truncated = self._tokenize(texts)
         counts = tuple(map(len, tokens))
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
@@ -164,8 +185,8 @@ class Embedder:
                 for index in group:
                     if not np.isfinite(vectors[index]).all():
                         raise EmbeddingError(
-                            f"text {index} ({texts[index][:80]!r}) got a vector that is not finite, in {self.dtype} on "
-                            f"{self.device}"
+                            f"text {before + index} ({texts[index][:80]!r}) got a vector that is not finite, in "
+                            f"{self.dtype} on {self.device}"
                         )
                 done += len(group)
                 if on_progress:

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 Tokens = Sequence[int]
 
+_KEPT = 9
+"""Tokens of the probe that are kept as a prompt is."""
+
 Starts = list[KeysAndValues]
 """What a model has kept of some tokens, in every layer."""
 
@@ -77,6 +80,8 @@ def create_encoder(
     Raises:
         ModelUnavailableError: from `reload`.
     """
+    import torch
+
     if not _can_pack(model, pooling):
         return PaddedEncoder(model, pooling, filler)
     probe = _probe(model.config.vocab_size)
@@ -87,7 +92,10 @@ def create_encoder(
     for name, way in (ways | {"packed": StockForward}).items():
         try:
             encoder = PackedEncoder(way(model), model.device, model.dtype, filler)
-            distance = float((1 - (encoder.encode(probe) * expected).sum(dim=1)).abs().max())
+            vectors = torch.cat(
+                [encoder.encode(probe), encoder.encode([probe[-1][_KEPT:]], encoder.start(probe[-1][:_KEPT]))]
+            )
+            distance = float((1 - (vectors * torch.cat([expected, expected[-1:]])).sum(dim=1)).abs().max())
             if distance <= _ROUNDING[encoder.dtype.itemsize]:
                 return encoder
             reason = f"its vectors differ from those of the stock model by {distance:.1e}"
@@ -182,9 +190,9 @@ def _can_pack(model: "PreTrainedModel", pooling: Pooling) -> bool:
 
 
 def _probe(vocabulary: int) -> list[Tokens]:
-    """Texts of random tokens: in company, short enough to cost little, and of unlike lengths."""
+    """Texts of random tokens: in company, of unlike lengths, the last longer than a block of the attention."""
     random = np.random.default_rng(0)
-    return [random.integers(vocabulary, size=length).tolist() for length in (1, 4, 25)]
+    return [random.integers(vocabulary, size=length).tolist() for length in (1, 4, 140)]
 
 
 def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", lengths: "torch.Tensor", pooling: Pooling) -> "torch.Tensor":

@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from cachetools import LRUCache
 
-from embedding.embedder import Embedder, Embeddings
+from embedding.embedder import Embedder, Embeddings, joined
 from embedding.errors import EmbeddingServiceError
 from embedding.service_client import RequestRefusedError, ServiceClient
 from embedding.settings import EmbeddingSettings
@@ -241,15 +241,6 @@ def _numbers(given: object) -> Vectors:
     if vector.ndim != 1:
         raise ValueError("a vector is a list of numbers")
     return vector
-
-
-def joined(parts: Sequence[Embeddings], dimensions: int) -> Embeddings:
-    """One after the other, as if they had been made at once; of no parts, no vectors of so many dimensions."""
-    return Embeddings(
-        np.concatenate([np.empty((0, dimensions), dtype=np.float32), *(part.vectors for part in parts)]),
-        tuple(count for part in parts for count in part.token_counts),
-        sum(part.truncated for part in parts),
-    )
 
 
 def _shared_out(tokens: int, texts: Sequence[str]) -> tuple[int, ...]:

@@ -12,7 +12,14 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
-from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_before_delay, wait_exponential
+from tenacity import (
+    RetryCallState,
+    Retrying,
+    retry_if_exception_type,
+    retry_if_not_exception_type,
+    stop_before_delay,
+    wait_exponential,
+)
 
 from embedding.errors import EmbeddingServiceAwayError, EmbeddingServiceError
 from embedding.settings import EmbeddingSettings
@@ -29,6 +36,10 @@ _SHOWN = 300
 
 class RequestRefusedError(EmbeddingServiceError):
     """The service will never take this request as it is: too many texts, one too long, an unknown option."""
+
+
+class TooSlowError(RequestRefusedError, EmbeddingServiceAwayError):
+    """No answer in time. The same request would take as long again, a smaller one may not."""
 
 
 class ServiceClient:
@@ -84,7 +95,7 @@ class ServiceClient:
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         patiently = Retrying(
-            retry=retry_if_exception_type(EmbeddingServiceAwayError),
+            retry=retry_if_exception_type(EmbeddingServiceAwayError) & retry_if_not_exception_type(TooSlowError),
             stop=stop_before_delay(self._patience),
             wait=_pause,
             before_sleep=self._tell_of_waiting,
@@ -95,11 +106,12 @@ class ServiceClient:
     def _once(self, method: str, path: str, **request: Any) -> httpx.Response:
         try:
             response = self._http.request(method, path, **request)
-        except httpx.TimeoutException as error:
-            raise self._away("did not answer in time (EMBEDDING_SERVICE_TIMEOUT_SECONDS)") from error
+        except httpx.ReadTimeout as error:
+            problem = "did not answer in time (EMBEDDING_SERVICE_TIMEOUT_SECONDS)"
+            raise TooSlowError(f"The embedding service at {self.url} {problem}") from error
         except httpx.TransportError as error:
             raise self._away(f"cannot be reached ({error}); start it, or correct EMBEDDING_SERVICE_URL") from error
-        if response.status_code in _BUSY:
+        if response.status_code in _BUSY and not _has_failed(response):
             busy = self._away(f"answered {response.status_code}: {_complaint(response)}")
             busy.retry_after_seconds = _retry_after(response)
             raise busy
@@ -138,6 +150,15 @@ def _pause(attempts: RetryCallState) -> float:
     error = attempts.outcome.exception() if attempts.outcome else None
     asked = error.retry_after_seconds if isinstance(error, EmbeddingServiceAwayError) else 0.0
     return max(asked, _growing(attempts))
+
+
+def _has_failed(response: httpx.Response) -> bool:
+    """Whether a service of ours says that its model failed, as it would again on the same texts."""
+    try:
+        code = response.json()["error"]["code"]
+    except (ValueError, KeyError, TypeError):
+        return False
+    return response.request.method == "POST" and code == "embedding_service_unavailable"
 
 
 def _retry_after(response: httpx.Response) -> float:

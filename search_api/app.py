@@ -87,6 +87,7 @@ def _new_app(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
+        _show_log()
         # Calls that wait for a model must not use up the threads the others need.
         waiting = 2 * settings.embedding_queue_limit + rerank_service.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting

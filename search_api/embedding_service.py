@@ -6,6 +6,7 @@ not. A service that was away when the app started is looked for again whenever i
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
 from search_api.model_thread import ModelThread
 
 logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""How long a service that could not be reached is not looked for again: to find out may take seconds."""
 
 
 class EmbeddedQuery(NamedTuple):
@@ -57,7 +61,9 @@ class EmbeddingService:
         self._models = models
         self._queries = queries
         self._places = threading.Semaphore(queue_limit + 1)
+        self._bulk_places = threading.Semaphore(queue_limit + 1)
         self._embedder: Embedder | None = None
+        self._failed_at = 0.0
         self._failure: EmbeddingError | None = self._try_to_load()
         if self._failure:
             logger.error("The embedding model is not available: %s", self._failure)
@@ -70,7 +76,7 @@ class EmbeddingService:
         Raises:
             EmbeddingServiceUnavailableError: it could not be loaded or reached; the message says why.
         """
-        if isinstance(self._failure, EmbeddingServiceError):
+        if isinstance(self._failure, EmbeddingServiceError) and time.monotonic() - self._failed_at > RETRY_SECONDS:
             self._failure = self._try_to_load()
         if self._embedder is None:
             raise EmbeddingServiceUnavailableError(str(self._failure))
@@ -95,7 +101,15 @@ class EmbeddingService:
             EmbeddingError: the model failed.
             OverloadedError: the queue is full.
         """
-        return self._thread.embed_documents(texts)
+        model = self.model
+        if not isinstance(model, RemoteEmbedder):
+            return self._thread.embed_documents(texts)
+        if not self._bulk_places.acquire(blocking=False):  # the service has a queue of its own: queries wait for none
+            raise OverloadedError
+        try:
+            return model.embed_documents(texts)
+        finally:
+            self._bulk_places.release()
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of queries, the model's query prompt included; errors as `embed_documents`."""
@@ -126,5 +140,6 @@ class EmbeddingService:
         try:
             self._embedder = self._models.get("embedding", self._load)
         except EmbeddingError as error:
+            self._failed_at = time.monotonic()
             return error
         return None

@@ -12,9 +12,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 
-from embedding.embedder import Embedder, Embeddings
+from embedding.embedder import Embedder, Embeddings, joined
 from embedding.errors import EmbeddingServiceError
-from embedding.remote import joined
 from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
 
 QUERY_TEXTS = 16
@@ -25,6 +24,8 @@ query that comes alone never waits."""
 SLICE_SECONDS = 0.2
 """How long a slice of bulk work should take: a query waits for that much of it at most."""
 MOST_SLICE_TEXTS = 64
+OVERDUE_SECONDS = 1.0
+"""After so long without a slice, bulk work has its turn: queries may come without end."""
 
 
 class ModelThread:
@@ -42,6 +43,7 @@ class ModelThread:
         self._changed = threading.Condition()
         self._closed = False
         self._slice_texts = 4
+        self._sliced_at = 0.0
         self._thread = threading.Thread(target=self._work, name="embedding", daemon=True)
         self._thread.start()
 
@@ -92,13 +94,17 @@ class ModelThread:
                     self._wait_for_company(shared)
                 if self._closed:
                     break
-                queries = self._queries.take(QUERY_TEXTS)
+                if not self._bulk.calls:
+                    self._sliced_at = time.monotonic()
+                is_overdue = time.monotonic() - self._sliced_at > OVERDUE_SECONDS
+                queries = [] if is_overdue else self._queries.take(QUERY_TEXTS)
                 bulk = self._bulk.first() if not queries else None
             shared = len(queries)
             if queries:
                 self._embed_together(queries)
             elif bulk:
                 self._embed_slice(bulk)
+                self._sliced_at = time.monotonic()
         for call in (*self._queries.calls, *self._bulk.calls):
             call.result.set_exception(_stopping())
 
@@ -108,8 +114,7 @@ class ModelThread:
     def _embed_together(self, calls: Sequence["_Call"]) -> None:
         """One pass for all; if it fails one for each, lest one query's text fail the others."""
         try:
-            model = self._model()
-            together = model.embed_queries([text for call in calls for text in call.texts])
+            answers = self._pass([call.texts for call in calls])
         except Exception as error:  # noqa: BLE001 - the callers raise it
             if len(calls) == 1 or isinstance(error, (EmbeddingServiceError, EmbeddingServiceUnavailableError)):
                 for call in calls:
@@ -118,14 +123,22 @@ class ModelThread:
                 for call in calls:
                     self._embed_together([call])
             return
+        for call, answer in zip(calls, answers, strict=True):
+            call.result.set_result(answer)
+
+    def _pass(self, calls: Sequence[Sequence[str]]) -> list[Embeddings]:
+        model = self._model()
+        together = model.embed_queries([text for texts in calls for text in texts])
+        answers = []
         start = 0
-        for call in calls:
-            end = start + len(call.texts)
+        for texts in calls:
+            end = start + len(texts)
             counts = together.token_counts[start:end]
             # who was cut is known of all together; who was has as many tokens as can be
             cut = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
-            call.result.set_result(Embeddings(together.vectors[start:end], counts, cut))
+            answers.append(Embeddings(together.vectors[start:end], counts, cut))
             start = end
+        return answers
 
     def _embed_slice(self, call: "_Call") -> None:
         start = sum(len(part.token_counts) for part in call.parts)
@@ -133,6 +146,9 @@ class ModelThread:
         started = time.perf_counter()
         try:
             part = self._model().embed_documents(texts)
+            call.parts.append(part)
+            is_last = start + len(texts) == len(call.texts)
+            answer = joined(call.parts, part.vectors.shape[1]) if is_last else None
         except Exception as error:  # noqa: BLE001 - the caller raises it
             self._leave_queue(call)
             call.result.set_exception(error)
@@ -140,10 +156,9 @@ class ModelThread:
         seconds = max(time.perf_counter() - started, 1e-6)
         fitting = int(len(texts) * SLICE_SECONDS / seconds)
         self._slice_texts = min(MOST_SLICE_TEXTS, 2 * self._slice_texts, max(1, fitting))
-        call.parts.append(part)
-        if start + len(texts) == len(call.texts):
+        if answer:
             self._leave_queue(call)
-            call.result.set_result(joined(call.parts, part.vectors.shape[1]))
+            call.result.set_result(answer)
 
     def _leave_queue(self, call: "_Call") -> None:
         with self._changed:

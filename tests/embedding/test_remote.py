@@ -200,6 +200,24 @@ def test_no_answer_in_time(server: ForeignServer) -> None:
         embedder.embed_documents(["x"])
 
 
+def test_what_takes_too_long_is_asked_for_in_smaller_parts(server: ForeignServer) -> None:
+    embedder = connect(server, patience_seconds=60, embedding_service_timeout_seconds=1)
+    server.seconds_per_text = 0.3
+    texts = [f"text {number}" for number in range(4)]
+    assert np.array_equal(embedder.embed_documents(texts).vectors, vectors_of(*texts))
+    assert server.batches == [4, 2, 2], "and the same is not asked for again"
+
+
+def test_a_model_that_fails_is_not_asked_again(server: ForeignServer, pauses: list[float]) -> None:
+    embedder = connect(server, patience_seconds=60)
+    failure = {"error": {"code": "embedding_service_unavailable", "message": "text 0 got a vector that is not finite"}}
+    server.before = [JSONResponse(failure, 503)]
+    with pytest.raises(EmbeddingServiceError, match="not finite") as raised:
+        embedder.embed_documents(["a"])
+    assert not isinstance(raised.value, EmbeddingServiceAwayError)
+    assert pauses == []
+
+
 def test_the_token(server: ForeignServer) -> None:
     server.token = "s3cret"
     with pytest.raises(EmbeddingServiceError, match=r"answered 401; set EMBEDDING_SERVICE_TOKEN"):

@@ -13,6 +13,7 @@ from embedding.errors import EmbeddingError, EmbeddingServiceError
 from embedding.opening import open_embedder
 from embedding.remote import RemoteEmbedder
 from embedding.settings import EmbeddingSettings
+from search_api import embedding_service
 from search_api.app import create_embedding_app
 from search_api.settings import SearchSettings
 from tests.search_api.backstage import Backstage
@@ -137,7 +138,10 @@ def test_another_model_at_the_same_place(model_path: Path, tmp_path: Path) -> No
 # The search app with a service
 
 
-def test_the_search_app_waits_for_its_service_and_outlives_it(backstage: Backstage, model_path: Path) -> None:
+def test_the_search_app_waits_for_its_service_and_outlives_it(
+    backstage: Backstage, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_service, "RETRY_SECONDS", 0)
     course = backstage.add_searchable_course("c", "text")
     with service(model_path) as url:
         port = int(url.rsplit(":", 1)[1])

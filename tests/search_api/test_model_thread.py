@@ -263,3 +263,33 @@ def test_closing_ends_after_the_pass_that_runs(stage: Stage) -> None:
             with pytest.raises(EmbeddingServiceUnavailableError, match="being stopped"):
                 call.result()
     assert stage.model.passes == [["query first"]]
+
+
+def test_bulk_work_has_its_turn_among_queries_without_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_thread, "OVERDUE_SECONDS", 0.05)
+    bulk = stage.pool.submit(stage.thread.embed_documents, [f"b{number}" for number in range(20)])
+    asking = True
+
+    def ask_on() -> None:
+        while asking:
+            stage.thread.embed_queries(["q"])
+
+    callers = [stage.pool.submit(ask_on) for _ in range(16)]
+    assert len(bulk.result(60).vectors) == 20
+    asking = False
+    for caller in callers:
+        caller.result()
+
+
+def test_slices_that_do_not_fit_together_fail_their_call_alone(stage: Stage) -> None:
+    embed = stage.model.embed_documents
+    sizes = iter((3, 5))
+
+    def change(texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
+        made = embed(texts)
+        return Embeddings(made.vectors[:, : next(sizes, 5)], made.token_counts, 0)
+
+    stage.model.embed_documents = change  # type: ignore[method-assign]
+    with pytest.raises(ValueError, match="dimension"):
+        stage.thread.embed_documents([f"b{number}" for number in range(6)])
+    assert len(stage.thread.embed_queries(["still there"]).vectors) == 1

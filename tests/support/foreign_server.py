@@ -1,5 +1,6 @@
 """An embedding server of somebody else's: the OpenAI form and nothing more, with the quirks there are."""
 
+import asyncio
 import base64
 import random
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ class ForeignServer:
     takes_base64: bool = True
     most_texts: int = 1000
     token: str | None = None
+    seconds_per_text: float = 0.0
     before: list[Response] = field(default_factory=list)
     """Answers to the next requests for vectors, instead of the right ones."""
     change: Callable[[Answer], object] = lambda _: None
@@ -62,6 +64,7 @@ def foreign_server(**quirks: Any) -> Iterator[ForeignServer]:
         server.asked.append(body)
         if server.before:
             return server.before.pop(0)
+        await asyncio.sleep(server.seconds_per_text * len(body["input"]))
         if len(body["input"]) > server.most_texts:
             message = f"batch size {len(body['input'])} > maximum allowed batch size {server.most_texts}"
             return JSONResponse({"error": message, "error_type": "Validation"}, 413)
