@@ -53,6 +53,10 @@ def test_an_upload_in_chunks_is_cut_off(url: str) -> None:
         for _ in range(LIMIT // 1000 + 1):
             connection.sendall(b"3e8\r\n" + b" " * 1000 + b"\r\n")
         answer = connection.recv(65536)
+        while not answer.endswith(b"}}"):  # the body may come after the head
+            received = connection.recv(65536)
+            assert received, answer
+            answer += received
     head, _, body = answer.partition(b"\r\n\r\n")
     assert b" 413 " in head.splitlines()[0]
     assert json.loads(body)["error"]["code"] == "request_too_large"
