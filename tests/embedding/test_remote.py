@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ def vectors_of(*texts: str) -> Any:
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long was waited, without waiting."""
     pauses: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time.sleep", pauses.append)
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=pauses.append))  # and nobody else's sleep
     return pauses
 
 
@@ -205,7 +206,8 @@ def test_what_takes_too_long_is_asked_for_in_smaller_parts(server: ForeignServer
     server.seconds_per_text = 0.3
     texts = [f"text {number}" for number in range(4)]
     assert np.array_equal(embedder.embed_documents(texts).vectors, vectors_of(*texts))
-    assert server.batches == [4, 2, 2], "and the same is not asked for again"
+    assert server.batches[0] == 4
+    assert max(server.batches[1:]) < 4, "the same is not asked for again"
 
 
 def test_a_model_that_fails_is_not_asked_again(server: ForeignServer, pauses: list[float]) -> None:
