@@ -73,7 +73,8 @@ def main(party: str) -> None:
             others = {name: partial(measure, services, course_id, questions) for name, measure in orders.items()}
             work(_loaded(_ask_services(services, course_id), questions), questions, others)
     elif party == OVER_HTTP:
-        with httpx.Client(base_url=os.environ[SEARCH_URL], timeout=600, trust_env=False) as client:
+        limits = httpx.Limits(keepalive_expiry=2)  # the others' turns take longer than uvicorn keeps a connection
+        with httpx.Client(base_url=os.environ[SEARCH_URL], timeout=600, trust_env=False, limits=limits) as client:
             work(_loaded(_ask_app(client, course_id), questions), questions)
     elif party == CHROMA:
         work(_ask_chroma(course_id), questions)

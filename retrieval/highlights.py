@@ -12,8 +12,8 @@ from functools import lru_cache
 from retrieval.analysis import Token, analyse
 
 _SPACE = re.compile(r"\s")
-_SHORT = 3
-"""Letters of a stem that may share no more than the first with its word: `die`, `dying`."""
+_ENDING = 2
+"""Letters at the end of a stem that its word may have otherwise: `hope`, `hoping`; `die`, `dying`."""
 
 
 def matches(text: str, query_terms: Sequence[str]) -> list[tuple[int, int]]:
@@ -33,26 +33,33 @@ def _tokens(text: str, wanted: frozenset[str]) -> Iterator[Token]:
     """All tokens that are wanted, among others."""
     if not wanted:
         return
-    if not text.isascii() and not unicodedata.is_normalized("NFKC", text):  # its letters may be written in other ways
+    lower = text.lower()
+    is_plain = text.isascii() or (len(lower) == len(text) and unicodedata.is_normalized("NFKC", text))
+    if not is_plain:  # its letters may be written in other ways
         yield from _all_tokens(text)
         return
     end = 0
-    for beginning in _beginnings(wanted).finditer(text):
-        if beginning.start() < end:
+    for beginning in _beginnings(lower, wanted):
+        if beginning < end:
             continue
-        start = beginning.start()
+        start = beginning
         while start > end and not text[start - 1].isspace():
             start -= 1
-        space = _SPACE.search(text, beginning.end())
+        space = _SPACE.search(text, beginning)
         end = space.start() if space else len(text)
         for token in analyse(text[start:end]):
             yield Token(token.term, token.start + start, token.end + start)
 
 
-@lru_cache(maxsize=1000)
-def _beginnings(wanted: frozenset[str]) -> re.Pattern[str]:
-    beginnings = {term[: 1 if len(term) <= _SHORT else 2] for term in wanted}
-    return re.compile("|".join(map(re.escape, sorted(beginnings))), re.IGNORECASE)
+def _beginnings(lower: str, wanted: frozenset[str]) -> list[int]:
+    """Places where a word that is wanted may begin, rising."""
+    places = []
+    for beginning in {term[: max(1, len(term) - _ENDING)] for term in wanted}:
+        place = lower.find(beginning)
+        while place >= 0:
+            places.append(place)
+            place = lower.find(beginning, place + 1)
+    return sorted(places)
 
 
 @lru_cache(maxsize=512)  # some 10 MB
