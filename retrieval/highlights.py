@@ -15,6 +15,9 @@ _SPACE = re.compile(r"\s")
 _ENDING = 2
 """Letters at the end of a stem that its word may have otherwise: `hope`, `hoping`; `die`, `dying`."""
 
+_MANY = 40
+"""Of so many pieces the whole text is analysed sooner, and kept for the next query."""
+
 
 def matches(text: str, query_terms: Sequence[str]) -> list[tuple[int, int]]:
     """Start and end of each match in code points, in reading order and without overlaps."""
@@ -35,11 +38,12 @@ def _tokens(text: str, wanted: frozenset[str]) -> Iterator[Token]:
         return
     lower = text.lower()
     is_plain = text.isascii() or (len(lower) == len(text) and unicodedata.is_normalized("NFKC", text))
-    if not is_plain:  # its letters may be written in other ways
+    beginnings = _beginnings(lower, wanted) if is_plain else []  # or else its letters may be written in other ways
+    if not is_plain or len(beginnings) > _MANY:
         yield from _all_tokens(text)
         return
     end = 0
-    for beginning in _beginnings(lower, wanted):
+    for beginning in beginnings:
         if beginning < end:
             continue
         start = beginning
