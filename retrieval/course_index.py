@@ -22,6 +22,7 @@ from embedding.records import Record
 from embedding.vector_store import CollectionInfo, CourseCollection
 from embedding.vectors import Vectors
 from models.fingerprint import FingerprintBuilder
+from retrieval.fusion import Mask, Scores
 from retrieval.keyword_index import KeywordIndex, KeywordIndexBuilder, KeywordIndexError
 from retrieval.keyword_store import KeywordStore, KeywordStoreError
 
@@ -35,8 +36,6 @@ CORES = min(4, os.cpu_count() or 1)
 """As many as can make use of the way to the memory."""
 _BYTES_PER_RECORD = 2500
 """What Python needs for the metadata of a chunk and the objects around it, measured."""
-
-Mask = NDArray[np.bool_]
 
 _one_large_product = threading.Lock()
 
@@ -91,13 +90,13 @@ class CourseIndex:
         """Memory it takes, about."""
         return _bytes(self.records, self._vectors)
 
-    def cosines(self, vector: Vectors, mask: Mask | None = None) -> NDArray[np.float32]:
+    def cosines(self, vector: Vectors, mask: Mask | None = None) -> Scores:
         """Cosine similarity of every chunk (chunks,) to a unit vector (dimensions,).
 
         Beyond the mask it may be left at -1.
         """
         if self._vectors.size < LARGE:
-            cosines: NDArray[np.float32] = self._vectors @ vector
+            cosines: Scores = self._vectors @ vector
         elif mask is not None and np.count_nonzero(mask) < len(self) // 8:
             cosines = np.full(len(self), -1, dtype=np.float32)
             cosines[mask] = self._vectors[mask] @ vector

@@ -29,8 +29,6 @@ ILLEGIBLE, LEGIBLE = 0.5, 0.9
 """A query of which the model reads no more than the first share is noise to it; from the second on it is understood."""
 RRF_K = 60
 """Usual damping of reciprocal ranks."""
-
-
 NO_SPREAD = 1e-4
 """Scores that differ by less are alike: what is left is rounding."""
 

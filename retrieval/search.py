@@ -18,10 +18,8 @@ from numpy.typing import NDArray
 from embedding.vectors import Vectors
 from retrieval import fusion
 from retrieval.analysis import terms
-from retrieval.course_index import CourseIndex, Mask
-from retrieval.fusion import Fused, Weights
-
-Scores = NDArray[np.float32]
+from retrieval.course_index import CourseIndex
+from retrieval.fusion import Fused, Mask, Scores, Weights
 
 _EQUAL = 1e-6
 """Scores that differ by less are equal: the same product is off by as much from one row to another."""
@@ -127,7 +125,8 @@ def search(index: CourseIndex, queries: Sequence[Query], options: Options, limit
     mask = index.mask(options.filters)
     if not len(index) or (mask is not None and not mask.any()):
         return []
-    scored = [_score(index, query, options, mask) for query in queries]
+    compared = index.distinct(mask) if options.method is Method.HYBRID else mask
+    scored = [_score(index, query, options, mask, compared) for query in queries]
     finals = [_allowed(one, options.thresholds, mask) for one in scored]
     final = finals[0] if len(finals) == 1 else np.max(finals, axis=0)
     cosines = [one.cosines for one in scored if one.cosines is not None]
@@ -140,13 +139,13 @@ def search(index: CourseIndex, queries: Sequence[Query], options: Options, limit
     return hits
 
 
-def _score(index: CourseIndex, query: Query, options: Options, mask: Mask | None) -> _Scored:
+def _score(index: CourseIndex, query: Query, options: Options, mask: Mask | None, compared: Mask | None) -> _Scored:
+    """What a query says of the chunks; `compared`: those of the mask, each text once."""
     counts = Counter(terms(query.text))
     bm25 = index.keywords.scores(counts)
     ideal = index.keywords.ideal(counts)
     share = bm25 / np.float32(ideal) if ideal else bm25
     cosines = None if query.vector is None else index.cosines(query.vector, mask)
-    compared = index.distinct(mask)
     if cosines is None or options.method is Method.KEYWORD:
         return _Scored(np.where(bm25 > 0, share, np.float32(-np.inf)), None, bm25, share, None, counts)
     if options.method is Method.VECTOR:

@@ -23,7 +23,7 @@ from search_api.embedding_schemas import (
     Usage,
 )
 from search_api.error_responses import GUARDED, documented
-from search_api.errors import InvalidRequestError, ModelNotFoundError, quoted
+from search_api.errors import InvalidRequestError, ModelNotFoundError, at_most, quoted
 
 LEAST_DIMENSIONS = 32
 
@@ -40,7 +40,7 @@ openai = APIRouter(
 )
 def embed_texts(request: EmbedRequest, services: AppModelServices) -> EmbedResponse:
     """Vectors of the texts as documents, that is without the prompt the model puts before a query."""
-    _check_number(request.texts, "texts", services)
+    at_most(services.settings.embed_max_texts, len(request.texts), "texts")
     embeddings = services.embedding.embed_documents(request.texts)
     model = services.embedding.model
     return EmbedResponse(
@@ -61,7 +61,7 @@ def embed_texts(request: EmbedRequest, services: AppModelServices) -> EmbedRespo
 )
 def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) -> Response:
     """For clients of OpenAI's API: `OpenAI(base_url="http://…/v1", api_key=INTERNAL_TOKEN)`."""
-    _check_number(request.input, "input", services)
+    at_most(services.settings.embed_max_texts, len(request.input), "input")
     service, model = services.embedding, services.embedding.model
     if request.model and request.model != model.name:
         raise ModelNotFoundError(f"There is no model {quoted(request.model)} here; there is {model.name}")
@@ -91,12 +91,6 @@ def list_models(services: AppModelServices) -> ModelList:
     model = services.embedding.model
     one = Model(id=model.name, signature=model.signature, dimensions=model.dimensions, max_tokens=model.max_tokens)
     return ModelList(data=[one])
-
-
-def _check_number(texts: list[str], field: str, services: AppModelServices) -> None:
-    limit = services.settings.embed_max_texts
-    if len(texts) > limit:
-        raise InvalidRequestError(f"{field}: at most {limit}")
 
 
 def _check_dimensions(wanted: int | None, there_are: int) -> None:

@@ -15,8 +15,8 @@ from embedding.errors import EmbeddingError, EmbeddingServiceError
 from embedding.remote import RemoteEmbedder
 from embedding.vectors import Vectors
 from retrieval.cache import InstanceCache
-from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
-from search_api.model_thread import ModelThread
+from search_api.errors import EmbeddingServiceUnavailableError
+from search_api.model_thread import ModelThread, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -104,12 +104,8 @@ class EmbeddingService:
         model = self.model
         if not isinstance(model, RemoteEmbedder):
             return self._thread.embed_documents(texts)
-        if not self._bulk_places.acquire(blocking=False):  # the service has a queue of its own: queries wait for none
-            raise OverloadedError
-        try:
+        with one_of(self._bulk_places):  # the service has a queue of its own: queries wait for none
             return model.embed_documents(texts)
-        finally:
-            self._bulk_places.release()
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of queries, the model's query prompt included; errors as `embed_documents`."""
@@ -121,12 +117,8 @@ class EmbeddingService:
         known = self._queries.peek(key)
         if known is not None:
             return known
-        if not self._places.acquire(blocking=False):  # many who ask the same wait, too, each on a thread of its own
-            raise OverloadedError
-        try:
+        with one_of(self._places):  # many who ask the same wait, too, each on a thread of its own
             return self._queries.get(key, lambda: self._embed_query(text))
-        finally:
-            self._places.release()
 
     def close(self) -> None:
         """End the thread; calls that still wait fail."""

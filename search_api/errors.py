@@ -100,6 +100,16 @@ class InvalidRequestError(ApiError):
     status, code = 422, "invalid_request"
 
 
+def at_most(limit: int, given: int, field: str, unit: str = "") -> None:
+    """Check what a setting limits.
+
+    Raises:
+        InvalidRequestError: it is more.
+    """
+    if given > limit:
+        raise InvalidRequestError(f"{field}: at most {limit} {unit}".rstrip())
+
+
 class InternalError(ApiError):
     """Something unexpected went wrong; the app's log has the details."""
 

@@ -9,8 +9,9 @@ one turns a burst into minutes of waiting.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 
 from embedding.embedder import Embedder, Embeddings, joined
 from embedding.errors import EmbeddingServiceError
@@ -26,6 +27,21 @@ SLICE_SECONDS = 0.2
 MOST_SLICE_TEXTS = 64
 OVERDUE_SECONDS = 1.0
 """After so long without a slice, bulk work has its turn: queries may come without end."""
+
+
+@contextmanager
+def one_of(places: threading.Semaphore) -> Iterator[None]:
+    """Take a place for as long as the block lasts.
+
+    Raises:
+        OverloadedError: none is free.
+    """
+    if not places.acquire(blocking=False):
+        raise OverloadedError
+    try:
+        yield
+    finally:
+        places.release()
 
 
 class ModelThread:
@@ -69,19 +85,17 @@ class ModelThread:
         self._thread.join()
 
     def _call(self, queue: "_Queue", texts: Sequence[str]) -> Embeddings:
-        if not queue.places.acquire(blocking=False):
-            raise OverloadedError
-        call = _Call(texts)
-        try:
-            with self._changed:
-                if self._closed:
-                    raise _stopping()
-                queue.calls.append(call)
-                self._changed.notify()
-            return call.result.result()
-        finally:
-            call.is_wanted = False  # an interrupted caller's is dropped when its turn comes
-            queue.places.release()
+        with one_of(queue.places):
+            call = _Call(texts)
+            try:
+                with self._changed:
+                    if self._closed:
+                        raise _stopping()
+                    queue.calls.append(call)
+                    self._changed.notify()
+                return call.result.result()
+            finally:
+                call.is_wanted = False  # an interrupted caller's is dropped when its turn comes
 
     # The thread's own
 
