@@ -389,7 +389,9 @@ def test_what_does_not_fit_in_float16_is_computed_in_bfloat16_from_then_on(
     embedder = load(tiny_qwen3, embedding_dtype="float16")
     assert embedder.dtype == "float16"
     encoder = embedder._engine.encoder
-    monkeypatch.setattr(encoder, "encode", lambda batch, starts: torch.full((len(batch), 128), torch.nan))
+    # the dtype is said: while transformers loads the other model, torch's default is another one, in every thread
+    nothing = torch.full((len(TEXTS), 128), torch.nan, dtype=torch.float32)
+    monkeypatch.setattr(encoder, "encode", lambda batch, starts: nothing[: len(batch)])
     expected = load(tiny_qwen3, embedding_dtype="bfloat16").embed_documents(TEXTS).vectors
     caplog.clear()
     with ThreadPoolExecutor(4) as pool:
