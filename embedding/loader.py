@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedding.errors import ModelUnavailableError
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, TokenizersBackend
 
 logger = logging.getLogger(__name__)
+
+_LOADING = Lock()
+"""One load at a time: transformers sets torch's default number format meanwhile, and puts back the one it found. Two
+at once may leave that of a model behind, for the whole process."""
 
 
 def load_embedding_model(
@@ -58,7 +63,7 @@ def load_model(
     Raises:
         ModelUnavailableError: tokenizer and model cannot be loaded, or don't belong together.
     """
-    with _quiet_transformers():
+    with _LOADING, _quiet_transformers():
         tokenizer = _load_tokenizer(path)
         model = None if device == "cpu" else _load_on_gpu(path, on_gpu, language_model)
         if model is None:

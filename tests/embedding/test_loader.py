@@ -4,6 +4,7 @@ import json
 import logging
 import socket
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,19 @@ def test_a_model_on_the_cpu_is_ready_for_inference_and_nothing_is_warned_of(
     assert tokenizer("hello")["input_ids"][-1] == tokenizer.pad_token_id
     assert caplog.records == []
     assert capfd.readouterr().err == ""  # no progress bars in the logs of a server
+
+
+def test_models_that_load_at_once_leave_the_process_as_it_was(tiny_qwen3: Path) -> None:
+    import torch
+
+    def load(number: int) -> torch.dtype:
+        _, model = load_embedding_model(settings_for(tiny_qwen3), precision=("bfloat16", "float32")[number % 2])
+        return model.dtype
+
+    with ThreadPoolExecutor(4) as pool:
+        dtypes = [*pool.map(load, range(12))]
+    assert dtypes == [torch.bfloat16, torch.float32] * 6
+    assert torch.get_default_dtype() == torch.float32
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
