@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embedding.embedder import Embedder, Embeddings
+from embedding.embedder import Embedder, Embeddings, Pause, no_pause
 from embedding.vectors import Vectors
 
 
@@ -28,14 +28,19 @@ class CachedEmbedder(Embedder):
         directory.mkdir(parents=True, exist_ok=True)
         self._file = directory / f"vectors-{embedder.signature}.db"
 
-    def embed_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
+    def embed_documents(
+        self,
+        texts: Sequence[str],
+        on_progress: Callable[[int], None] | None = None,
+        pause: Pause = no_pause,
+    ) -> Embeddings:
         """As the embedder; what was remembered does not count as truncated."""
         keys = [hashlib.sha256(text.encode()).digest() for text in texts]
         with closing(sqlite3.connect(self._file)) as connection, connection:
             connection.execute("CREATE TABLE IF NOT EXISTS vector (text BLOB PRIMARY KEY, tokens INTEGER, vector BLOB)")
             known = {key: held for key in keys if (held := _held(connection, key))}
             new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-            made = self._embedder.embed_documents(list(new.values()), on_progress)
+            made = self._embedder.embed_documents(list(new.values()), on_progress, pause)
             rows = list(zip(new, made.token_counts, made.vectors, strict=True))
             connection.executemany(
                 "INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", [(key, n, v.tobytes()) for key, n, v in rows]

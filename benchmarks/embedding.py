@@ -22,8 +22,8 @@ from rich.progress import track
 from rich.table import Table
 
 from embedding.demo_model import demo_model_path, demo_model_settings
-from embedding.embedder import Embedder
 from embedding.loader import load_embedding_model
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings
 
 SAMPLES = Path(__file__).parents[1] / "samples"
@@ -39,7 +39,7 @@ def main() -> None:
     _use_stand_in_without_weights()
     settings = EmbeddingSettings()
     texts = _texts()
-    embedder = Embedder.load(settings)
+    embedder = LocalEmbedder.load(settings)
     plain = _PlainLoop(settings, embedder.max_tokens)
     tokens = sum(embedder.embed_documents(texts).token_counts)
     ours, theirs, ratios = [], [], []

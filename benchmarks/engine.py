@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.random_qwen3 import LAYERS, lengthening, passages, questions, work, write_random_qwen3
-from embedding.embedder import Embedder
+from embedding.local import LocalEmbedder
 from embedding.precision import Precision
 from embedding.settings import EmbeddingSettings
 
@@ -87,7 +87,7 @@ class _Bench:
             lambda: SentenceTransformer(str(directory), device=device, model_kwargs={"dtype": precision})
         )
         self.theirs.max_seq_length = settings.embedding_max_tokens
-        self.ours_load, self.ours = _timed(lambda: Embedder.load(settings))
+        self.ours_load, self.ours = _timed(lambda: LocalEmbedder.load(settings))
 
     def measure(self, texts: list[str], exact: np.ndarray[Any, np.dtype[np.float32]], rounds: int) -> dict[str, Any]:
         """All figures; `exact` are the vectors in float32."""

@@ -37,6 +37,7 @@ from embedding.demo_model import DEMO_MODEL_NAME, model_in_use
 from embedding.embedder import Embedder
 from embedding.errors import EmbeddingError
 from embedding.indexing import index_course
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings
 from models.catalogue import chunk_pages
 from models.database import transaction
@@ -102,7 +103,7 @@ def evaluate(data: Path, queries: int | None = None, cache: Path | None = None) 
         progress.print(f"Left out, for want of queries and judgements: {', '.join(path.name for path in corpora)}")
     model = model_in_use(EmbeddingSettings())
     model = model.model_copy(update={"embedding_model_path": model.embedding_model_path.absolute()})
-    embedder = Embedder.load(model)
+    embedder = LocalEmbedder.load(model)
     stand_in = ", a stand-in that reads English only" if model.embedding_model_name == DEMO_MODEL_NAME else ""
     progress.print(f"Model: {embedder.name}{stand_in}")
     environment = {

@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from benchmarks.stage_one import StageOne
-from embedding.embedder import Embedder, Embeddings
+from embedding.embedder import Embedder, Embeddings, Pause, no_pause
 from embedding.indexing import index_course
 from embedding.settings import VectorStoreSettings
 from embedding.vector_store import VectorStore
@@ -151,7 +151,12 @@ class _StandIn(Embedder):
         self.dimensions = DIMENSIONS
         self._random = np.random.default_rng(0)
 
-    def embed_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:  # noqa: ARG002
+    def embed_documents(
+        self,
+        texts: Sequence[str],
+        on_progress: Callable[[int], None] | None = None,  # noqa: ARG002
+        pause: Pause = no_pause,  # noqa: ARG002
+    ) -> Embeddings:
         """A vector a text, whatever it says."""
         vectors = self._random.standard_normal((len(texts), DIMENSIONS), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)

@@ -23,9 +23,9 @@ def main(out: Path, course_ids: list[str]) -> None:
     """Embed the courses."""
     import chromadb
 
-    from embedding.embedder import Embedder
+    from embedding.local import LocalEmbedder
 
-    embedder = Embedder.load()
+    embedder = LocalEmbedder.load()
     url = urlsplit(os.environ["CHROMA_URL"])
     chroma = chromadb.HttpClient(host=str(url.hostname), port=url.port or 80)
     catalogue = sqlite3.connect(os.environ["DATABASE_URL"].removeprefix("sqlite:///"))

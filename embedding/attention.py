@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from embedding.embedder import Pause
 from embedding.packing import Spans
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def attend(
 
 @cache
 def register() -> None:
-    """Make it known to transformers, as PACKED; a model that uses it is called with `spans` and `starts`."""
+    """Make it known to transformers, as PACKED; a model that uses it is called with `spans`, `starts` and `pause`."""
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(PACKED, _attend_for_transformers)
@@ -61,9 +62,11 @@ def _attend_for_transformers(
     scaling: float,
     spans: Spans,
     starts: Sequence[KeysAndValues] | None,
+    pause: Pause,
     **_: Any,
 ) -> "tuple[torch.Tensor, None]":
     """(1, heads, tokens, head size) of a layer → (1, tokens, heads, head size)."""
+    pause()
     layer: Any = module.layer_idx
     start = starts[layer] if starts else None
     return attend(query[0], key[0], value[0], spans, scaling=scaling, start=start).unsqueeze(0), None

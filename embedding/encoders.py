@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from embedding.attention import PACKED, KeysAndValues, register
+from embedding.embedder import Pause, no_pause
 from embedding.lean import LeanForward
 from embedding.model_files import Pooling
 from embedding.packing import MIN_ROWS, Pack
@@ -42,7 +43,7 @@ class Encoder(Protocol):
     device: "torch.device"
     dtype: "torch.dtype"
 
-    def encode(self, batch: Sequence[Tokens], starts: Starts | None = None) -> "torch.Tensor":
+    def encode(self, batch: Sequence[Tokens], starts: Starts | None = None, pause: Pause = no_pause) -> "torch.Tensor":
         """(texts, dimensions), of length one, in float32.
 
         `starts`: what the model has kept of tokens that precede those of each text.
@@ -55,8 +56,8 @@ class Encoder(Protocol):
 class Forward(Protocol):
     """The forward pass of a causal model over packs."""
 
-    def last_tokens(self, pack: Pack, starts: Starts | None) -> "torch.Tensor":
-        """What the model makes of the last token of each text: (texts, hidden size)."""
+    def last_tokens(self, pack: Pack, starts: Starts | None, pause: Pause) -> "torch.Tensor":
+        """What the model makes of the last token of each text: (texts, hidden size); `pause` before each layer."""
 
     def keys_and_values(self, pack: Pack) -> Starts:
         """Of every layer, for a pack of one text."""
@@ -115,10 +116,16 @@ class PaddedEncoder:
         self.device, self.dtype = model.device, model.dtype
         self._model, self._pooling, self._filler = model, pooling, filler
 
-    def encode(self, batch: Sequence[Tokens], starts: Starts | None = None) -> "torch.Tensor":  # noqa: ARG002
+    def encode(
+        self,
+        batch: Sequence[Tokens],
+        starts: Starts | None = None,  # noqa: ARG002
+        pause: Pause = no_pause,
+    ) -> "torch.Tensor":
         """(texts, dimensions), of length one, in float32."""
         import torch
 
+        pause()
         lengths = torch.tensor([len(ids) for ids in batch])
         ids = torch.full((len(batch), int(lengths.max())), self._filler)
         mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
@@ -141,7 +148,7 @@ class PackedEncoder:
         self.device, self.dtype = device, dtype
         self._forward, self._filler = forward, filler
 
-    def encode(self, batch: Sequence[Tokens], starts: Starts | None = None) -> "torch.Tensor":
+    def encode(self, batch: Sequence[Tokens], starts: Starts | None = None, pause: Pause = no_pause) -> "torch.Tensor":
         """(texts, dimensions), of length one, in float32."""
         import torch
 
@@ -150,7 +157,7 @@ class PackedEncoder:
         read = starts[0][0].shape[1] if starts else 0
         with torch.inference_mode():
             pack = Pack.of([*batch, *filling], start=read, device=self.device)
-            return _unit(self._forward.last_tokens(pack, starts)[: len(batch)])
+            return _unit(self._forward.last_tokens(pack, starts, pause)[: len(batch)])
 
     def start(self, tokens: Tokens) -> Starts:
         """Keys and values of the tokens, in every layer."""
@@ -168,14 +175,14 @@ class StockForward:
         model.set_attn_implementation(PACKED)
         self._model: Any = model
 
-    def last_tokens(self, pack: Pack, starts: Starts | None) -> "torch.Tensor":
+    def last_tokens(self, pack: Pack, starts: Starts | None, pause: Pause) -> "torch.Tensor":
         """What the model makes of the last token of each text: (texts, hidden size)."""
-        hidden: torch.Tensor = self._run(pack, starts=starts).last_hidden_state[0, pack.ends]
+        hidden: torch.Tensor = self._run(pack, starts=starts, pause=pause).last_hidden_state[0, pack.ends]
         return hidden
 
     def keys_and_values(self, pack: Pack) -> Starts:
         """Of every layer, for a pack of one text."""
-        cache = self._run(pack, starts=None, use_cache=True).past_key_values
+        cache = self._run(pack, starts=None, pause=no_pause, use_cache=True).past_key_values
         return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
 
     def _run(self, pack: Pack, **options: Any) -> Any:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embedding.attention import KeysAndValues, attend
+from embedding.embedder import Pause, no_pause
 from embedding.packing import MIN_ROWS, Pack, Spans
 
 if TYPE_CHECKING:
@@ -45,18 +46,22 @@ class LeanForward:
                 self._layers.append(_Layer.of(layer, self._heads, self._key_heads))
                 layer.to("meta")
 
-    def last_tokens(self, pack: Pack, starts: list[KeysAndValues] | None) -> "torch.Tensor":
+    def last_tokens(self, pack: Pack, starts: list[KeysAndValues] | None, pause: Pause) -> "torch.Tensor":
         """What the model makes of the last token of each text: (texts, hidden size)."""
-        return self._run(pack, starts)
+        return self._run(pack, starts, pause)
 
     def keys_and_values(self, pack: Pack) -> list[KeysAndValues]:
         """Of every layer, for a pack of one text."""
         kept: list[KeysAndValues] = []
-        self._run(pack, None, kept)
+        self._run(pack, None, no_pause, kept)
         return kept
 
     def _run(
-        self, pack: Pack, starts: list[KeysAndValues] | None, kept: list[KeysAndValues] | None = None
+        self,
+        pack: Pack,
+        starts: list[KeysAndValues] | None,
+        pause: Pause,
+        kept: list[KeysAndValues] | None = None,
     ) -> "torch.Tensor":
         import torch
         from torch.nn import functional
@@ -69,6 +74,7 @@ class LeanForward:
         half = self._size // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)
         for number, layer in enumerate(self._layers):
+            pause()
             states = layer.attention_in(self._normalize(hidden, layer.attention_norm))
             states = states.view(tokens, turning + self._key_heads, self._size)
             turned = self._normalize(states[:, :turning], layer.head_norms)

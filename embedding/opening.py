@@ -1,6 +1,7 @@
 """The one place that decides where vectors come from: a model loaded here, or a service that is asked over HTTP."""
 
 from embedding.embedder import Embedder
+from embedding.local import LocalEmbedder
 from embedding.model_files import model_signature
 from embedding.remote import RemoteEmbedder
 from embedding.settings import EmbeddingSettings
@@ -21,7 +22,7 @@ def open_embedder(settings: EmbeddingSettings, patience_seconds: float = 0.0) ->
     """
     if settings.embedding_service_url:
         return RemoteEmbedder(settings, patience_seconds)
-    return Embedder.load(settings)
+    return LocalEmbedder.load(settings)
 
 
 def signature_in_use(settings: EmbeddingSettings) -> str:

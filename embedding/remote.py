@@ -19,7 +19,7 @@ from typing import Any, Literal
 import numpy as np
 from cachetools import LRUCache
 
-from embedding.embedder import Embedder, Embeddings, joined
+from embedding.embedder import Embedder, Embeddings, Pause, joined, no_pause
 from embedding.errors import EmbeddingServiceError
 from embedding.service_client import RequestRefusedError, ServiceClient
 from embedding.settings import EmbeddingSettings
@@ -84,17 +84,22 @@ class RemoteEmbedder(Embedder):
         """
         self._service.models()
 
-    def embed_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
+    def embed_documents(
+        self,
+        texts: Sequence[str],
+        on_progress: Callable[[int], None] | None = None,
+        pause: Pause = no_pause,
+    ) -> Embeddings:
         """Vectors of passages, of any number of them.
 
-        After each request `on_progress` hears how many of the texts are done. A service that is not ours tells neither
-        how many tokens each text has nor which were cut: its sum of tokens is shared out by the texts' lengths, and
-        `truncated` is 0.
+        After each request `on_progress` hears how many of the texts are done; `pause` is called before each. A service
+        that is not ours tells neither how many tokens each text has nor which were cut: its sum of tokens is shared out
+        by the texts' lengths, and `truncated` is 0.
 
         Raises:
             EmbeddingServiceError: the service is away, refuses, or gave something else than one sound vector a text.
         """
-        return self._ask(texts, "document", on_progress)
+        return self._ask(texts, "document", on_progress, pause)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of searches, the query prompt included; errors as `embed_documents`."""
@@ -161,7 +166,11 @@ class RemoteEmbedder(Embedder):
     # Texts and vectors
 
     def _ask(
-        self, texts: Sequence[str], kind: Literal["document", "query"], on_progress: Callable[[int], None] | None = None
+        self,
+        texts: Sequence[str],
+        kind: Literal["document", "query"],
+        on_progress: Callable[[int], None] | None = None,
+        pause: Pause = no_pause,
     ) -> Embeddings:
         served = self._served
         # some servers take no empty text, and JSON no half of a surrogate pair
@@ -169,6 +178,7 @@ class RemoteEmbedder(Embedder):
         parts: list[Embeddings] = []
         done = 0
         while done < len(clean):
+            pause()
             part = self._request(served, clean[done : done + self._most_texts], kind)
             parts.append(part)
             done += len(part.token_counts)

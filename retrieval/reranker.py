@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.embedder import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, batches
 from embedding.errors import ModelUnavailableError
 from embedding.loader import load_model
 from embedding.model_files import check_model_files
+from embedding.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, batches
 from models.unicode import without_surrogates
 from retrieval.settings import RerankerSettings
 

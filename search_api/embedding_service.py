@@ -1,4 +1,4 @@
-"""The embedding model as the app shares it: loaded or connected to once, and asked through one thread.
+"""The embedding model as the app shares it: loaded or connected to once, and shared by its callers.
 
 A model that is not there does not stop the app: what needs no model goes on working, and the rest says why it does
 not. A service that was away when the app started is looked for again whenever it is wanted.
@@ -16,7 +16,7 @@ from embedding.remote import RemoteEmbedder
 from embedding.vectors import Vectors
 from retrieval.cache import InstanceCache
 from search_api.errors import EmbeddingServiceUnavailableError
-from search_api.model_thread import ModelThread, one_of
+from search_api.shared_model import SharedModel, one_of
 
 logger = logging.getLogger(__name__)
 
@@ -61,13 +61,12 @@ class EmbeddingService:
         self._models = models
         self._queries = queries
         self._places = threading.Semaphore(queue_limit + 1)
-        self._bulk_places = threading.Semaphore(queue_limit + 1)
         self._embedder: Embedder | None = None
         self._failed_at = 0.0
         self._failure: EmbeddingError | None = self._try_to_load()
         if self._failure:
             logger.error("The embedding model is not available: %s", self._failure)
-        self._thread = ModelThread(lambda: self.model, queue_limit)
+        self._shared = SharedModel(lambda: self.model, queue_limit)
 
     @property
     def model(self) -> Embedder:
@@ -101,15 +100,11 @@ class EmbeddingService:
             EmbeddingError: the model failed.
             OverloadedError: the queue is full.
         """
-        model = self.model
-        if not isinstance(model, RemoteEmbedder):
-            return self._thread.embed_documents(texts)
-        with one_of(self._bulk_places):  # the service has a queue of its own: queries wait for none
-            return model.embed_documents(texts)
+        return self._shared.embed_documents(texts)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of queries, the model's query prompt included; errors as `embed_documents`."""
-        return self._thread.embed_queries(texts)
+        return self._shared.embed_queries(texts)
 
     def embed_query(self, text: str) -> EmbeddedQuery:
         """The vector of a query, kept for the next time; errors as `embed_documents`."""
@@ -121,11 +116,11 @@ class EmbeddingService:
             return self._queries.get(key, lambda: self._embed_query(text))
 
     def close(self) -> None:
-        """End the thread; calls that still wait fail."""
-        self._thread.close()
+        """End its threads; calls that still wait fail."""
+        self._shared.close()
 
     def _embed_query(self, text: str) -> EmbeddedQuery:
-        vector = self._thread.embed_queries([text]).vectors[0]
+        vector = self._shared.embed_queries([text]).vectors[0]
         return EmbeddedQuery(vector, self.model.legibility(text))
 
     def _try_to_load(self) -> EmbeddingError | None:

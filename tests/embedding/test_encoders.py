@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding.embedder import Embedder
 from embedding.encoders import PackedEncoder, PaddedEncoder, StockForward, create_encoder
 from embedding.lean import LeanForward
 from embedding.loader import load_embedding_model
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings
 from tests.support.tiny_models import QUERY_PROMPT, make_tiny_qwen3
 
@@ -73,6 +73,12 @@ def padded(model: Any, batch: list[list[int]], side: Literal["left", "right"]) -
         hidden = model(input_ids=ids, attention_mask=mask, position_ids=positions).last_hidden_state
         last = hidden[:, -1] if side == "left" else hidden[torch.arange(len(batch)), mask.sum(1) - 1]
         return torch.nn.functional.normalize(last, dim=1)
+
+
+def test_it_pauses_before_each_layer(packed: tuple[PackedEncoder, Precision]) -> None:
+    paused: list[str] = []
+    packed[0].encode(tokens([3, 5]), pause=lambda: paused.append(""))
+    assert len(paused) == 3
 
 
 @settings(max_examples=12)
@@ -164,14 +170,14 @@ def test_windows_and_other_poolings_are_left_to_the_stock_model(wide_qwen3: Path
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)
-def embedder(wide_qwen3: Path, request: pytest.FixtureRequest) -> Embedder:
+def embedder(wide_qwen3: Path, request: pytest.FixtureRequest) -> LocalEmbedder:
     options = {"embedding_device": "cpu", "embedding_dtype": request.param, "embedding_max_tokens": 64}
-    return Embedder.load(EmbeddingSettings(embedding_model_path=wide_qwen3, **options))
+    return LocalEmbedder.load(EmbeddingSettings(embedding_model_path=wide_qwen3, **options))
 
 
 @settings(max_examples=25)
 @given(texts=texts)
-def test_any_text_has_one_vector_whatever_its_batch_mates(embedder: Embedder, texts: list[str]) -> None:
+def test_any_text_has_one_vector_whatever_its_batch_mates(embedder: LocalEmbedder, texts: list[str]) -> None:
     together = embedder.embed_documents(texts).vectors
     for vector, text in zip(together, texts, strict=True):
         assert np.array_equal(embedder.embed_documents([text]).vectors[0], vector)
@@ -179,7 +185,7 @@ def test_any_text_has_one_vector_whatever_its_batch_mates(embedder: Embedder, te
 
 @settings(max_examples=40)
 @given(query=characters)
-def test_a_query_is_read_as_the_prompt_and_itself_in_one(embedder: Embedder, query: str) -> None:
+def test_a_query_is_read_as_the_prompt_and_itself_in_one(embedder: LocalEmbedder, query: str) -> None:
     """Also where its beginning and the end of the prompt are one token."""
     kept = embedder.embed_queries([query])
     whole = embedder.embed_documents([QUERY_PROMPT + query])
@@ -188,7 +194,7 @@ def test_a_query_is_read_as_the_prompt_and_itself_in_one(embedder: Embedder, que
     assert float((kept.vectors * whole.vectors).sum()) >= 0.9998
 
 
-def test_a_query_that_changes_the_prompts_tokens_is_read_whole(embedder: Embedder) -> None:
+def test_a_query_that_changes_the_prompts_tokens_is_read_whole(embedder: LocalEmbedder) -> None:
     engine = embedder._engine
     changed = engine._replace(prompt=[*engine.prompt[:-1], engine.prompt[-1] + 1])
     expected = embedder.embed_queries(["copper", "铜"]).vectors

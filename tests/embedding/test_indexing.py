@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from embedding.embedder import Embeddings
+from embedding.embedder import Embeddings, Pause, no_pause
 from embedding.indexing import (
     EMBED_BATCH,
     EmptyCourseError,
@@ -245,7 +245,9 @@ class TestOwnership:
         course.chunks["chunk-0005"].text = "changed"
         owns = True
 
-        def embed(texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
+        def embed(
+            texts: Sequence[str], on_progress: Callable[[int], None] | None = None, pause: Pause = no_pause
+        ) -> Embeddings:
             nonlocal owns
             owns = False
             return StubEmbedder().embed_documents(texts)

@@ -62,7 +62,7 @@ class StubEmbedder(Embedder):
         finally:
             self._gate.set()
 
-    def embed_documents(self, texts: Sequence[str], on_progress: Any = None) -> Embeddings:
+    def embed_documents(self, texts: Sequence[str], on_progress: Any = None, pause: Any = None) -> Embeddings:
         self._inside += 1
         self.most_at_once = max(self.most_at_once, self._inside)
         self.asked += texts

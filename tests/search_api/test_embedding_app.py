@@ -10,6 +10,7 @@ import pytest
 
 from embedding.embedder import Embedder
 from embedding.errors import EmbeddingError, EmbeddingServiceError
+from embedding.local import LocalEmbedder
 from embedding.opening import open_embedder
 from embedding.remote import RemoteEmbedder
 from embedding.settings import EmbeddingSettings
@@ -52,7 +53,7 @@ def url(model_path: Path) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def local(model_path: Path) -> Embedder:
-    return Embedder.load(
+    return LocalEmbedder.load(
         EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu", embedding_max_tokens=64)
     )
 

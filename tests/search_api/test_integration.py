@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from embedding.embedder import Embedder
 from embedding.indexing import index_course
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import VectorStore
 from models import catalogue
@@ -52,7 +53,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def embedder(model_path: Path) -> Embedder:
-    return Embedder.load(EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu"))
+    return LocalEmbedder.load(EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu"))
 
 
 @pytest.fixture(scope="module")
@@ -158,7 +159,7 @@ def test_a_collection_of_another_model_is_not_searched(
     client: TestClient, engine: Engine, store: VectorStore, tmp_path: Path
 ) -> None:
     other = EmbeddingSettings(embedding_model_path=make_tiny_qwen3(tmp_path / "other", seed=1), embedding_device="cpu")
-    course = Course(engine, store, Embedder.load(other), LEARNING)
+    course = Course(engine, store, LocalEmbedder.load(other), LEARNING)
     response = search(client, course, query="gradient")
     assert (response.status_code, response.json()["error"]["code"]) == (400, "embedding_not_ready")
     assert "another model" in response.json()["error"]["message"]

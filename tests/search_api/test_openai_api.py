@@ -11,7 +11,7 @@ import pytest
 from openai import OpenAI
 from starlette.testclient import TestClient
 
-from embedding.embedder import Embedder
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings
 from search_api.app import create_embedding_app
 from search_api.settings import SearchSettings
@@ -139,7 +139,7 @@ def official(url: str) -> Iterator[OpenAI]:
 @pytest.fixture(scope="module")
 def vectors(model_path: Path) -> Any:
     settings = EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu")
-    return Embedder.load(settings).embed_documents(TEXTS).vectors
+    return LocalEmbedder.load(settings).embed_documents(TEXTS).vectors
 
 
 @pytest.mark.integration

@@ -12,8 +12,8 @@ from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 from sqlalchemy import Engine
 
-from embedding.embedder import Embedder
 from embedding.indexing import index_course
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings
 from embedding.vector_store import VectorStore
 from models import catalogue
@@ -100,7 +100,7 @@ def course_id(engine: Engine, vector_store: VectorStore, model_path: Path) -> st
     """A searchable course; its id is one that a careless address would not survive."""
     course_id = f"a/b & c?{uuid4()}"
     write_course(engine, course_id, {f"{course_id}{number}": text for number, text in enumerate(TEXTS)})
-    embedder = Embedder.load(EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu"))
+    embedder = LocalEmbedder.load(EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu"))
     with transaction(engine) as session:
         index_course(course_id, catalogue.chunk_pages(session, course_id), vector_store, embedder, lambda _: None)
     change_course(engine, course_id, embedding_status="done", embedding_progress=1.0)

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from embedding.embedder import Embedder, Embeddings
+from embedding.embedder import Embedder, Embeddings, Pause, no_pause
 from embedding.indexing import IndexReport, index_course
 from embedding.vector_store import CourseCollection, Vectors, VectorStore
 from models.tables import Chunk
@@ -25,7 +25,12 @@ class StubEmbedder(Embedder):
         self.embedded: list[str] = []
         self.wrong: dict[str, Vectors] = {}
 
-    def embed_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
+    def embed_documents(
+        self,
+        texts: Sequence[str],
+        on_progress: Callable[[int], None] | None = None,
+        pause: Pause = no_pause,
+    ) -> Embeddings:
         self.embedded += texts
         vectors = np.array([self.wrong.get(text, vector_of(text)) for text in texts])
         return Embeddings(vectors, tuple(map(len, texts)), truncated=sum(len(text) > 20 for text in texts))

@@ -4,7 +4,6 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from threading import current_thread, main_thread
 from typing import Any
@@ -15,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from embedding.embedder import Embedder, batches
 from embedding.errors import EmbeddingError, ModelUnavailableError
+from embedding.local import LocalEmbedder
 from embedding.settings import EmbeddingSettings
 from tests.support.tiny_models import QUERY_PROMPT
 
@@ -32,9 +31,9 @@ TEXTS = [
 ]
 
 
-def load(directory: Path, **changes: Any) -> Embedder:
+def load(directory: Path, **changes: Any) -> LocalEmbedder:
     options = {"embedding_device": "cpu", "embedding_dtype": "float32"} | changes
-    return Embedder.load(EmbeddingSettings(embedding_model_path=directory, **options))
+    return LocalEmbedder.load(EmbeddingSettings(embedding_model_path=directory, **options))
 
 
 def plain_vectors(directory: Path, texts: list[str], *, max_tokens: int = 512) -> NDArray[np.float32]:
@@ -55,12 +54,12 @@ def plain_vectors(directory: Path, texts: list[str], *, max_tokens: int = 512) -
 
 
 @pytest.fixture(scope="module")
-def qwen3(tiny_qwen3: Path) -> Embedder:
+def qwen3(tiny_qwen3: Path) -> LocalEmbedder:
     return load(tiny_qwen3)
 
 
 @pytest.fixture(scope="module")
-def bert(tiny_bert: Path) -> Embedder:
+def bert(tiny_bert: Path) -> LocalEmbedder:
     return load(tiny_bert)
 
 
@@ -101,7 +100,7 @@ def test_cls_pooling_takes_the_first_token(tmp_path: Path) -> None:
     assert vectors[0] @ (first / np.linalg.norm(first)) >= 0.99999
 
 
-def test_queries_follow_the_prompt_and_documents_stand_bare(qwen3: Embedder, bert: Embedder) -> None:
+def test_queries_follow_the_prompt_and_documents_stand_bare(qwen3: LocalEmbedder, bert: LocalEmbedder) -> None:
     query = qwen3.embed_queries(["copper"])
     prompted = qwen3.embed_documents([f"{QUERY_PROMPT}copper"])
     bare = qwen3.embed_documents(["copper"])
@@ -112,14 +111,14 @@ def test_queries_follow_the_prompt_and_documents_stand_bare(qwen3: Embedder, ber
     assert np.allclose(bert.embed_queries(["copper"]).vectors, bert.embed_documents(["copper"]).vectors, atol=1e-6)
 
 
-def test_the_prompt_changes_queries_and_not_documents(qwen3: Embedder, tiny_qwen3: Path) -> None:
+def test_the_prompt_changes_queries_and_not_documents(qwen3: LocalEmbedder, tiny_qwen3: Path) -> None:
     other = load(tiny_qwen3, embedding_query_instruction="Find the formula of copper")
     assert not np.allclose(other.embed_queries(["x"]).vectors, qwen3.embed_queries(["x"]).vectors, atol=1e-3)
     assert np.allclose(other.embed_documents(["x"]).vectors, qwen3.embed_documents(["x"]).vectors, atol=1e-6)
     assert other.signature == qwen3.signature
 
 
-def test_texts_that_share_words_are_near(qwen3: Embedder) -> None:
+def test_texts_that_share_words_are_near(qwen3: LocalEmbedder) -> None:
     """What end-to-end tests rely on: the tiny model finds the passage that repeats a query's words."""
     passages = [
         "The thickness of a copper plate is measured with a micrometer at three points.",
@@ -132,7 +131,7 @@ def test_texts_that_share_words_are_near(qwen3: Embedder) -> None:
     assert scores.argmax(axis=1).tolist() == [0, 1, 2, 3]
 
 
-def test_lower_casing_a_directory_asks_for(tiny_qwen3: Path, copy_of: Copy, qwen3: Embedder) -> None:
+def test_lower_casing_a_directory_asks_for(tiny_qwen3: Path, copy_of: Copy, qwen3: LocalEmbedder) -> None:
     directory = copy_of(tiny_qwen3)
     (directory / "sentence_bert_config.json").write_text('{"do_lower_case": true}', encoding="utf-8")
     upper, lower = load(directory).embed_documents(["COPPER plate", "copper plate"]).vectors
@@ -144,20 +143,9 @@ def test_lower_casing_a_directory_asks_for(tiny_qwen3: Path, copy_of: Copy, qwen
 # Batches
 
 
-@given(lengths=st.lists(st.integers(1, 600), max_size=60), budget=st.integers(1, 2000))
-def test_batches_hold_every_text_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    groups = list(batches(lengths, budget))
-    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
-    for group in groups:
-        assert group
-        assert len(group) == 1 or len(group) * max(lengths[index] for index in group) <= budget
-    for earlier, later in pairwise(groups):  # no group could have taken the next text too
-        assert (len(earlier) + 1) * max(lengths[index] for index in (*earlier, *later)) > budget
-
-
 @settings(max_examples=8, deadline=None)
 @given(st.lists(st.integers(0, 120), min_size=1, max_size=12))
-def test_order_is_restored_whatever_the_lengths(qwen3: Embedder, word_counts: list[int]) -> None:
+def test_order_is_restored_whatever_the_lengths(qwen3: LocalEmbedder, word_counts: list[int]) -> None:
     texts = [f"{number} copper " + "plate " * words for number, words in enumerate(word_counts)]
     together = qwen3.embed_documents(texts)
     alone = [qwen3.embed_documents([text]) for text in texts]
@@ -166,7 +154,7 @@ def test_order_is_restored_whatever_the_lengths(qwen3: Embedder, word_counts: li
     assert (together.vectors * expected).sum(axis=1).min() >= 0.99999
 
 
-def test_progress_counts_the_texts_done(qwen3: Embedder) -> None:
+def test_progress_counts_the_texts_done(qwen3: LocalEmbedder) -> None:
     heard: list[int] = []
     qwen3.embed_documents(["word " * 300] * 10, on_progress=heard.append)
     assert len(heard) > 1
@@ -174,18 +162,18 @@ def test_progress_counts_the_texts_done(qwen3: Embedder) -> None:
     assert heard[-1] == 10
 
 
-def test_a_batch_too_large_for_the_gpu_is_halved(qwen3: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_too_large_for_the_gpu_is_halved(qwen3: LocalEmbedder, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     expected = qwen3.embed_documents(TEXTS).vectors
     encoder = qwen3._engine.encoder
     encode, sizes = encoder.encode, []
 
-    def cramped(batch: list[list[int]], starts: Any) -> torch.Tensor:
+    def cramped(batch: list[list[int]], *others: Any) -> torch.Tensor:
         sizes.append(len(batch))
         if len(batch) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return encode(batch, starts)
+        return encode(batch, *others)
 
     monkeypatch.setattr(encoder, "encode", cramped)
     assert (qwen3.embed_documents(TEXTS).vectors * expected).sum(axis=1).min() >= 0.99999
@@ -197,9 +185,9 @@ def test_no_batch_exceeds_the_tokens_that_bound_memory(tiny_qwen3: Path, monkeyp
     encoder = embedder._engine.encoder
     encode, sizes = encoder.encode, []
 
-    def counted(batch: list[list[int]], starts: Any) -> Any:
+    def counted(batch: list[list[int]], *others: Any) -> Any:
         sizes.append(sum(map(len, batch)))
-        return encode(batch, starts)
+        return encode(batch, *others)
 
     monkeypatch.setattr(encoder, "encode", counted)
     embedder.embed_documents(["copper plate " * words for words in range(1, 20)] * 3)
@@ -226,9 +214,9 @@ def test_documents_are_shared_out_among_the_processors(tiny_qwen3: Path, monkeyp
     encoder = embedder._engine.encoder
     encode, threads = encoder.encode, set()
 
-    def watched(batch: list[list[int]], starts: Any) -> Any:
+    def watched(batch: list[list[int]], *others: Any) -> Any:
         threads.add(current_thread().name)
-        return encode(batch, starts)
+        return encode(batch, *others)
 
     monkeypatch.setattr(encoder, "encode", watched)
     assert np.array_equal(embedder.embed_documents(texts).vectors, alone)
@@ -239,14 +227,32 @@ def test_documents_are_shared_out_among_the_processors(tiny_qwen3: Path, monkeyp
 
     computed = []
 
-    def counted(batch: list[list[int]], starts: Any) -> Any:
+    def counted(batch: list[list[int]], *others: Any) -> Any:
         computed.append(batch)
-        return encode(batch, starts)
+        return encode(batch, *others)
 
     monkeypatch.setattr(encoder, "encode", counted)
     with pytest.raises(InterruptedError):
         embedder.embed_documents(texts, stop)
     assert len(computed) < 12
+
+
+@pytest.mark.parametrize(("model", "calls"), [("qwen3", 2), ("bert", 1)])
+def test_bulk_work_pauses_before_every_layer_or_padded_batch(
+    model: str, calls: int, request: pytest.FixtureRequest
+) -> None:
+    embedder: LocalEmbedder = request.getfixturevalue(model)
+    paused: list[str] = []
+    expected = embedder.embed_documents(["copper plate"]).vectors
+    vectors = embedder.embed_documents(["copper plate"], pause=lambda: paused.append("")).vectors
+    assert np.array_equal(vectors, expected)
+    assert len(paused) == calls
+
+    def stop() -> None:
+        raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        embedder.embed_documents(TEXTS, pause=stop)
 
 
 # Truncation
@@ -278,7 +284,7 @@ def test_long_texts_are_cut_by_token_and_keep_the_closing_token(
     assert result.vectors[0] @ (hidden / np.linalg.norm(hidden)) >= 0.99999
 
 
-def test_a_text_of_just_the_limit_is_not_cut(bert: Embedder, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_text_of_just_the_limit_is_not_cut(bert: LocalEmbedder, caplog: pytest.LogCaptureFixture) -> None:
     assert bert.max_tokens == 128  # of the directory, below the setting
     exact = bert.embed_documents(["the " * 126])
     assert (exact.token_counts, exact.truncated) == ((128,), 0)
@@ -310,7 +316,7 @@ def test_a_limit_in_the_tokenizer_file_counts_for_nothing(tiny_qwen3: Path, copy
 # Odd texts
 
 
-def test_no_texts_give_no_vectors(qwen3: Embedder) -> None:
+def test_no_texts_give_no_vectors(qwen3: LocalEmbedder) -> None:
     result = qwen3.embed_documents([])
     assert result.vectors.shape == (0, 128)
     assert (result.token_counts, result.truncated, result.truncated_share) == ((), 0, 0.0)
@@ -334,7 +340,7 @@ ODD = [
 
 @pytest.mark.parametrize("model", ["qwen3", "bert"])
 def test_odd_texts_get_finite_unit_vectors(model: str, request: pytest.FixtureRequest) -> None:
-    embedder: Embedder = request.getfixturevalue(model)
+    embedder: LocalEmbedder = request.getfixturevalue(model)
     result = embedder.embed_documents(ODD)
     assert np.abs(np.linalg.norm(result.vectors, axis=1) - 1).max() < 1e-5
     assert min(result.token_counts) >= 1
@@ -351,13 +357,13 @@ def test_a_tokenizer_that_adds_no_tokens_of_its_own_can_read_nothing(tiny_qwen3:
 
 @given(st.text(st.characters(exclude_categories=()), max_size=30))
 @settings(max_examples=30, deadline=None)
-def test_any_python_string_gets_a_unit_vector(qwen3: Embedder, text: str) -> None:
+def test_any_python_string_gets_a_unit_vector(qwen3: LocalEmbedder, text: str) -> None:
     """Lone surrogates, which no tokenizer accepts, included."""
     (vector,) = qwen3.embed_documents([text]).vectors
     assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-5)
 
 
-def test_surrogates_become_the_character_they_spell_or_the_replacement(qwen3: Embedder) -> None:
+def test_surrogates_become_the_character_they_spell_or_the_replacement(qwen3: LocalEmbedder) -> None:
     pair, emoji, lone, replaced = qwen3.embed_documents(["\ud83d\ude00", "😀", "a\ud800b", "a\ufffdb"]).vectors
     assert np.allclose(pair, emoji, atol=1e-6)
     assert np.allclose(lone, replaced, atol=1e-6)
@@ -391,7 +397,7 @@ def test_what_does_not_fit_in_float16_is_computed_in_bfloat16_from_then_on(
     encoder = embedder._engine.encoder
     # the dtype is said: while transformers loads the other model, torch's default is another one, in every thread
     nothing = torch.full((len(TEXTS), 128), torch.nan, dtype=torch.float32)
-    monkeypatch.setattr(encoder, "encode", lambda batch, starts: nothing[: len(batch)])
+    monkeypatch.setattr(encoder, "encode", lambda batch, starts, pause: nothing[: len(batch)])
     expected = load(tiny_qwen3, embedding_dtype="bfloat16").embed_documents(TEXTS).vectors
     caplog.clear()
     with ThreadPoolExecutor(4) as pool:
@@ -403,8 +409,10 @@ def test_what_does_not_fit_in_float16_is_computed_in_bfloat16_from_then_on(
     assert (embedder.embed_queries(["copper"]).vectors ** 2).sum() == pytest.approx(1, abs=1e-5)
 
 
-def test_a_failure_inside_the_model_is_an_embedding_error(qwen3: Embedder, monkeypatch: pytest.MonkeyPatch) -> None:
-    def lost(batch: list[list[int]], starts: Any) -> None:
+def test_a_failure_inside_the_model_is_an_embedding_error(
+    qwen3: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(batch: list[list[int]], *others: Any) -> None:
         raise RuntimeError("CUDA error: unspecified launch failure")
 
     monkeypatch.setattr(qwen3._engine.encoder, "encode", lost)
@@ -420,7 +428,7 @@ def test_a_missing_model_is_unavailable(tmp_path: Path) -> None:
 # Threads and devices
 
 
-def test_threads_share_an_embedder(qwen3: Embedder) -> None:
+def test_threads_share_an_embedder(qwen3: LocalEmbedder) -> None:
     """A fast tokenizer raises "Already borrowed" when one thread sets its truncation while another encodes."""
     words = ["copper", "plate", "铜", "loss", "slope", "query"]
     queries = [f"{word} " * (1 + number % 7) for number, word in enumerate(words * 8)]
@@ -432,12 +440,12 @@ def test_threads_share_an_embedder(qwen3: Embedder) -> None:
         assert result.truncated == 1
 
 
-def test_the_gpu_agrees_with_the_cpu(qwen3: Embedder, tiny_qwen3: Path) -> None:
+def test_the_gpu_agrees_with_the_cpu(qwen3: LocalEmbedder, tiny_qwen3: Path) -> None:
     import torch
 
     if not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    on_gpu = Embedder.load(EmbeddingSettings(embedding_model_path=tiny_qwen3, embedding_device="cuda"))
+    on_gpu = LocalEmbedder.load(EmbeddingSettings(embedding_model_path=tiny_qwen3, embedding_device="cuda"))
     assert (on_gpu.device, on_gpu.dtype) == ("cuda", "float16")
     assert on_gpu.signature == qwen3.signature
     agreement = on_gpu.embed_documents(TEXTS).vectors * qwen3.embed_documents(TEXTS).vectors

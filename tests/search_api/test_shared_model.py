@@ -1,4 +1,4 @@
-"""The model's thread: queries share passes and go before bulk work, and no call is forgotten or left behind."""
+"""The shared model: queries share passes and go before bulk work, and no call is forgotten or left behind."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -8,17 +8,17 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from embedding.embedder import Embedder, Embeddings
+from embedding.embedder import Embedder, Embeddings, Pause, joined, no_pause
 from embedding.errors import EmbeddingError, EmbeddingServiceError
-from search_api import model_thread
+from search_api import shared_model
 from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
-from search_api.model_thread import MOST_SLICE_TEXTS, QUERY_TEXTS, ModelThread
+from search_api.shared_model import QUERY_TEXTS, SharedModel
 from tests.support.indexed_course import DIMENSIONS, vector_of
 from tests.support.product import wait_until
 
 
 class StubModel(Embedder):
-    """Each pass may be held; texts that say so fail."""
+    """Queries are done in passes, documents one by one; each may be held, and texts that say so fail."""
 
     def __init__(self) -> None:
         self.max_tokens = 8
@@ -35,11 +35,23 @@ class StubModel(Embedder):
         finally:
             self._places.release(10**6)
 
-    def embed_documents(self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
-        return self._embed("document", texts)
+    def embed_documents(
+        self,
+        texts: Sequence[str],
+        on_progress: Callable[[int], None] | None = None,
+        pause: Pause = no_pause,
+    ) -> Embeddings:
+        parts = []
+        for text in texts:
+            pause()
+            parts.append(self._embed("document", [text]))
+        return joined(parts, DIMENSIONS)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         return self._embed("query", texts)
+
+    def legibility(self, text: str) -> float:
+        return 1.0
 
     def _embed(self, kind: str, texts: Sequence[str]) -> Embeddings:
         self.passes.append([f"{kind} {text}" for text in texts])
@@ -57,47 +69,50 @@ class StubModel(Embedder):
 
 
 class Stage:
-    """A thread with a model, and callers."""
+    """A shared model, and callers."""
 
     def __init__(self, queue_limit: int = 100) -> None:
         self.model = StubModel()
-        self.thread = ModelThread(lambda: self.model, queue_limit)
+        self.shared = SharedModel(lambda: self.model, queue_limit)
         self.pool = ThreadPoolExecutor(130)
 
     def query(self, *texts: str) -> "Future[Embeddings]":
-        return self._submit(self.thread.embed_queries, self.thread._queries, texts)
+        return self._submit(self.shared.embed_queries, texts)
 
     def bulk(self, *texts: str) -> "Future[Embeddings]":
-        return self._submit(self.thread.embed_documents, self.thread._bulk, texts)
+        return self._submit(self.shared.embed_documents, texts)
 
     def busy(self) -> "Future[Embeddings]":
         """A query that has the model."""
         call = self.query("first")
-        wait_until(lambda: bool(self.model.passes), 10, lambda: "no pass began", every=0.001)
+        self.wait_for_a_pass()
         return call
 
-    def _submit(
-        self, call: Callable[[Sequence[str]], Embeddings], queue: model_thread._Queue, texts: Sequence[str]
-    ) -> "Future[Embeddings]":
-        """Returns when the call is in the queue or has the model: the order of calls is that of the test."""
-        seen = sum(map(len, self.model.passes)) + len(queue.calls)
+    def wait_for_a_pass(self) -> None:
+        wait_until(lambda: bool(self.model.passes), 10, lambda: "no pass began", every=0.001)
+
+    def close(self) -> None:
+        self.shared.close()
+        self.pool.shutdown()
+
+    def _submit(self, call: Callable[[Sequence[str]], Embeddings], texts: Sequence[str]) -> "Future[Embeddings]":
+        """Returns when the call is in its queue or has the model: the order of calls is that of the test."""
+        seen = self._seen()
         future = self.pool.submit(call, texts)
-        wait_until(
-            lambda: sum(map(len, self.model.passes)) + len(queue.calls) > seen or future.done(),
-            10,
-            lambda: "the call did not begin",
-            every=0.001,
-        )
+        wait_until(lambda: self._seen() > seen or future.done(), 10, lambda: "the call did not begin", every=0.001)
         return future
+
+    def _seen(self) -> int:
+        return sum(map(len, self.model.passes)) + len(self.shared._queries) + self.shared._bulk._work_queue.qsize()
 
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
     stage = Stage()
     yield stage
-    stage.thread.close()
-    stage.pool.shutdown()
-    assert not stage.thread._thread.is_alive()
+    stage.close()
+    names = {thread.name for thread in threading.enumerate()}
+    assert not any(name.startswith("embedding-") for name in names)
 
 
 def test_queries_that_come_while_the_model_is_busy_share_a_pass(stage: Stage) -> None:
@@ -126,14 +141,14 @@ def test_calls_of_many_queries_are_not_torn(stage: Stage) -> None:
 
 
 def test_a_query_alone_does_not_wait_for_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_thread, "WINDOW_SECONDS", 20.0)
+    monkeypatch.setattr(shared_model, "WINDOW_SECONDS", 20.0)
     for number in range(3):
         stage.query(str(number)).result(timeout=10)
 
 
 def test_those_who_shared_a_pass_are_waited_for(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """They come back one after the other within a millisecond or two; the first must not start a pass of its own."""
-    monkeypatch.setattr(model_thread, "WINDOW_SECONDS", 20.0)
+    monkeypatch.setattr(shared_model, "WINDOW_SECONDS", 20.0)
     with stage.model.held():
         calls = [stage.busy(), stage.query("a"), stage.query("b"), stage.query("c")]
     assert all(call.result() for call in calls)
@@ -142,39 +157,35 @@ def test_those_who_shared_a_pass_are_waited_for(stage: Stage, monkeypatch: pytes
     assert stage.model.passes[-1] == ["query d", "query e", "query f"]
 
 
-def test_queries_go_between_the_slices_of_bulk_work(stage: Stage) -> None:
+def test_bulk_work_stops_for_queries_and_goes_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_model, "LONGEST_PAUSE_SECONDS", 20.0)
     with stage.model.held() as let_one_go:
-        bulk = stage.bulk(*(f"b{number}" for number in range(9)))
-        wait_until(lambda: bool(stage.model.passes), 10, lambda: "no pass began", every=0.001)
+        bulk = stage.bulk("b0", "b1", "b2")
+        stage.wait_for_a_pass()
         later = stage.bulk("later")
-        query = stage.query("q")
+        queries = [stage.query("q0"), stage.query("q1")]
+        let_one_go()  # b0 or q0
         let_one_go()
-        let_one_go()
-        assert query.result(timeout=10)
+        assert queries[0].result(timeout=10)
+        let_one_go()  # q1
+        assert queries[1].result(timeout=10)
         assert not bulk.done()
-    assert np.array_equal(bulk.result().vectors, np.stack([vector_of(f"b{number}") for number in range(9)]))
+    assert np.array_equal(bulk.result().vectors, np.stack([vector_of(f"b{number}") for number in range(3)]))
     assert later.result()
-    kinds = [texts[0].split()[0] for texts in stage.model.passes]
-    assert kinds[:3] == ["document", "query", "document"]
-    assert stage.model.passes[-1] == ["document later"], "bulk calls take turns in the order they came"
+    assert stage.model.passes == [
+        ["document b0"],
+        ["query q0"],
+        ["query q1"],
+        ["document b1"],
+        ["document b2"],
+        ["document later"],
+    ], "bulk calls take turns in the order they came"
 
 
-def test_slices_grow_where_the_model_is_fast_and_shrink_where_it_is_slow(
-    stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(model_thread, "SLICE_SECONDS", 1000.0)
-    stage.bulk(*map(str, range(200))).result()
-    assert [len(texts) for texts in stage.model.passes] == [4, 8, 16, 32, 64, 64, 12]
-    stage.model.passes.clear()
-    monkeypatch.setattr(model_thread, "SLICE_SECONDS", 0.0)
-    stage.bulk(*map(str, range(MOST_SLICE_TEXTS + 2))).result()
-    assert [len(texts) for texts in stage.model.passes] == [64, 1, 1]
-
-
-def test_one_thread_has_the_model(stage: Stage) -> None:
-    for call in [stage.query("a"), stage.bulk("b"), stage.query("c")]:
+def test_one_thread_has_the_queries_and_one_the_documents(stage: Stage) -> None:
+    for call in [stage.query("a"), stage.bulk("b"), stage.query("c"), stage.bulk("d")]:
         call.result()
-    assert stage.model.threads == {"embedding"}
+    assert stage.model.threads == {"embedding-queries", "embedding-bulk_0"}
 
 
 def test_tokens_and_cuts_are_those_of_the_call(stage: Stage) -> None:
@@ -199,8 +210,7 @@ def test_each_queue_has_an_end_of_its_own() -> None:
                 refused.result()
     assert all(call.result() for call in accepted)
     assert stage.bulk("g").result()
-    stage.thread.close()
-    stage.pool.shutdown()
+    stage.close()
 
 
 # Failures
@@ -227,69 +237,56 @@ def test_a_service_that_is_away_is_asked_once_for_all(stage: Stage) -> None:
 
 def test_a_bulk_call_that_fails_is_over(stage: Stage) -> None:
     with pytest.raises(EmbeddingError):
-        stage.bulk("a", "b", "c", "poison", *"defg").result()
+        stage.bulk("a", "poison", "b").result()
     assert stage.bulk("x").result()
-    assert [len(texts) for texts in stage.model.passes] == [4, 1]
+    assert stage.model.passes == [["document a"], ["document poison"], ["document x"]]
 
 
-def test_a_call_that_nobody_waits_for_any_more_is_dropped(stage: Stage) -> None:
+def test_a_query_that_nobody_waits_for_any_more_is_dropped(stage: Stage) -> None:
     with stage.model.held():
         first = stage.busy()
-        abandoned = [stage.query("a"), stage.bulk("b")]
-        for queue in (stage.thread._queries, stage.thread._bulk):
-            queue.calls[-1].is_wanted = False
+        abandoned = stage.query("a")
+        stage.shared._queries[-1].is_wanted = False
     assert first.result()
     assert stage.query("after").result()
-    assert stage.bulk("after").result()
-    assert stage.model.passes == [["query first"], ["query after"], ["document after"]]
-    assert all(isinstance(call.exception(timeout=10), CancelledError) for call in abandoned)
-    for queue in (stage.thread._queries, stage.thread._bulk):
-        assert not queue.calls
+    assert stage.model.passes == [["query first"], ["query after"]]
+    assert isinstance(abandoned.exception(timeout=10), CancelledError)
 
 
-def test_closing_ends_after_the_pass_that_runs(stage: Stage) -> None:
-    with stage.model.held(), ThreadPoolExecutor(1) as pool:
-        running = stage.busy()
-        waiting = [stage.bulk("a"), stage.query("b")]
-        closing = pool.submit(stage.thread.close)
-        wait_until(lambda: stage.thread._closed, 10, lambda: "not closed", every=0.001)
-        with pytest.raises(EmbeddingServiceUnavailableError, match="being stopped"):
-            stage.thread.embed_queries(["late"])
-        assert not running.done()
-        stage.model._places.release()
-        closing.result(timeout=10)
-        assert running.result()
-        for call in waiting:
+def test_closing_ends_after_what_runs(stage: Stage) -> None:
+    with stage.model.held() as let_one_go, ThreadPoolExecutor(1) as pool:
+        bulk = stage.bulk("a", "b", "c")
+        stage.wait_for_a_pass()
+        query = stage.query("d")
+        wait_until(lambda: len(stage.model.passes) == 2, 10, lambda: "the query did not begin", every=0.001)
+        waiting = [stage.bulk("e"), stage.query("f")]
+        closing = pool.submit(stage.shared.close)
+        wait_until(lambda: stage.shared._closed, 10, lambda: "not closed", every=0.001)
+        for call in (stage.shared.embed_queries, stage.shared.embed_documents):
             with pytest.raises(EmbeddingServiceUnavailableError, match="being stopped"):
-                call.result()
-    assert stage.model.passes == [["query first"]]
+                call(["late"])
+        assert not closing.done()
+        let_one_go()
+        let_one_go()
+        closing.result(timeout=10)
+        assert query.result()
+        for unfinished in (bulk, *waiting):
+            with pytest.raises(EmbeddingServiceUnavailableError, match="being stopped"):
+                unfinished.result()
+    assert stage.model.passes == [["document a"], ["query d"]]
 
 
-def test_bulk_work_has_its_turn_among_queries_without_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_thread, "OVERDUE_SECONDS", 0.05)
-    bulk = stage.pool.submit(stage.thread.embed_documents, [f"b{number}" for number in range(20)])
+def test_bulk_work_goes_on_among_queries_without_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_model, "LONGEST_PAUSE_SECONDS", 0.01)
+    bulk = stage.pool.submit(stage.shared.embed_documents, [f"b{number}" for number in range(20)])
     asking = True
 
     def ask_on() -> None:
         while asking:
-            stage.thread.embed_queries(["q"])
+            stage.shared.embed_queries(["q"])
 
     callers = [stage.pool.submit(ask_on) for _ in range(16)]
     assert len(bulk.result(60).vectors) == 20
     asking = False
     for caller in callers:
         caller.result()
-
-
-def test_slices_that_do_not_fit_together_fail_their_call_alone(stage: Stage) -> None:
-    embed = stage.model.embed_documents
-    sizes = iter((3, 5))
-
-    def change(texts: Sequence[str], on_progress: Callable[[int], None] | None = None) -> Embeddings:
-        made = embed(texts)
-        return Embeddings(made.vectors[:, : next(sizes, 5)], made.token_counts, 0)
-
-    stage.model.embed_documents = change  # type: ignore[method-assign]
-    with pytest.raises(ValueError, match="dimension"):
-        stage.thread.embed_documents([f"b{number}" for number in range(6)])
-    assert len(stage.thread.embed_queries(["still there"]).vectors) == 1

@@ -1,0 +1,195 @@
+"""The embedding model as many threads share it: a thread for queries, one for bulk work, and a queue before each.
+
+Queries that come while others are computed share the next pass: eight cost little more than one. Bulk calls are done
+one after the other. They stop before the next layer of the model as soon as a query comes, so it waits for a small part
+of a second at most, and go on from there. Both queues have an end: beyond it a call is turned away at once, since a
+queue without one turns a burst into minutes of waiting.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+
+from embedding.embedder import Embedder, Embeddings
+from embedding.errors import EmbeddingServiceError
+from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
+
+QUERY_TEXTS = 16
+"""Queries of a pass: more would make the first of them wait for the last."""
+WINDOW_SECONDS = 0.002
+"""How long a pass waits for those who shared the last one: they come back with their next query at once, if at all. A
+query that comes alone never waits."""
+LONGEST_PAUSE_SECONDS = 0.2
+"""How long a layer of bulk work waits for queries: they may come without end."""
+
+
+@contextmanager
+def one_of(places: threading.Semaphore) -> Iterator[None]:
+    """Take a place for as long as the block lasts.
+
+    Raises:
+        OverloadedError: none is free.
+    """
+    if not places.acquire(blocking=False):
+        raise OverloadedError
+    try:
+        yield
+    finally:
+        places.release()
+
+
+class SharedModel:
+    """Safe to call from many threads.
+
+    Args:
+        model: The model; asked for at each pass.
+        queue_limit: How many calls may wait in each of the queues, beside one that has the model.
+    """
+
+    def __init__(self, model: Callable[[], Embedder], queue_limit: int) -> None:
+        self._model = model
+        self._query_places = threading.Semaphore(queue_limit + 1)
+        self._bulk_places = threading.Semaphore(queue_limit + 1)
+        self._queries: deque[_Query] = deque()
+        self._is_computing_queries = False
+        self._closed = False
+        self._changed = threading.Condition()
+        self._bulk = ThreadPoolExecutor(1, thread_name_prefix="embedding-bulk")
+        self._thread = threading.Thread(target=self._compute_queries, name="embedding-queries", daemon=True)
+        self._thread.start()
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        """Vectors of queries, before all bulk work.
+
+        Raises:
+            OverloadedError: the queue is full.
+            EmbeddingServiceUnavailableError: the model is not there, or the app stops.
+            EmbeddingError: the model failed.
+        """
+        with one_of(self._query_places):
+            query = _Query(texts)
+            try:
+                with self._changed:
+                    self._refuse_when_closed()
+                    self._queries.append(query)
+                    self._changed.notify_all()
+                return query.result.result()
+            finally:
+                query.is_wanted = False  # an interrupted caller's is dropped when its turn comes
+
+    def embed_documents(self, texts: Sequence[str]) -> Embeddings:
+        """Vectors of documents, while no query is there; errors as `embed_queries`."""
+        with one_of(self._bulk_places):
+            with self._changed:
+                self._refuse_when_closed()
+                call = self._bulk.submit(lambda: self._model().embed_documents(texts, pause=self._let_queries_go_first))
+            try:
+                return call.result()
+            except CancelledError:
+                raise _stopping() from None
+            finally:
+                call.cancel()  # an interrupted caller's, if it has not begun
+
+    def close(self) -> None:
+        """End: queries after the pass that runs, bulk work before its next layer; calls that wait fail."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._bulk.shutdown(cancel_futures=True)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise _stopping()
+
+    # The thread of bulk work, and those that compute for it
+
+    def _let_queries_go_first(self) -> None:
+        with self._changed:
+            self._changed.wait_for(
+                lambda: self._closed or not (self._queries or self._is_computing_queries), LONGEST_PAUSE_SECONDS
+            )
+            self._refuse_when_closed()
+
+    # The thread of queries
+
+    def _compute_queries(self) -> None:
+        queries: list[_Query] = []
+        while True:
+            with self._changed:
+                self._is_computing_queries = False
+                self._changed.notify_all()
+                self._changed.wait_for(partial(self._has_queries, 1))
+                self._changed.wait_for(partial(self._has_queries, len(queries)), WINDOW_SECONDS)
+                if self._closed:
+                    break
+                queries = self._take()
+                self._is_computing_queries = True
+            if queries:
+                self._embed_together(queries)
+        for query in self._queries:
+            query.result.set_exception(_stopping())
+
+    def _has_queries(self, number: int) -> bool:
+        return self._closed or len(self._queries) >= number
+
+    def _take(self) -> "list[_Query]":
+        """The first that somebody waits for: as many as make a pass, or one that has more texts."""
+        taken: list[_Query] = []
+        room = QUERY_TEXTS
+        while self._queries:
+            first = self._queries[0]
+            if first.is_wanted and taken and len(first.texts) > room:
+                break
+            self._queries.popleft()
+            if first.is_wanted:
+                taken.append(first)
+                room -= len(first.texts)
+            else:
+                first.result.cancel()
+        return taken
+
+    def _embed_together(self, calls: Sequence["_Query"]) -> None:
+        """One pass for all; if it fails one for each, lest one query's text fail the others."""
+        try:
+            answers = self._pass([call.texts for call in calls])
+        except Exception as error:  # noqa: BLE001 - the callers raise it
+            if len(calls) == 1 or isinstance(error, (EmbeddingServiceError, EmbeddingServiceUnavailableError)):
+                for call in calls:
+                    call.result.set_exception(error)
+            else:
+                for call in calls:
+                    self._embed_together([call])
+            return
+        for call, answer in zip(calls, answers, strict=True):
+            call.result.set_result(answer)
+
+    def _pass(self, calls: Sequence[Sequence[str]]) -> list[Embeddings]:
+        model = self._model()
+        together = model.embed_queries([text for texts in calls for text in texts])
+        answers = []
+        start = 0
+        for texts in calls:
+            end = start + len(texts)
+            counts = together.token_counts[start:end]
+            # who was cut is known of all together; who was has as many tokens as can be
+            cut = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
+            answers.append(Embeddings(together.vectors[start:end], counts, cut))
+            start = end
+        return answers
+
+
+class _Query:
+    """Texts that somebody waits for."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.texts = texts
+        self.result: Future[Embeddings] = Future()
+        self.is_wanted = True
+
+
+def _stopping() -> EmbeddingServiceUnavailableError:
+    return EmbeddingServiceUnavailableError("The app is being stopped")
