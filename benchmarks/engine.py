@@ -1,9 +1,9 @@
 """The embedding engine beside sentence-transformers, on random weights of the shape of Qwen3-Embedding-0.6B.
 
-Both have the same files and texts and take turns in one process, in half precision and in float32. On the CPU the model
-is cut to a few layers; what we leave out of its last one is put back as far as it would weigh less in all of them
-(`random_qwen3.lengthening`). A GPU gets all layers. Ratios carry over to other machines, seconds do not. A busy machine
-slows the peer more than us, since it lets the processors wait for each other.
+Both have the same files and texts and take turns in one process, in half precision and in float32. For bulk work on the
+CPU the model is cut to a few layers; what we leave out of its last one is put back as far as it would weigh less in all
+of them (`random_qwen3.lengthening`). A GPU gets all layers, and so do queries everywhere. Ratios carry over to other
+machines, seconds do not. A busy machine slows the peer more than us, since it lets the processors wait for each other.
 """
 
 import argparse
@@ -11,10 +11,13 @@ import json
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -28,9 +31,16 @@ from benchmarks.random_qwen3 import LAYERS, lengthening, passages, questions, wo
 from embedding.local import LocalEmbedder
 from embedding.precision import Precision
 from embedding.settings import EmbeddingSettings
+from embedding.vectors import Vectors
+from embedding.workers import spreading_worker
+from search_api.shared_model import SharedModel
 
 BATCH_SIZES = (8, 16, 32, 64)
 CLIENTS = 8
+MEMORY = ((200, 1024), (1_000, 1024), (5_000, 1024), (1_000, 512), (1_000, 4096))
+"""Texts, and EMBEDDING_BATCH_TOKENS."""
+QUESTIONS = 4
+"""That each client asks, one after the other."""
 PACKAGES = ("torch", "transformers", "sentence-transformers")
 
 progress = Console(stderr=True, highlight=False)
@@ -42,19 +52,25 @@ def main() -> None:
 
     on_gpu = torch.cuda.is_available()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--layers", type=int, default=LAYERS if on_gpu else 3, help="of 28; default: %(default)s")
+    parser.add_argument(
+        "--layers", type=int, default=LAYERS if on_gpu else 3, help="of 28, for bulk work; default: %(default)s"
+    )
+    parser.add_argument("--query-layers", type=int, default=LAYERS, help="the same for queries; default: %(default)s")
     parser.add_argument("--texts", type=int, default=4000 if on_gpu else 64, help="default: %(default)s")
     parser.add_argument("--rounds", type=int, default=3, help="default: %(default)s")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
-    half: Precision = "float16" if on_gpu else "bfloat16"
+    formats: list[Precision] = ["float16" if on_gpu else "bfloat16", "float32"]
     with tempfile.TemporaryDirectory(prefix="course-search-") as name:
-        progress.print(f"Writing a model of {arguments.layers} layers")
-        write_random_qwen3(Path(name), arguments.layers)
-        benches = [_Bench(Path(name), precision, arguments.layers) for precision in ("float32", half)]
         texts = passages(arguments.texts)
-        exact = benches[0].theirs.encode(texts, batch_size=1, normalize_embeddings=True)  # the stock model in float32
-        results = [bench.measure(texts, exact, arguments.rounds) for bench in reversed(benches)]
+        cut = _write(Path(name), arguments.layers)
+        stock = _Bench(cut, "float32", arguments.layers).theirs
+        exact = stock.encode(texts, batch_size=1, normalize_embeddings=True)
+        del stock
+        bulk = [_Bench(cut, each, arguments.layers).measure_bulk(texts, exact, arguments.rounds) for each in formats]
+        whole = _write(Path(name), arguments.query_layers)
+        memory = [] if on_gpu else _measure_memory(_write(Path(name), 1))
+        queries = [_Bench(whole, each, arguments.query_layers).measure_queries(arguments.rounds) for each in formats]
     figures = {
         "machine": {
             "python": platform.python_version(),
@@ -64,9 +80,11 @@ def main() -> None:
             "versions": {package: version(package) for package in PACKAGES},
         },
         "layers": arguments.layers,
+        "query_layers": arguments.query_layers,
         "texts": arguments.texts,
         "rounds": arguments.rounds,
-        "formats": results,
+        "memory": memory,
+        "formats": [one | other for one, other in zip(bulk, queries, strict=True)],
     }
     _print(figures)
     if arguments.out:
@@ -89,8 +107,8 @@ class _Bench:
         self.theirs.max_seq_length = settings.embedding_max_tokens
         self.ours_load, self.ours = _timed(lambda: LocalEmbedder.load(settings))
 
-    def measure(self, texts: list[str], exact: np.ndarray[Any, np.dtype[np.float32]], rounds: int) -> dict[str, Any]:
-        """All figures; `exact` are the vectors in float32."""
+    def measure_bulk(self, texts: list[str], exact: Vectors, rounds: int) -> dict[str, Any]:
+        """How fast many texts become vectors, and how near those are to `exact`."""
         ours = self.ours.embed_documents(texts)
         lengths = np.array(ours.token_counts)
         ways: dict[str, Callable[[], Any]] = {"ours": lambda: self.ours.embed_documents(texts)}
@@ -114,30 +132,36 @@ class _Bench:
             "share_of_peak": round(rate / peak, 3),
             "least_cosine_to_float32": round(float((ours.vectors * exact).sum(axis=1).min()), 6),
             "least_cosine_of_theirs": round(float((theirs * exact).sum(axis=1).min()), 6),
-            **self._measure_queries(rounds * 10),
-            "load_seconds": round(self.ours_load, 2),
-            "load_seconds_of_theirs": round(self.theirs_load, 2),
         }
 
-    def _measure_queries(self, rounds: int) -> dict[str, float]:
+    def measure_queries(self, rounds: int) -> dict[str, Any]:
+        """How long one query takes, and what each of eight clients' costs who ask one after the other."""
         queries = questions(CLIENTS)
-        stock: Callable[[list[str]], Any] = lambda queries: self.theirs.encode(queries, prompt_name="query")  # noqa: E731
-        seconds = _take_turns(
-            {
-                "ours": lambda: self.ours.embed_queries(queries[:1]),
-                "theirs": lambda: stock(queries[:1]),
-                "ours together": lambda: self.ours.embed_queries(queries),
-            },
-            rounds,
-            f"queries, {self.precision}",
+        # The peer computes on the same thread as we do, or else the helpers of both threads would hinder each other.
+        encode = partial(self.theirs.encode, queries[:1], prompt_name="query")
+        theirs = {"theirs": lambda: spreading_worker().run(encode)}
+        alone = _take_turns(
+            {"ours": lambda: self.ours.embed_queries(queries[:1]), **theirs}, rounds * 10, f"queries, {self.precision}"
         )
-        ours, theirs, together = (statistics.median(seconds[way]) for way in ("ours", "theirs", "ours together"))
+        with closing(SharedModel(lambda: self.ours, CLIENTS)) as shared, ThreadPoolExecutor(CLIENTS) as clients:
+
+            def ask(query: str) -> None:
+                for _ in range(QUESTIONS):
+                    shared.embed_queries([query])
+
+            together = _take_turns(
+                {"ours": lambda: [*clients.map(ask, queries)], **theirs}, rounds * 3, f"clients, {self.precision}"
+            )
+        each = statistics.median(together["ours"]) / CLIENTS / QUESTIONS
         return {
-            "query_ms": round(ours * 1000, 2),
-            "query_ms_of_theirs": round(theirs * 1000, 2),
-            "query_share": round(ours / theirs, 3),
-            "query_ms_of_eight_together": round(together / CLIENTS * 1000, 2),
-            "eight_together_ratio": round(theirs / (together / CLIENTS), 2),
+            "query_tokens": self.ours.embed_queries(queries[:1]).token_counts[0],
+            "query_ms": round(statistics.median(alone["ours"]) * 1000, 2),
+            "query_ms_of_theirs": round(statistics.median(alone["theirs"]) * 1000, 2),
+            "query_share": round(statistics.median(alone["ours"]) / statistics.median(alone["theirs"]), 3),
+            "query_ms_with_eight_clients": round(each * 1000, 2),
+            "eight_clients_ratio": round(statistics.median(together["theirs"]) / each, 2),
+            "load_seconds": round(self.ours_load, 2),
+            "load_seconds_of_theirs": round(self.theirs_load, 2),
         }
 
     def _peak(self) -> float:
@@ -164,6 +188,26 @@ class _Bench:
         return 2 * rows * inner * outer / fastest
 
 
+def _measure_memory(model: Path) -> list[dict[str, Any]]:
+    """How far a fresh process grows beyond the weights while it embeds; activations are those of one layer at a time."""
+    figures = []
+    for texts, batch_tokens in MEMORY:
+        command = [sys.executable, "-m", "benchmarks.engine_memory", str(model), str(texts), str(batch_tokens)]
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        figures.append({"texts": texts, "batch_tokens": batch_tokens, **json.loads(answer.stdout)})
+        progress.print(f"Measured the memory of {texts} texts in batches of {batch_tokens} tokens")
+    return figures
+
+
+def _write(directory: Path, layers: int) -> Path:
+    path = directory / f"{layers}-layers"
+    if not path.exists():
+        progress.print(f"Writing a model of {layers} layers")
+        path.mkdir()
+        write_random_qwen3(path, layers)
+    return path
+
+
 def _take_turns(ways: dict[str, Callable[[], Any]], rounds: int, what: str) -> dict[str, list[float]]:
     """Seconds of each way, round by round; `peak` tells its figure itself. The first round only warms up."""
     results: dict[str, list[float]] = {way: [] for way in ways}
@@ -184,7 +228,10 @@ def _timed(do: Callable[[], Any]) -> tuple[float, Any]:
 
 def _print(figures: dict[str, Any]) -> None:
     machine = figures["machine"]
-    table = Table(title=f"Embedding engine, {figures['layers']} layers, {figures['texts']} texts, {machine['device']}")
+    table = Table(
+        title=f"Embedding engine, {figures['layers']} layers ({figures['query_layers']} for queries), "
+        f"{figures['texts']} texts, {machine['device']}"
+    )
     table.add_column("")
     for result in figures["formats"]:
         table.add_column(result["format"], justify="right")
@@ -205,8 +252,8 @@ def _print(figures: dict[str, Any]) -> None:
         ("query: ms, median", lambda result: f"{result['query_ms']:.1f}"),
         ("  sentence-transformers", lambda result: f"{result['query_ms_of_theirs']:.1f}"),
         ("  share of theirs", lambda result: f"{result['query_share']:.2f}"),
-        ("  eight together, ms each", lambda result: f"{result['query_ms_of_eight_together']:.1f}"),
-        ("  ratio to theirs one by one", lambda result: f"{result['eight_together_ratio']:.2f}"),
+        ("  eight clients, ms each", lambda result: f"{result['query_ms_with_eight_clients']:.1f}"),
+        ("  ratio to theirs one by one", lambda result: f"{result['eight_clients_ratio']:.2f}"),
         ("load: seconds", lambda result: f"{result['load_seconds']:.2f}"),
         ("  sentence-transformers", lambda result: f"{result['load_seconds_of_theirs']:.2f}"),
     ]
@@ -214,7 +261,18 @@ def _print(figures: dict[str, Any]) -> None:
         table.add_row(label, *(cell(result) for result in figures["formats"]))
     console = Console(file=sys.stdout)
     console.print(table)
+    if figures["memory"]:
+        console.print(_memory_table(figures["memory"]))
     console.print(", ".join(f"{package} {number}" for package, number in machine["versions"].items()))
+
+
+def _memory_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Memory of bulk embedding beyond the weights")
+    for column in ("texts", "EMBEDDING_BATCH_TOKENS", "growth, MB"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(f"{row['texts']:,}", f"{row['batch_tokens']:,}", f"{row['growth_mb']:,.0f}")
+    return table
 
 
 if __name__ == "__main__":

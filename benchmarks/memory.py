@@ -15,15 +15,14 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
-import psutil
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.resident_memory import ResidentMemory
 from benchmarks.stage_one import StageOne
 from embedding.embedder import Embedder, Embeddings, Pause, no_pause
 from embedding.indexing import index_course
@@ -41,7 +40,6 @@ PASSES = ("everything new", "nothing changed")
 PAGE_SIZE = 500
 DIMENSIONS = 1024
 MEGABYTE = 2**20
-INTERVAL_SECONDS = 0.005
 
 
 def main() -> None:
@@ -106,7 +104,7 @@ def _index(course_id: str) -> dict[str, Any]:
 
     with closing(VectorStore(VectorStoreSettings())) as store:
         store.check()
-        with _Memory() as memory:
+        with ResidentMemory() as memory:
             report = index_course(course_id, pages(), store, _StandIn(), lambda _: None)
     if not (report.complete and report.sound):
         raise RuntimeError(f"{course_id}: {report.stored} documents, {report.vectors.unsound} unsound")
@@ -118,29 +116,6 @@ def _index(course_id: str) -> dict[str, Any]:
         "peak_mb": round(memory.peak / MEGABYTE, 1),
         "growth_mb": round((memory.peak - memory.before) / MEGABYTE, 1),
     }
-
-
-class _Memory:
-    """Resident memory of this process: at the start of the block, and the most until its end, looked at all the time.
-
-    The system's own high-water mark would not do: a process inherits that of the one that started it.
-    """
-
-    def __enter__(self) -> Self:
-        self._process = psutil.Process()
-        self.before = self.peak = self._process.memory_info().rss
-        self._ended = Event()
-        self._watch = Thread(target=self._look)
-        self._watch.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._watch.join()
-
-    def _look(self) -> None:
-        while not self._ended.wait(INTERVAL_SECONDS):
-            self.peak = max(self.peak, self._process.memory_info().rss)
 
 
 class _StandIn(Embedder):

@@ -152,7 +152,7 @@ class PackedEncoder:
         """(texts, dimensions), of length one, in float32."""
         import torch
 
-        missing = MIN_ROWS - sum(map(len, batch))
+        missing = 0 if starts else MIN_ROWS - sum(map(len, batch))
         filling = [[self._filler] * missing] if missing > 0 else []
         read = starts[0][0].shape[1] if starts else 0
         with torch.inference_mode():

@@ -84,8 +84,8 @@ class LeanForward:
                 kept.append((key.contiguous(), value.contiguous()))
             spans = pack.spans
             if number == len(self._layers) - 1:
-                missing = (0, 0, 0, max(0, MIN_ROWS - texts))
-                query, hidden = query[:, pack.ends], functional.pad(hidden[pack.ends], missing)
+                missing = 0 if starts else max(0, MIN_ROWS - texts)
+                query, hidden = query[:, pack.ends], functional.pad(hidden[pack.ends], (0, 0, 0, missing))
                 spans = Spans([1] * texts, spans.keys, spans.device)
             found = attend(
                 query, key, value, spans, scaling=self._size**-0.5, start=starts[number] if starts else None
@@ -102,8 +102,9 @@ class LeanForward:
         import torch
 
         wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._epsilon)
-        return wide.to(x.dtype) * weight
+        lengths = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        scaled = wide * torch.rsqrt(lengths.square_() / x.shape[-1] + self._epsilon)
+        return scaled.to(x.dtype).mul_(weight)
 
 
 @dataclass(frozen=True)

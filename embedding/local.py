@@ -7,8 +7,8 @@ somebody waits for it; so all processors compute it together, and what the model
 """
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import closing
 from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Self
@@ -25,7 +25,7 @@ from embedding.model_files import ModelDirectory, read_model_directory
 from embedding.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, batches, packs
 from embedding.precision import Precision
 from embedding.settings import EmbeddingSettings
-from embedding.workers import workers
+from embedding.workers import Workers, bulk_workers, spreading_worker
 from models.unicode import without_surrogates
 
 if TYPE_CHECKING:
@@ -103,8 +103,8 @@ class LocalEmbedder(Embedder):
         """
         settings = settings or EmbeddingSettings()
         directory = read_model_directory(settings.embedding_model_path)
-        tokenizer, model = load_embedding_model(settings)
-        return cls(tokenizer, model, directory, settings)
+        load = lambda: cls(*load_embedding_model(settings), directory, settings)  # noqa: E731
+        return spreading_worker().run(load)  # it spreads work, too
 
     def embed_documents(
         self,
@@ -121,7 +121,9 @@ class LocalEmbedder(Embedder):
             EmbeddingError: the model failed, or gave a text a vector that is not finite.
         """
         compute = partial(self._compute, queries=False, pause=pause)
-        return self._embed_all([self._document_prompt + text for text in texts], compute, self._threads, on_progress)
+        return self._embed_all(
+            [self._document_prompt + text for text in texts], compute, self._bulk_workers, on_progress
+        )
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of searches: each text follows the model's query prompt.
@@ -130,19 +132,23 @@ class LocalEmbedder(Embedder):
             EmbeddingError: the model failed, or gave a text a vector that is not finite.
         """
         compute = partial(self._compute, queries=True)
-        return self._embed_all([self._query_prompt + text for text in texts], compute, threads=1)
+        return self._embed_all([self._query_prompt + text for text in texts], compute, spreading_worker())
 
     def legibility(self, text: str) -> float:
         """The share of the text's letters that the model can read, 0.0 to 1.0; see `embedding.legibility`."""
         return self._reader.of(without_surrogates(text))
 
     def _embed_all(
-        self, texts: list[str], compute: _Compute, threads: int, on_progress: Callable[[int], None] | None = None
+        self,
+        texts: list[str],
+        compute: _Compute,
+        workers: Workers,
+        on_progress: Callable[[int], None] | None = None,
     ) -> Embeddings:
         parts = []
         for start in range(0, len(texts), TEXTS_AHEAD):
             report = (lambda done, before=start: on_progress(before + done)) if on_progress else None
-            parts.append(self._embed_some(texts[start : start + TEXTS_AHEAD], start, compute, threads, report))
+            parts.append(self._embed_some(texts[start : start + TEXTS_AHEAD], start, compute, workers, report))
         return joined(parts, self.dimensions)
 
     def _embed_some(
@@ -150,7 +156,7 @@ class LocalEmbedder(Embedder):
         texts: list[str],
         before: int,
         compute: _Compute,
-        threads: int,
+        workers: Workers,
         on_progress: Callable[[int], None] | None,
     ) -> Embeddings:
         """Of texts that are tokenized together; `before` them there were others."""
@@ -158,13 +164,10 @@ class LocalEmbedder(Embedder):
         counts = tuple(map(len, tokens))
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         done = 0
-        budget = min(self._batch_tokens, -(-sum(counts) // threads))
+        budget = min(self._batch_tokens, -(-sum(counts) // workers.count))
         groups = [*(packs if self._engine.encoder.packed else batches)(counts, budget)]
         work = ([tokens[index] for index in group] for group in groups)
-        with ExitStack() as stack:
-            results: Iterator[NDArray[np.float32]] = map(compute, work)
-            if threads > 1:
-                results = stack.enter_context(closing(workers(threads).map(compute, work)))
+        with closing(workers.map(compute, work)) as results:
             for group, result in zip(groups, results, strict=True):
                 vectors[group] = result
                 for index in group:
@@ -188,11 +191,10 @@ class LocalEmbedder(Embedder):
         return embeddings
 
     @property
-    def _threads(self) -> int:
-        """How many batches of bulk work are computed at a time."""
+    def _bulk_workers(self) -> Workers:
         import torch
 
-        return torch.get_num_threads() if self.device == "cpu" else 1
+        return bulk_workers(torch.get_num_threads() if self.device == "cpu" else 1)
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], int]:
         """The token ids of each text, cut but with the tokenizer's closing token, and how many texts were cut."""

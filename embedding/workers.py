@@ -1,8 +1,12 @@
-"""Threads for bulk work on the CPU: each computes a batch of its own, alone.
+"""Threads that compute on the CPU.
 
-One batch spread over all processors makes them wait for each other after every step; as many batches at once, each on
-one processor, don't. How a batch is spread also shows in the last bits of its vectors, and here it never is. A search
-is one short batch that somebody waits for: it is spread.
+Of bulk work each thread computes a batch of its own, alone. One batch spread over all processors makes them wait for
+each other after every step; as many batches at once, each on one processor, don't. How a batch is spread also shows in
+the last bits of its vectors, and here it never is.
+
+A search is one short batch that somebody waits for: it is spread, and always from the same thread. The helpers that
+torch (OpenMP) spreads work over belong to the thread that asked for them and stay with it. When those of several
+threads are more than the processors, they no longer stay awake between two steps, and a query takes twice as long.
 """
 
 from collections import deque
@@ -10,7 +14,7 @@ from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from threading import Barrier
-from typing import TypeVar
+from typing import Self, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -19,16 +23,21 @@ Result = TypeVar("Result")
 class Workers:
     """Threads that share work."""
 
-    def __init__(self, count: int) -> None:
-        """Start them.
+    def __init__(self, count: int, name: str) -> None:
+        self.count = count
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+
+    @classmethod
+    def alone(cls, count: int) -> Self:
+        """Each of which computes on one processor.
 
         torch keeps a number of threads for each thread, and one more that new threads begin with. Setting the former
         sets the latter too; it is put back when all of the workers have theirs.
         """
         import torch
 
-        self.count = count
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix="embedding")
+        before = torch.get_num_threads()
+        workers = cls(count, "embedding-alone")
         everyone = Barrier(count + 1)
 
         def compute_alone() -> None:
@@ -37,9 +46,14 @@ class Workers:
             everyone.wait()
 
         for _ in range(count):
-            self._pool.submit(compute_alone)
+            workers._pool.submit(compute_alone)
         everyone.wait()
-        torch.set_num_threads(count)
+        torch.set_num_threads(before)
+        return workers
+
+    def run(self, work: Callable[[], Result]) -> Result:
+        """The result of one piece of work."""
+        return self._pool.submit(work).result()
 
     def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
         """Results in the order of the items; a few items ahead of them are in work, so several callers take turns."""
@@ -57,6 +71,12 @@ class Workers:
 
 
 @cache
-def workers(count: int) -> Workers:
+def bulk_workers(count: int) -> Workers:
     """Those of this process, started at the first call."""
-    return Workers(count)
+    return Workers.alone(count)
+
+
+@cache
+def spreading_worker() -> Workers:
+    """The one of this process whose work is spread over all processors."""
+    return Workers(1, "embedding-spread")

@@ -319,7 +319,7 @@ def test_the_model_is_loaded_once_a_run(
         loads.append(settings)
         return load_embedding_model(settings)
 
-    monkeypatch.setattr("embedding.embedder.load_embedding_model", load)
+    monkeypatch.setattr("embedding.local.load_embedding_model", load)
     names = [f"{uuid4()}" for _ in range(3)]
     instance.add_dynamic_partitions("courses", names)
     for name in names:
