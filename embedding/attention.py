@@ -5,7 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from embedding.embedder import Pause
-from embedding.packing import Spans
+from embedding.packing import ROWS, Spans
 
 if TYPE_CHECKING:
     import torch
@@ -81,6 +81,8 @@ def _attend_in_blocks(
     scaling: float,
     start: KeysAndValues | None,
 ) -> "torch.Tensor":
+    from torch.nn import functional
+
     heads, queries, size = query.shape
     key_heads = key.shape[0]
     grouped = (query * scaling).view(key_heads, heads // key_heads, queries, size)
@@ -94,7 +96,9 @@ def _attend_in_blocks(
         found.split_with_sizes([*spans.queries]),
         strict=True,
     )
-    for its_query, its_key, its_value, its_found in parts:
+    for *its, its_found in parts:
+        missing = 0 if start else -its[1].shape[1] % ROWS
+        its_query, its_key, its_value = (functional.pad(each, (0, 0, 0, missing)) if missing else each for each in its)
         _attend_in_text(its_query, its_key.transpose(1, 2), its_value, its_found)
     return found.view(queries, heads, size)
 
@@ -106,7 +110,7 @@ def _attend_in_text(query: "torch.Tensor", key: "torch.Tensor", value: "torch.Te
         query: (key heads, heads of each, queries, head size), scaled.
         key: (key heads, head size, keys)
         value: (key heads, keys, head size)
-        out: (queries, key heads, heads of each, head size), to be filled.
+        out: (queries, key heads, heads of each, head size), to be filled; it may have fewer queries, the first ones.
     """
     import torch
 
@@ -119,7 +123,8 @@ def _attend_in_text(query: "torch.Tensor", key: "torch.Tensor", value: "torch.Te
         scores = torch.bmm(block, key[:, :, :seen]).view(key_heads, shared, rows, seen)
         scores[..., before + first :] += _later(rows, scores.dtype)
         weights = torch.softmax(scores, dim=-1).view(key_heads, shared * rows, seen)
-        out[first:end] = torch.bmm(weights, value[:, :seen]).view(key_heads, shared, rows, size).permute(2, 0, 1, 3)
+        found = torch.bmm(weights, value[:, :seen]).view(key_heads, shared, rows, size).permute(2, 0, 1, 3)
+        out[first:end] = found[: len(out) - first]
 
 
 def _later(rows: int, dtype: "torch.dtype") -> "torch.Tensor":

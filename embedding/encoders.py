@@ -15,7 +15,7 @@ from embedding.attention import PACKED, KeysAndValues, register
 from embedding.embedder import Pause, no_pause
 from embedding.lean import LeanForward
 from embedding.model_files import Pooling
-from embedding.packing import MIN_ROWS, Pack
+from embedding.packing import ROWS, Pack
 
 if TYPE_CHECKING:
     import torch
@@ -152,8 +152,8 @@ class PackedEncoder:
         """(texts, dimensions), of length one, in float32."""
         import torch
 
-        missing = 0 if starts else MIN_ROWS - sum(map(len, batch))
-        filling = [[self._filler] * missing] if missing > 0 else []
+        missing = 0 if starts else -sum(map(len, batch)) % ROWS
+        filling = [[self._filler] * missing] if missing else []
         read = starts[0][0].shape[1] if starts else 0
         with torch.inference_mode():
             pack = Pack.of([*batch, *filling], start=read, device=self.device)

@@ -5,6 +5,7 @@ files and would be random) is an error: a search over random vectors looks alive
 """
 
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,6 +25,10 @@ logger = logging.getLogger(__name__)
 _LOADING = Lock()
 """One load at a time: transformers sets torch's default number format meanwhile, and puts back the one it found. Two
 at once may leave that of a model behind, for the whole process."""
+
+_KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+"""oneDNN, and torch above it, keep code for the last 1024 shapes of matrices they met, up to a megabyte each: texts of
+all lengths would take a gigabyte. They read these variables when they begin."""
 
 
 def load_embedding_model(
@@ -63,6 +68,8 @@ def load_model(
     Raises:
         ModelUnavailableError: tokenizer and model cannot be loaded, or don't belong together.
     """
+    for name, shapes in _KEPT_SHAPES.items():
+        os.environ.setdefault(name, shapes)
     with _LOADING, _quiet_transformers():
         tokenizer = _load_tokenizer(path)
         model = None if device == "cpu" else _load_on_gpu(path, on_gpu, language_model)

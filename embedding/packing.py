@@ -17,9 +17,10 @@ CPU_BATCH_TOKENS = 1024
 """Tokens of a batch, padding included. Larger batches leave the processor's cache and are slower."""
 CUDA_BATCH_TOKENS = 16384
 """Fills a GPU; the activations of the 0.6B model stay under 1 GB."""
-MIN_ROWS = 16
-"""Matrices of fewer rows may be multiplied by other kernels, which add up in another order: a document is filled up to
-so many. A query is not, since each row makes it slower; alone and in company its vector may differ in the last bits."""
+ROWS = 16
+"""The matrices of documents have a multiple of so many rows. oneDNN makes code for every shape it meets, and multiplies
+few rows in another order. A query has the rows it needs, since each makes it slower; alone and in company its vector may
+differ in the last bits."""
 
 
 def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
