@@ -189,7 +189,7 @@ class _Bench:
 
 
 def _measure_memory(model: Path) -> list[dict[str, Any]]:
-    """How far a fresh process grows beyond the weights while it embeds; one layer shows it, being computed at a time."""
+    """How far a fresh process grows beyond the weights while it embeds; layers are computed one by one."""
     figures = []
     for texts, batch_tokens in MEMORY:
         command = [sys.executable, "-m", "benchmarks.engine_memory", str(model), str(texts), str(batch_tokens)]

@@ -19,8 +19,8 @@ CUDA_BATCH_TOKENS = 16384
 """Fills a GPU; the activations of the 0.6B model stay under 1 GB."""
 ROWS = 16
 """The matrices of documents have a multiple of so many rows. oneDNN makes code for every shape it meets, and multiplies
-few rows in another order. A query has the rows it needs, since each makes it slower; alone and in company its vector may
-differ in the last bits."""
+few rows in another order. A query has the rows it needs, since each makes it slower; its vector may differ in the last
+bits when it comes in company."""
 
 
 def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -11,9 +11,10 @@ import binascii
 import hashlib
 import json
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from cachetools import LRUCache
 
 from embedding.embedder import Embedder, Embeddings, Pause, joined, no_pause
 from embedding.errors import EmbeddingServiceError
-from embedding.service_client import RequestRefusedError, ServiceClient
+from embedding.service_client import RequestRefusedError, ServiceClient, TooSlowError
 from embedding.settings import EmbeddingSettings
 from embedding.vectors import ROUNDING, Vectors
 from models.unicode import without_surrogates
@@ -30,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 MOST_TEXTS = 64
 """Texts of a request, to begin with; a server that takes fewer is asked for fewer from then on."""
+QUERY_SECONDS = 10.0
+"""How long a query is waited for at most: so does somebody who searches."""
+SHORTEST_CUT = 500
+"""Characters. A shorter text is not refused for its length."""
 _PROBE = "dimensions"
 _REMEMBERED = 1000
 
@@ -94,7 +99,7 @@ class RemoteEmbedder(Embedder):
 
         After each request `on_progress` hears how many of the texts are done; `pause` is called before each. A service
         that is not ours tells neither how many tokens each text has nor which were cut: its sum of tokens is shared out
-        by the texts' lengths, and `truncated` is 0.
+        by the texts' lengths, and `truncated` counts those that it refused and that were cut here.
 
         Raises:
             EmbeddingServiceError: the service is away, refuses, or gave something else than one sound vector a text.
@@ -195,16 +200,24 @@ class RemoteEmbedder(Embedder):
             **({"input_type": kind} if served.is_ours else {}),
         }
         try:
-            answer = self._service.embeddings(request)
-        except RequestRefusedError:
+            answer = self._service.embeddings(request, within=QUERY_SECONDS if kind == "query" else math.inf)
+        except RequestRefusedError as refusal:
             if len(texts) == 1:
-                raise
+                return self._shortened(served, texts[0], kind, refusal)
         else:
             return self._checked(served, answer, texts)
         fewer = 1 << (len(texts) - 1).bit_length() - 1  # the largest power of two below
         halves = [self._request(served, half, kind) for half in (texts[:fewer], texts[fewer:])]
-        self._most_texts = min(self._most_texts, fewer)  # only now: it may have been one of the texts
+        if not any(half.truncated for half in halves):  # nor have they failed: it was their number, not one of them
+            self._most_texts = min(self._most_texts, fewer)
         return joined(halves, served.dimensions)
+
+    def _shortened(self, served: ServedModel, text: str, kind: str, refusal: RequestRefusedError) -> Embeddings:
+        """Half of a text that is too long for a server which does not cut texts itself, as ours does."""
+        if served.is_ours or isinstance(refusal, TooSlowError) or len(text) < SHORTEST_CUT:
+            raise refusal
+        logger.warning("A text of %d characters is too long for the embedding service and is cut in half.", len(text))
+        return replace(self._request(served, [text[: len(text) // 2]], kind), truncated=1)
 
     def _checked(self, served: ServedModel, answer: dict[str, Any], texts: list[str]) -> Embeddings:
         if answer.get("signature", served.signature) != served.signature or not _is_same(

@@ -5,6 +5,7 @@ no time for now (429, 503) or what a connection lost is asked again, after the t
 """
 
 import logging
+import math
 import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -71,7 +72,7 @@ class ServiceClient:
         Raises:
             EmbeddingServiceError: it does not answer, or not in the OpenAI form.
         """
-        response = self._patiently("GET", "/v1/models", timeout=min(MODELS_SECONDS, self._http.timeout.read or 0))
+        response = self._patiently("GET", "/v1/models", timeout=self._at_most(MODELS_SECONDS))
         if response.status_code in (404, 405):
             return []
         listed = self._json(response).get("data")
@@ -79,19 +80,23 @@ class ServiceClient:
             raise self.error("its list of models has another form than OpenAI's")
         return listed
 
-    def embeddings(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        """The answer to `POST /v1/embeddings`, as it is.
+    def embeddings(self, body: Mapping[str, Any], *, within: float = math.inf) -> dict[str, Any]:
+        """The answer to `POST /v1/embeddings`, as it is; `within` so many seconds, if the setting allows more.
 
         Raises:
             RequestRefusedError: the service will not take this request.
             EmbeddingServiceAwayError: it is away or busy, and still is when patience ends.
             EmbeddingServiceError: it failed.
         """
-        return self._json(self._patiently("POST", "/v1/embeddings", json=body))
+        return self._json(self._patiently("POST", "/v1/embeddings", json=body, timeout=self._at_most(within)))
 
     def error(self, problem: str) -> EmbeddingServiceError:
         """An error about what the service answered, which names it."""
         return EmbeddingServiceError(f"The embedding service at {self.url} cannot be used: {problem}")
+
+    def _at_most(self, seconds: float) -> httpx.Timeout:
+        timeout = min(seconds, self._http.timeout.read or seconds)
+        return httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         patiently = Retrying(

@@ -151,6 +151,27 @@ def test_a_text_that_is_refused_is_an_error_and_changes_nothing(server: ForeignS
     assert server.batches[3:] == [4]
 
 
+def test_a_text_too_long_for_a_server_is_cut_until_it_fits(
+    server: ForeignServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.most_characters = 1000
+    embedder = connect(server)
+    embeddings = embedder.embed_documents(["a", "long " * 700, "b"])
+    assert np.array_equal(embeddings.vectors, vectors_of("a", ("long " * 700)[:875], "b"))
+    assert embeddings.truncated == 1
+    assert "3500 characters is too long" in caplog.text
+    server.asked.clear()
+    embedder.embed_documents(["x"] * 3)
+    assert server.batches == [3], "it was a text, not their number"
+
+
+def test_a_short_text_is_not_cut(server: ForeignServer) -> None:
+    embedder = connect(server)
+    server.most_characters = 10
+    with pytest.raises(EmbeddingServiceError, match="less than 512 tokens"):
+        embedder.embed_documents(["a short text"])
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(number=st.integers(0, 150), most=st.integers(1, 70))
 def test_whatever_a_server_takes_at_once_each_text_gets_its_own_vector(
@@ -199,6 +220,15 @@ def test_no_answer_in_time(server: ForeignServer) -> None:
     server.change = lambda _: time.sleep(0.5)
     with pytest.raises(EmbeddingServiceAwayError, match="EMBEDDING_SERVICE_TIMEOUT_SECONDS"):
         embedder.embed_documents(["x"])
+
+
+def test_a_query_is_waited_for_less_long(server: ForeignServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedding.remote.QUERY_SECONDS", 0.2)
+    embedder = connect(server)
+    server.change = lambda _: time.sleep(0.5)
+    with pytest.raises(EmbeddingServiceAwayError, match="did not answer in time"):
+        embedder.embed_queries(["x"])
+    assert embedder.embed_documents(["x"]).truncated == 0
 
 
 def test_what_takes_too_long_is_asked_for_in_smaller_parts(server: ForeignServer) -> None:

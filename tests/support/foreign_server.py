@@ -28,6 +28,7 @@ class ForeignServer:
     lists_models: bool = True
     takes_base64: bool = True
     most_texts: int = 1000
+    most_characters: int = 10**6
     token: str | None = None
     seconds_per_text: float = 0.0
     before: list[Response] = field(default_factory=list)
@@ -68,6 +69,8 @@ def foreign_server(**quirks: Any) -> Iterator[ForeignServer]:
         if len(body["input"]) > server.most_texts:
             message = f"batch size {len(body['input'])} > maximum allowed batch size {server.most_texts}"
             return JSONResponse({"error": message, "error_type": "Validation"}, 413)
+        if max(map(len, body["input"]), default=0) > server.most_characters:
+            return JSONResponse({"error": "inputs must have less than 512 tokens", "error_type": "Validation"}, 413)
         as_base64 = body.get("encoding_format") == "base64"
         if as_base64 and not server.takes_base64:
             return JSONResponse({"error": {"message": "encoding_format: unknown"}}, 400)
