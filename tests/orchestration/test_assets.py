@@ -212,6 +212,7 @@ def test_a_run_without_the_vector_store_asks_for_another(
 ) -> None:
     write_course(catalogue, course_id, texts(course_id))
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr("orchestration.course_run.PATIENCE_SECONDS", 2.0)
     assert not materialize(instance, resources, course_id).success
     course = read_course(catalogue, course_id)
     assert course.embedding_status == EmbeddingStatus.FAILED
