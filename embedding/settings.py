@@ -47,7 +47,9 @@ class EmbeddingSettings(Settings):
         None, description="Bearer token for the embedding service; for one of ours, its INTERNAL_TOKEN."
     )
     embedding_service_timeout_seconds: float = Field(
-        30.0, gt=0, description="Longest wait for one answer of the embedding service."
+        30.0,
+        gt=0,
+        description="Longest wait for one answer of the embedding service; for a query it is 10 seconds at most.",
     )
 
 
