@@ -121,9 +121,8 @@ class LocalEmbedder(Embedder):
             EmbeddingError: the model failed, or gave a text a vector that is not finite.
         """
         compute = partial(self._compute, queries=False, pause=pause)
-        return self._embed_all(
-            [self._document_prompt + text for text in texts], compute, self._bulk_workers, on_progress
-        )
+        workers = bulk_workers() if self.device == "cpu" else bulk_workers(1)
+        return self._embed_all([self._document_prompt + text for text in texts], compute, workers, on_progress)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of searches: each text follows the model's query prompt.
@@ -189,12 +188,6 @@ class LocalEmbedder(Embedder):
                 self.max_tokens,
             )
         return embeddings
-
-    @property
-    def _bulk_workers(self) -> Workers:
-        import torch
-
-        return bulk_workers(torch.get_num_threads() if self.device == "cpu" else 1)
 
     def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], int]:
         """The token ids of each text, cut but with the tokenizer's closing token, and how many texts were cut."""

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from threading import Barrier
+from threading import Barrier, Lock
 from typing import Self, TypeVar
 
 Item = TypeVar("Item")
@@ -70,13 +70,24 @@ class Workers:
                 future.cancel()
 
 
-@cache
-def bulk_workers(count: int) -> Workers:
-    """Those of this process, started at the first call."""
-    return Workers.alone(count)
+def bulk_workers(count: int | None = None) -> Workers:
+    """Those of this process: as many as torch has threads, or so many."""
+    import torch
+
+    with _starting:  # while some are started, torch tells others a wrong number
+        return _alone(count or torch.get_num_threads())
 
 
-@cache
 def spreading_worker() -> Workers:
-    """The one of this process whose work is spread over all processors."""
+    """The one of this process whose work is spread over all processors; that work must not ask for it again."""
+    with _starting:
+        return _spreading()
+
+
+_starting = Lock()
+_alone = cache(Workers.alone)
+
+
+@cache
+def _spreading() -> Workers:
     return Workers(1, "embedding-spread")

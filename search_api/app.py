@@ -22,6 +22,7 @@ from search_api.metrics import add_metrics
 from search_api.page import add_page
 from search_api.services import ModelServices, Services, open_model_services, open_services
 from search_api.settings import SearchSettings
+from search_api.stop_signal import on_stop_signal
 
 _CONVENTIONS = """
 Every error is `{"error": {"code": "…", "message": "…"}}`: decide by the code, show the message to people.
@@ -91,7 +92,7 @@ def _new_app(
         # Calls that wait for a model must not use up the threads the others need.
         waiting = 2 * settings.embedding_queue_limit + rerank_service.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
-        with services(settings) as opened:
+        with services(settings) as opened, on_stop_signal(opened.embedding.stop_bulk):
             yield {"services": opened}
 
     app = FastAPIOffline(

@@ -115,6 +115,10 @@ class EmbeddingService:
         with one_of(self._places):  # many who ask the same wait, too, each on a thread of its own
             return self._queries.get(key, lambda: self._embed_query(text))
 
+    def stop_bulk(self) -> None:
+        """End bulk work, which may take minutes; calls of it fail."""
+        self._shared.stop_bulk()
+
     def close(self) -> None:
         """End its threads; calls that still wait fail."""
         self._shared.close()

@@ -7,13 +7,14 @@ queue without one turns a burst into minutes of waiting.
 """
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
-from embedding.embedder import Embedder, Embeddings
+from embedding.embedder import Embedder, Embeddings, joined
 from embedding.errors import EmbeddingServiceError
 from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
 
@@ -22,8 +23,10 @@ QUERY_TEXTS = 16
 WINDOW_SECONDS = 0.002
 """How long a pass waits for those who shared the last one: they come back with their next query at once, if at all. A
 query that comes alone never waits."""
+PAUSES = 2
+"""Bulk work that is stopped again and again goes on after so many times its own time: queries may come without end."""
 LONGEST_PAUSE_SECONDS = 0.2
-"""How long a layer of bulk work waits for queries: they may come without end."""
+"""How long a layer of bulk work waits for queries at most."""
 
 
 @contextmanager
@@ -55,64 +58,79 @@ class SharedModel:
         self._bulk_places = threading.Semaphore(queue_limit + 1)
         self._queries: deque[_Query] = deque()
         self._is_computing_queries = False
-        self._closed = False
+        self._has_stopped_bulk = self._has_closed = False
         self._changed = threading.Condition()
         self._bulk = ThreadPoolExecutor(1, thread_name_prefix="embedding-bulk")
+        self._went_on = threading.local()
         self._thread = threading.Thread(target=self._compute_queries, name="embedding-queries", daemon=True)
         self._thread.start()
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors of queries, before all bulk work.
+        """Vectors of queries, before all bulk work; calls of many queries take turns with the others.
 
         Raises:
-            OverloadedError: the queue is full.
-            EmbeddingServiceUnavailableError: the model is not there, or the app stops.
+            OverloadedError: the queue is full, or the app stops.
+            EmbeddingServiceUnavailableError: the model is not there.
             EmbeddingError: the model failed.
         """
         with one_of(self._query_places):
-            query = _Query(texts)
-            try:
-                with self._changed:
-                    self._refuse_when_closed()
-                    self._queries.append(query)
-                    self._changed.notify_all()
-                return query.result.result()
-            finally:
-                query.is_wanted = False  # an interrupted caller's is dropped when its turn comes
+            parts = [self._embed_pass(texts[:QUERY_TEXTS])]
+            for start in range(QUERY_TEXTS, len(texts), QUERY_TEXTS):
+                if self._has_stopped_bulk:
+                    raise _stopping()
+                parts.append(self._embed_pass(texts[start : start + QUERY_TEXTS]))
+            return joined(parts, parts[0].vectors.shape[1])
 
     def embed_documents(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of documents, while no query is there; errors as `embed_queries`."""
         with one_of(self._bulk_places):
             with self._changed:
-                self._refuse_when_closed()
+                if self._has_stopped_bulk:
+                    raise _stopping()
                 call = self._bulk.submit(lambda: self._model().embed_documents(texts, pause=self._let_queries_go_first))
             try:
                 return call.result()
             except CancelledError:
                 raise _stopping() from None
-            finally:
-                call.cancel()  # an interrupted caller's, if it has not begun
+
+    def stop_bulk(self) -> None:
+        """End bulk work before its next layer, and calls of many queries before their next pass; such calls fail."""
+        with self._changed:
+            self._has_stopped_bulk = True
+            self._changed.notify_all()
+        self._bulk.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """End: queries after the pass that runs, bulk work before its next layer; calls that wait fail."""
+        """End bulk work, and queries after the pass that runs; calls that wait fail."""
+        self.stop_bulk()
         with self._changed:
-            self._closed = True
+            self._has_closed = True
             self._changed.notify_all()
         self._thread.join()
-        self._bulk.shutdown(cancel_futures=True)
+        self._bulk.shutdown()
 
-    def _refuse_when_closed(self) -> None:
-        if self._closed:
-            raise _stopping()
+    def _embed_pass(self, texts: Sequence[str]) -> Embeddings:
+        query = _Query(texts)
+        with self._changed:
+            if self._has_closed:
+                raise _stopping()
+            self._queries.append(query)
+            self._changed.notify_all()
+        return query.result.result()
 
-    # The thread of bulk work, and those that compute for it
+    # The threads that compute bulk work
 
     def _let_queries_go_first(self) -> None:
+        """Wait while there are queries, for `PAUSES` times as long as was computed since the last time at most."""
+        computed = time.monotonic() - getattr(self._went_on, "at", 0.0)
         with self._changed:
-            self._changed.wait_for(
-                lambda: self._closed or not (self._queries or self._is_computing_queries), LONGEST_PAUSE_SECONDS
-            )
-            self._refuse_when_closed()
+            self._changed.wait_for(self._may_go_on, min(PAUSES * computed, LONGEST_PAUSE_SECONDS))
+            if self._has_stopped_bulk:
+                raise _stopping()
+        self._went_on.at = time.monotonic()
+
+    def _may_go_on(self) -> bool:
+        return self._has_stopped_bulk or not (self._queries or self._is_computing_queries)
 
     # The thread of queries
 
@@ -124,32 +142,24 @@ class SharedModel:
                 self._changed.notify_all()
                 self._changed.wait_for(partial(self._has_queries, 1))
                 self._changed.wait_for(partial(self._has_queries, len(queries)), WINDOW_SECONDS)
-                if self._closed:
+                if self._has_closed:
                     break
                 queries = self._take()
                 self._is_computing_queries = True
-            if queries:
-                self._embed_together(queries)
+            self._embed_together(queries)
         for query in self._queries:
             query.result.set_exception(_stopping())
 
     def _has_queries(self, number: int) -> bool:
-        return self._closed or len(self._queries) >= number
+        return self._has_closed or len(self._queries) >= number
 
     def _take(self) -> "list[_Query]":
-        """The first that somebody waits for: as many as make a pass, or one that has more texts."""
-        taken: list[_Query] = []
-        room = QUERY_TEXTS
-        while self._queries:
-            first = self._queries[0]
-            if first.is_wanted and taken and len(first.texts) > room:
-                break
-            self._queries.popleft()
-            if first.is_wanted:
-                taken.append(first)
-                room -= len(first.texts)
-            else:
-                first.result.cancel()
+        """The first ones, as many as make a pass."""
+        taken = [self._queries.popleft()]
+        room = QUERY_TEXTS - len(taken[0].texts)
+        while self._queries and len(self._queries[0].texts) <= room:
+            taken.append(self._queries.popleft())
+            room -= len(taken[-1].texts)
         return taken
 
     def _embed_together(self, calls: Sequence["_Query"]) -> None:
@@ -175,7 +185,7 @@ class SharedModel:
         for texts in calls:
             end = start + len(texts)
             counts = together.token_counts[start:end]
-            # who was cut is known of all together; who was has as many tokens as can be
+            # Who was cut is known of all together. Who was has as many tokens as can be; so may one who was not.
             cut = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
             answers.append(Embeddings(together.vectors[start:end], counts, cut))
             start = end
@@ -183,13 +193,13 @@ class SharedModel:
 
 
 class _Query:
-    """Texts that somebody waits for."""
+    """Texts of a pass, or of a part of one."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
         self.result: Future[Embeddings] = Future()
-        self.is_wanted = True
 
 
-def _stopping() -> EmbeddingServiceUnavailableError:
-    return EmbeddingServiceUnavailableError("The app is being stopped")
+def _stopping() -> OverloadedError:
+    """It is for the caller to try again: another instance may take over, or this one start anew."""
+    return OverloadedError("The app is being stopped; try again in a moment")

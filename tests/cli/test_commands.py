@@ -5,10 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 from pydantic import SecretStr
 
@@ -22,6 +24,7 @@ from embedding.settings import EmbeddingSettings, VectorStoreSettings
 from embedding.vector_store import CollectionInfo, VectorStore
 from tests.support.chroma import chroma_server, free_port, wait_for_chroma
 from tests.support.foreign_server import foreign_server
+from tests.support.product import wait_until
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration
@@ -77,7 +80,13 @@ def test_the_embedding_service_runs_until_it_is_stopped(tmp_path: Path) -> None:
     port, model = free_port(), make_tiny_qwen3(tmp_path / "model")
     process = subprocess.Popen(
         [sys.executable, "-m", "cli", "embedding-service", "--port", str(port)],
-        env={**os.environ, "EMBEDDING_MODEL_PATH": str(model), "EMBEDDING_DEVICE": "cpu", "INTERNAL_TOKEN": "s3cret"},
+        env={
+            **os.environ,
+            "EMBEDDING_MODEL_PATH": str(model),
+            "EMBEDDING_DEVICE": "cpu",
+            "INTERNAL_TOKEN": "s3cret",
+            "EMBED_MAX_TEXTS": "5000",
+        },
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
     )
@@ -87,6 +96,16 @@ def test_the_embedding_service_runs_until_it_is_stopped(tmp_path: Path) -> None:
         embedder = RemoteEmbedder(settings, patience_seconds=60)
         assert embedder.signature == model_signature(EmbeddingSettings(embedding_model_path=model))
         assert len(embedder.embed_documents(["copper"]).vectors) == 1
+        with ThreadPoolExecutor(1) as pool:
+            minutes_of_work = {"input": ["copper plate " * 100] * 3000}
+            headers = {"Authorization": "Bearer s3cret"}
+            call = pool.submit(httpx.post, f"{url}/v1/embeddings", json=minutes_of_work, headers=headers, timeout=60)
+            wait_until(lambda: call.done() or psutil.Process(process.pid).cpu_percent(0.2) > 50, 20, lambda: "idle")
+            process.terminate()
+            answer = call.result()
+        assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert answer.headers["Retry-After"]
+        assert "is being stopped" in answer.json()["error"]["message"]
     finally:
         process.terminate()
         assert process.wait(30) in (0, -signal.SIGTERM)

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -11,7 +11,7 @@ import pytest
 from embedding.embedder import Embedder, Embeddings, Pause, joined, no_pause
 from embedding.errors import EmbeddingError, EmbeddingServiceError
 from search_api import shared_model
-from search_api.errors import EmbeddingServiceUnavailableError, OverloadedError
+from search_api.errors import OverloadedError
 from search_api.shared_model import QUERY_TEXTS, SharedModel
 from tests.support.indexed_course import DIMENSIONS, vector_of
 from tests.support.product import wait_until
@@ -108,11 +108,11 @@ class Stage:
 
 @pytest.fixture
 def stage() -> Iterator[Stage]:
+    before = {*threading.enumerate()}
     stage = Stage()
     yield stage
     stage.close()
-    names = {thread.name for thread in threading.enumerate()}
-    assert not any(name.startswith("embedding-") for name in names)
+    assert {*threading.enumerate()} <= before
 
 
 def test_queries_that_come_while_the_model_is_busy_share_a_pass(stage: Stage) -> None:
@@ -131,13 +131,14 @@ def test_a_pass_has_an_end(stage: Stage) -> None:
     assert [len(texts) for texts in stage.model.passes] == [1, QUERY_TEXTS, 1]
 
 
-def test_calls_of_many_queries_are_not_torn(stage: Stage) -> None:
-    many = [f"m{number}" for number in range(QUERY_TEXTS + 4)]
+def test_calls_of_many_queries_take_turns_with_the_others(stage: Stage) -> None:
+    many = [f"m{number}" for number in range(2 * QUERY_TEXTS + 4)]
     with stage.model.held():
-        calls = [stage.busy(), stage.query("a", "b"), stage.query(*many), stage.query("c")]
-    assert np.array_equal(calls[2].result().vectors, np.stack([vector_of(text) for text in many]))
-    assert np.array_equal(calls[3].result().vectors, vector_of("c")[None])
-    assert [len(texts) for texts in stage.model.passes] == [1, 2, len(many), 1]
+        calls = [stage.busy(), stage.query(*many), stage.query("a"), stage.query("b")]
+    assert np.array_equal(calls[1].result().vectors, np.stack([vector_of(text) for text in many]))
+    assert all(call.result() for call in calls)
+    assert [len(texts) for texts in stage.model.passes[:2]] == [1, QUERY_TEXTS]
+    assert {"query a", "query b"} <= set(stage.model.passes[2]), "they wait for one pass, not for three"
 
 
 def test_a_query_alone_does_not_wait_for_others(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,17 +243,6 @@ def test_a_bulk_call_that_fails_is_over(stage: Stage) -> None:
     assert stage.model.passes == [["document a"], ["document poison"], ["document x"]]
 
 
-def test_a_query_that_nobody_waits_for_any_more_is_dropped(stage: Stage) -> None:
-    with stage.model.held():
-        first = stage.busy()
-        abandoned = stage.query("a")
-        stage.shared._queries[-1].is_wanted = False
-    assert first.result()
-    assert stage.query("after").result()
-    assert stage.model.passes == [["query first"], ["query after"]]
-    assert isinstance(abandoned.exception(timeout=10), CancelledError)
-
-
 def test_closing_ends_after_what_runs(stage: Stage) -> None:
     with stage.model.held() as let_one_go, ThreadPoolExecutor(1) as pool:
         bulk = stage.bulk("a", "b", "c")
@@ -261,9 +251,9 @@ def test_closing_ends_after_what_runs(stage: Stage) -> None:
         wait_until(lambda: len(stage.model.passes) == 2, 10, lambda: "the query did not begin", every=0.001)
         waiting = [stage.bulk("e"), stage.query("f")]
         closing = pool.submit(stage.shared.close)
-        wait_until(lambda: stage.shared._closed, 10, lambda: "not closed", every=0.001)
+        wait_until(lambda: stage.shared._has_closed, 10, lambda: "not closed", every=0.001)
         for call in (stage.shared.embed_queries, stage.shared.embed_documents):
-            with pytest.raises(EmbeddingServiceUnavailableError, match="being stopped"):
+            with pytest.raises(OverloadedError, match="being stopped"):
                 call(["late"])
         assert not closing.done()
         let_one_go()
@@ -271,9 +261,21 @@ def test_closing_ends_after_what_runs(stage: Stage) -> None:
         closing.result(timeout=10)
         assert query.result()
         for unfinished in (bulk, *waiting):
-            with pytest.raises(EmbeddingServiceUnavailableError, match="being stopped"):
+            with pytest.raises(OverloadedError, match="being stopped"):
                 unfinished.result()
     assert stage.model.passes == [["document a"], ["query d"]]
+
+
+def test_bulk_work_may_stop_while_queries_go_on(stage: Stage) -> None:
+    with stage.model.held():
+        bulk = stage.bulk("a", "b")
+        stage.wait_for_a_pass()
+        stage.shared.stop_bulk()
+    for call in (bulk, stage.bulk("late")):
+        with pytest.raises(OverloadedError, match="being stopped"):
+            call.result()
+    assert stage.query("q").result()
+    assert stage.model.passes == [["document a"], ["query q"]]
 
 
 def test_bulk_work_goes_on_among_queries_without_end(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
