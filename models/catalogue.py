@@ -313,6 +313,21 @@ def fail_unfinished(
     return _write(session, course_id, or_(_run_by(run_id), waited), **changes)
 
 
+def release_request(session: Session, course_id: str, run_id: str) -> bool:
+    """Lets go of a course that was shown to wait for a run which is over, and which knew nothing of the request for it.
+
+    It is pending still, and waits for no run: the next one is launched for it.
+    """
+    return _write(
+        session,
+        course_id,
+        _status == EmbeddingStatus.PENDING,
+        _owner == run_id,
+        _requested_at.is_not(None),
+        embedding_run_id=None,
+    )
+
+
 def fail_unreadable(session: Session, course_id: str, reason: str) -> bool:
     """Records why nobody can even see what a course holds. It is looked at again, and embedded once it can be read.
 

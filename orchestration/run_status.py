@@ -171,7 +171,7 @@ def decide(rows: Mapping[str, Course], claims: Sequence[tuple[RunState, Sequence
             for course in courses:
                 at_work = course.embedding_status == EmbeddingStatus.RUNNING
                 change = Change(course.id, run, at_work=at_work, overtaken=bool(begun) and course.id not in begun)
-                if _leaves_unfinished(course, change) or _was_in_vain(course, change):
+                if any(judge(course, change) for judge in (_leaves_unfinished, _leaves_a_request, _was_in_vain)):
                     changes.append(change)
     return changes
 
@@ -214,6 +214,8 @@ def write_changes(
             retry_at=datetime.now(UTC) if retry else None,
         ):
             lines.append(f"course {course_id}: failed, {ending.text}")
+        elif catalogue_rows.release_request(session, course_id, run.run_id):
+            lines.append(f"course {course_id}: pending, asked for since run {run.run_id} was launched")
         elif reason and attempted:
             catalogue_rows.note_vain_attempt(session, course_id, run.run_id, attempted, reason.generation)
     return lines
@@ -233,6 +235,15 @@ def _leaves_unfinished(course: Course, change: Change) -> bool:
         course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.NOT_STARTED)
         and course.embedding_run_id in (None, change.run.run_id)
         and course.embedding_requested_at in (None, change.reason.requested_at if change.reason else None)
+    )
+
+
+def _leaves_a_request(course: Course, change: Change) -> bool:
+    """The condition of `catalogue.release_request`: the course was asked for after its turn, while the run went on."""
+    return (
+        course.embedding_status == EmbeddingStatus.PENDING
+        and course.embedding_run_id == change.run.run_id
+        and course.embedding_requested_at is not None
     )
 
 
@@ -257,6 +268,7 @@ def _is_told(course: Course, run: RunState, waiting: Set[str]) -> bool:
         course.embedding_status == EmbeddingStatus.RUNNING
         or (at_work and course.embedding_run_id == run.run_id)
         or (at_work and course.embedding_status == EmbeddingStatus.DONE)
+        or (at_work and reason is not None and course.embedding_generation > reason.generation)
         or (course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id in waiting)
         or (reason is not None and reason.is_settled(course))
     )

@@ -401,6 +401,35 @@ def test_an_old_run_says_nothing_about_a_course_that_went_on(instance: dg.Dagste
     assert read_course(catalogue, "2").embedding_status == EmbeddingStatus.PENDING
 
 
+@pytest.mark.parametrize("ends_well", [True, False])
+@pytest.mark.parametrize("by_sensor", [True, False])
+def test_a_request_that_comes_while_a_run_goes_on_to_other_courses_is_taken_up(
+    instance: dg.DagsterInstance, catalogue: Engine, by_sensor: bool, ends_well: bool
+) -> None:
+    """The run has published the course and knows nothing of the request, and it is not over."""
+    for name in ("1", "2"):
+        write_course(catalogue, name, {f"{name}/a": "Copper"})
+    (launched_run,) = stage_one_tick(instance)[0]
+    instance.delete_run(instance.get_runs()[0].run_id)
+    tags = launched_run.tags if by_sensor else {RANGE_START_TAG: "1", RANGE_END_TAG: "2"}
+    run = create_run(instance, dict(tags), dg.DagsterRunStatus.STARTED)
+    change_course(catalogue, "1", embedding_status="done", embedding_run_id=run.run_id, embedding_generation=1)
+    change_course(catalogue, "2", embedding_status="running", embedding_run_id=run.run_id)
+    request(catalogue, "1")
+    status_tick(instance)
+    assert stage_one_tick(instance)[0] == [], "the run holds the course still"
+    if ends_well:
+        change_course(catalogue, "2", embedding_status="done", embedding_generation=1)
+        event = dg.DagsterEvent(dg.DagsterEventType.RUN_SUCCESS.value, "embed_course")
+        instance.report_dagster_event(event, run.run_id)
+    else:
+        instance.report_run_failed(run)
+    status_tick(instance)
+    course = read_course(catalogue, "1")
+    assert (course.embedding_status, course.embedding_run_id) == (EmbeddingStatus.PENDING, None)
+    assert "1" in launched(stage_one_tick(instance)[0])[0]
+
+
 def test_a_deleted_course_loses_all_that_was_made_of_it(
     instance: dg.DagsterInstance,
     catalogue: Engine,
