@@ -142,8 +142,8 @@ def running_product(directory: Path, settings: Mapping[str, str]) -> Iterator[Pr
         assert "Everything is stopped." in output
         assert [member for member in family if member.is_running()] == []
     finally:
-        if process.poll() is None:  # the body failed; Ctrl-C all the same, or its processes would disturb later tests
-            process.send_signal(signal.SIGINT)
+        if process.poll() is None:  # the body failed, or Ctrl-C was ignored; what goes on would disturb later tests
+            process.terminate()
             process.communicate(timeout=90)
         process.stdout.close()
 
