@@ -160,6 +160,7 @@ def test_those_who_shared_a_pass_are_waited_for(stage: Stage, monkeypatch: pytes
 
 def test_bulk_work_stops_for_queries_and_goes_on(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shared_model, "LONGEST_PAUSE_SECONDS", 20.0)
+    monkeypatch.setattr(shared_model, "PAUSES", 10**6)
     with stage.model.held() as let_one_go:
         bulk = stage.bulk("b0", "b1", "b2")
         stage.wait_for_a_pass()
