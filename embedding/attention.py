@@ -5,7 +5,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from embedding.embedder import Pause
-from embedding.packing import ROWS, Spans
+from embedding.packing import Spans, missing_rows
 
 if TYPE_CHECKING:
     import torch
@@ -97,7 +97,7 @@ def _attend_in_blocks(
         strict=True,
     )
     for *its, its_found in parts:
-        missing = 0 if start else -its[1].shape[1] % ROWS
+        missing = missing_rows(its[1].shape[1], start)
         its_query, its_key, its_value = (functional.pad(each, (0, 0, 0, missing)) if missing else each for each in its)
         _attend_in_text(its_query, its_key.transpose(1, 2), its_value, its_found)
     return found.view(queries, heads, size)

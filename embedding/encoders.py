@@ -15,7 +15,7 @@ from embedding.attention import PACKED, KeysAndValues, register
 from embedding.embedder import Pause, no_pause
 from embedding.lean import LeanForward
 from embedding.model_files import Pooling
-from embedding.packing import ROWS, Pack
+from embedding.packing import Pack, missing_rows
 
 if TYPE_CHECKING:
     import torch
@@ -152,7 +152,7 @@ class PackedEncoder:
         """(texts, dimensions), of length one, in float32."""
         import torch
 
-        missing = 0 if starts else -sum(map(len, batch)) % ROWS
+        missing = missing_rows(sum(map(len, batch)), starts)
         filling = [[self._filler] * missing] if missing else []
         read = starts[0][0].shape[1] if starts else 0
         with torch.inference_mode():

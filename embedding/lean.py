@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedding.attention import KeysAndValues, attend
 from embedding.embedder import Pause, no_pause
-from embedding.packing import ROWS, Pack, Spans
+from embedding.packing import Pack, Spans, missing_rows
 
 if TYPE_CHECKING:
     import torch
@@ -84,7 +84,7 @@ class LeanForward:
                 kept.append((key.contiguous(), value.contiguous()))
             spans = pack.spans
             if number == len(self._layers) - 1:
-                missing = 0 if starts else -texts % ROWS
+                missing = missing_rows(texts, starts)
                 query, hidden = query[:, pack.ends], functional.pad(hidden[pack.ends], (0, 0, 0, missing))
                 spans = Spans([1] * texts, spans.keys, spans.device)
             found = attend(

@@ -23,6 +23,11 @@ few rows in another order. A query has the rows it needs, since each makes it sl
 bits when it comes in company."""
 
 
+def missing_rows(rows: int, starts: object) -> int:
+    """How many rows are to be added to a matrix: none to that of queries, which go on after what a model has kept."""
+    return 0 if starts else -rows % ROWS
+
+
 def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Indices of the texts, in their order, in groups of at most `budget` tokens.
 

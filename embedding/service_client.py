@@ -55,12 +55,12 @@ class ServiceClient:
         assert settings.embedding_service_url  # noqa: S101 - who asks for a service has set it
         self.url: str = settings.embedding_service_url.rstrip("/").removesuffix("/v1")
         self._patience = patience_seconds
-        token, timeout = settings.embedding_service_token, settings.embedding_service_timeout_seconds
+        self._longest = settings.embedding_service_timeout_seconds
+        token = settings.embedding_service_token
         try:
             self._http = httpx.Client(
                 base_url=self.url,
                 headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else None,
-                timeout=httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS)),
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
             raise EmbeddingServiceError(f"EMBEDDING_SERVICE_URL or _TOKEN cannot be used: {error}") from error
@@ -95,8 +95,8 @@ class ServiceClient:
         return EmbeddingServiceError(f"The embedding service at {self.url} cannot be used: {problem}")
 
     def _at_most(self, seconds: float) -> httpx.Timeout:
-        timeout = min(seconds, self._http.timeout.read or seconds)
-        return httpx.Timeout(timeout, connect=min(timeout, CONNECT_SECONDS))
+        longest = min(seconds, self._longest)
+        return httpx.Timeout(longest, connect=min(longest, CONNECT_SECONDS))
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         patiently = Retrying(

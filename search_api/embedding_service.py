@@ -1,4 +1,4 @@
-"""The embedding model as the app shares it: loaded or connected to once, and shared by its callers.
+"""The embedding model as the app shares it: loaded or connected to once.
 
 A model that is not there does not stop the app: what needs no model goes on working, and the rest says why it does
 not. A service that was away when the app started is looked for again whenever it is wanted.
