@@ -3,11 +3,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-RIVALS := .venv-rivals
-PEERS := .venv-peers
+BASELINES := .venv-baselines
+ENGINE_BASELINES := .baselines
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format bench bench-engine bench-memory bench-pipeline bench-search eval lock clean
+.PHONY: help install demo up fetch-model test lint format bench-engine bench-memory bench-pipeline bench-search eval lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,34 +46,31 @@ format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(READY) ## Measure bulk embedding on this machine; OUT=file.json keeps the figures
-	$(BIN)/python -m benchmarks.embedding $(if $(OUT),--out $(OUT))
+bench-engine: $(READY) $(ENGINE_BASELINES)/.ready ## Measure the embedding engine beside sentence-transformers; OUT=file.json keeps the figures
+	PYTHONPATH=$(ENGINE_BASELINES) $(BIN)/python -m benchmarks.embedding_speed.main $(if $(OUT),--out $(OUT))
 
-bench-engine: $(READY) $(PEERS)/.ready ## Measure the embedding engine beside sentence-transformers; OUT=file.json keeps the figures
-	PYTHONPATH=$(PEERS) $(BIN)/python -m benchmarks.engine $(if $(OUT),--out $(OUT))
-
-# It stands on the product's torch and transformers, and is seen by this benchmark alone.
-$(PEERS)/.ready: benchmarks/engine-requirements.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(PEERS) --requirement $<
+# sentence-transformers uses the product's torch and transformers; only this benchmark sees it.
+$(ENGINE_BASELINES)/.ready: benchmarks/embedding_speed/baseline-requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(ENGINE_BASELINES) --requirement $<
 	@touch $@
 
 bench-memory: $(READY) ## Measure the memory of indexing on this machine; OUT=file.json keeps the figures
-	$(BIN)/python -m benchmarks.memory $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.indexing_memory.main $(if $(OUT),--out $(OUT))
 
 bench-pipeline: $(READY) ## Measure what orchestration costs on this machine; OUT=file.json keeps the figures
-	$(BIN)/python -m benchmarks.pipeline $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.pipeline_cost.main $(if $(OUT),--out $(OUT))
 
-bench-search: $(READY) $(RIVALS)/.ready ## Measure search beside Chroma, LangChain and LlamaIndex; OUT=file.json keeps the figures
-	$(BIN)/python -m benchmarks.search $(if $(OUT),--out $(OUT))
+bench-search: $(READY) $(BASELINES)/.ready ## Measure search beside Chroma, LangChain and LlamaIndex; OUT=file.json keeps the figures
+	$(BIN)/python -m benchmarks.search_speed.main $(if $(OUT),--out $(OUT))
 
-# What we are measured against has an environment of its own, and never enters the product's.
-$(RIVALS)/.ready: benchmarks/rivals-requirements.txt
-	$(PYTHON) -m venv $(RIVALS)
-	$(RIVALS)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
+# The libraries that the search is compared with have an environment of their own.
+$(BASELINES)/.ready: benchmarks/search_speed/baseline-requirements.txt
+	$(PYTHON) -m venv $(BASELINES)
+	$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
 eval: $(READY) ## Measure how good the search is on the retrieval sets in DATA; OUT=file.json keeps the figures
-	$(BIN)/python -m benchmarks.evaluation $(DATA) $(if $(OUT),--out $(OUT))
+	$(BIN)/python -m benchmarks.search_quality.main $(DATA) $(if $(OUT),--out $(OUT))
 
 lock: ## Pin the newest versions that work together
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
@@ -82,4 +79,4 @@ lock: ## Pin the newest versions that work together
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove the virtual environment and caches; courses stay
-	rm -rf $(VENV) $(RIVALS) $(PEERS) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(BASELINES) $(ENGINE_BASELINES) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

@@ -1,6 +1,6 @@
-"""The parts of the product that a search needs, without Dagster: a catalogue, a Chroma server and the search app.
+"""Starts the parts of the product that a benchmark needs, without Dagster: catalogue, Chroma server, search app.
 
-Everything lies in a directory of its own, listens on free ports and is gone at the end.
+All files are in a temporary directory, all ports are free ones, and everything is gone at the end.
 """
 
 import os
@@ -11,15 +11,13 @@ from contextlib import chdir, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cli.processes import Supervisor
-from embedding.settings import VectorStoreSettings
-from embedding.vector_store import VectorStore
-from models import catalogue
-from models.database import Engine, create_catalogue_engine, transaction
+from cli.processes import Supervisor, free_port
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.server import VectorStoreSettings
+from models import course_state
+from models.database import CatalogueSettings, Engine, create_catalogue_engine, transaction
 from models.fingerprint import CourseFingerprint
 from models.loading import Source, load
-from models.settings import CatalogueSettings
-from tests.support.chroma import free_port
 
 ROOT = Path(__file__).parents[1]
 RUN = "benchmark"
@@ -27,64 +25,67 @@ APP = "search_api.app:create_app"
 
 
 @dataclass(frozen=True)
-class Serving:
-    """The parts, up and ready."""
+class Stores:
+    """A migrated catalogue and a Chroma server."""
 
-    url: str
-    """Of the search app."""
     settings: Mapping[str, str]
-    """Environment of its processes."""
+    """Environment of the processes."""
     engine: Engine
     store: VectorStore
+    supervisor: Supervisor
 
     def publish(self, source: Source, course_id: str, index: Callable[[], CourseFingerprint]) -> int:
-        """Load a course and publish it, in the order in which a run does it; tells how many chunks it has.
+        """Load a course and publish it, in the order in which a run does it.
 
         Args:
             source: Its rows, Ready-to-Embed.
             course_id: The course they belong to.
             index: Makes its collection.
 
+        Returns:
+            Its number of chunks.
+
         Raises:
-            LoadError: a row is malformed.
+            LoadError: A row is malformed.
         """
         with transaction(self.engine) as session:
             load(session, [source])
         with transaction(self.engine) as session:
-            catalogue.claim_course(session, course_id, RUN)
+            course_state.claim_course(session, course_id, RUN)
         fingerprint = index()
         with transaction(self.engine) as session:
-            if not catalogue.publish(session, course_id, RUN, str(fingerprint)):
+            if not course_state.publish(session, course_id, RUN, str(fingerprint)):
                 raise RuntimeError(f"Course {course_id} could not be published")
         return fingerprint.chunks
 
 
-@contextmanager
-def serving(settings: Mapping[str, str], app: str = APP) -> Iterator[Serving]:
-    """Start the parts; no setting but those given, and those of the environment, reaches them.
+@dataclass(frozen=True)
+class Serving(Stores):
+    """The stores, and a search app over them."""
 
-    Args:
-        settings: For the processes, as environment.
-        app: The search app's factory.
+    url: str
+    """Of the search app."""
+
+
+@contextmanager
+def open_stores(settings: Mapping[str, str]) -> Iterator[Stores]:
+    """Start the stores. The processes see these settings, and those of the environment, but no `.env`.
 
     Raises:
-        ProcessFailedError: a part did not start.
+        ProcessFailedError: A process did not start.
     """
-    app_port, chroma_port = free_port(), free_port()
-    with tempfile.TemporaryDirectory(prefix="course-search-") as name, chdir(name):  # away from anybody's .env
+    chroma_port = free_port()
+    with tempfile.TemporaryDirectory(prefix="course-search-") as name, chdir(name):
         directory = Path(name)
         own = {
             "DATABASE_URL": f"sqlite:///{directory}/catalogue.db",
             "CHROMA_DB_DIR": str(directory / "chroma"),
             "CHROMA_URL": f"http://127.0.0.1:{chroma_port}",
             "KEYWORD_INDEX_DIR": str(directory / "keywords"),
-            "INTERNAL_TOKEN": "",
-            "SEARCH_MAX_TOP_K": "20",
             "NO_PROXY": "127.0.0.1",
             "PYTHONPATH": str(ROOT),
             **settings,
         }
-        url = f"http://127.0.0.1:{app_port}"
         with (
             Supervisor(directory / "logs", os.environ | own) as supervisor,
             closing(VectorStore(VectorStoreSettings(chroma_url=own["CHROMA_URL"]))) as store,
@@ -93,14 +94,30 @@ def serving(settings: Mapping[str, str], app: str = APP) -> Iterator[Serving]:
             chroma = supervisor.start(
                 "chroma", [sys.executable, "-m", "cli", "vector-store", "--port", str(chroma_port)]
             )
-            search = supervisor.start("search", _uvicorn(app, app_port))
             supervisor.wait_ready(chroma, f"{own['CHROMA_URL']}/api/v2/heartbeat")
-            supervisor.wait_ready(search, f"{url}/readyz")
             engine = create_catalogue_engine(CatalogueSettings(database_url=own["DATABASE_URL"]))
             try:
-                yield Serving(url, own, engine, store)
+                yield Stores(own, engine, store, supervisor)
             finally:
                 engine.dispose()
+
+
+@contextmanager
+def serving(settings: Mapping[str, str], app: str = APP) -> Iterator[Serving]:
+    """Start the stores and a search app over them.
+
+    Args:
+        settings: Environment of the processes.
+        app: The search app's factory.
+
+    Raises:
+        ProcessFailedError: A process did not start.
+    """
+    port = free_port()
+    with open_stores({"INTERNAL_TOKEN": "", "SEARCH_MAX_TOP_K": "20", **settings}) as stores:
+        search = stores.supervisor.start("search", _uvicorn(app, port))
+        stores.supervisor.wait_ready(search, f"http://127.0.0.1:{port}/readyz")
+        yield Serving(**vars(stores), url=f"http://127.0.0.1:{port}")
 
 
 def _uvicorn(app: str, port: int) -> Sequence[str | Path]:

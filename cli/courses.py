@@ -14,13 +14,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from cli.progress import progress
-from models.catalogue import REBUILD_OWNER_PREFIX, get_course, list_courses
-from models.catalogue import course_ids as all_ids
-from models.database import DatabaseUnavailableError, Engine, create_catalogue_engine, transaction
-from models.settings import CatalogueSettings
+from maintenance.progress import progress
+from maintenance.rebuild import running_course, unknown_course
+from models.courses import courses_by_id, is_active, list_course_ids
+from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine, transaction
 from models.tables import Course, EmbeddingStatus
-from search_api.errors import AlreadyRunningError, CourseNotFoundError, quoted
+from models.text import one_line
+from search_api.http.errors import AlreadyRunningError, CourseNotFoundError
 
 POLL_SECONDS = 1.0
 STALL_SECONDS = 30.0
@@ -66,7 +66,7 @@ def chosen(engine: Engine, course_ids: Sequence[str] | None, *, everything: bool
     if course_ids:
         return list(dict.fromkeys(course_ids))
     with transaction(engine) as session:
-        every_id = list(all_ids(session))
+        every_id = list(list_course_ids(session))
     if not every_id:
         fail("There are no courses yet; load some with `course-search load`.")
     return every_id
@@ -74,16 +74,12 @@ def chosen(engine: Engine, course_ids: Sequence[str] | None, *, everything: bool
 
 def not_found(course_id: str) -> CourseNotFoundError:
     """The API's error for an unknown course."""
-    return CourseNotFoundError(f"There is no course {quoted(course_id)}")
+    return CourseNotFoundError(unknown_course(course_id))
 
 
 def already_running(course: Course) -> AlreadyRunningError:
-    """The API's error for a course that is running; a rebuild that was killed leaves one for the pipeline to free."""
-    if (course.embedding_run_id or "").startswith(REBUILD_OWNER_PREFIX):
-        return AlreadyRunningError(
-            f"Course {quoted(course.id)} is being rebuilt now; if that was interrupted, `make up` sets it free"
-        )
-    return AlreadyRunningError(f"Course {quoted(course.id)} is being embedded now")
+    """The API's error for a course that is running."""
+    return AlreadyRunningError(running_course(course))
 
 
 def follow(engine: Engine, course_ids: Sequence[str], *, quiet: bool = False) -> dict[str, Course | None]:
@@ -97,7 +93,8 @@ def follow(engine: Engine, course_ids: Sequence[str], *, quiet: bool = False) ->
     moved_at = time.monotonic()
     with progress("Embedding", len(course_ids)) as advance:
         while True:
-            rows = read(engine, [course_id for course_id in course_ids if course_id not in ended])
+            with transaction(engine) as session:
+                rows = courses_by_id(session, [course_id for course_id in course_ids if course_id not in ended])
             for course_id, course in rows.items():
                 if course is None or not is_active(course):
                     ended[course_id] = course
@@ -113,20 +110,6 @@ def follow(engine: Engine, course_ids: Sequence[str], *, quiet: bool = False) ->
                 typer.echo(STALLED, err=True)
                 moved_at = time.monotonic()
             time.sleep(POLL_SECONDS)
-
-
-def read(engine: Engine, course_ids: Sequence[str]) -> dict[str, Course | None]:
-    """The rows of these courses; None where there is none. Many are read at once, whatever their number."""
-    with transaction(engine) as session:
-        if len(course_ids) > 100:
-            every = {course.id: course for course in list_courses(session)}
-            return {course_id: every.get(course_id) for course_id in course_ids}
-        return {course_id: get_course(session, course_id) for course_id in course_ids}
-
-
-def is_active(course: Course) -> bool:
-    """Whether the pipeline is at work on the course, or about to be."""
-    return course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING)
 
 
 def _ending(course_id: str, course: Course | None) -> str:
@@ -159,16 +142,6 @@ def print_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str
     for line in lines:
         cells = [set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True)]
         typer.echo("  ".join(cells).rstrip())
-
-
-def counted(number: int, noun: str, plural: str = "") -> str:
-    """A number of things."""
-    return f"{number} {noun if number == 1 else plural or noun + 's'}"
-
-
-def one_line(text: str) -> str:
-    """Text of several lines in one."""
-    return " ".join(text.split())
 
 
 def complain(message: str) -> None:

@@ -5,18 +5,18 @@ import sys
 import typer
 from pydantic import ValidationError
 
-from cli.backup import backup
-from cli.demo import demo
-from cli.doctor import doctor
-from cli.embed import embed
-from cli.embedding_service import embedding_service
-from cli.fetch_model import fetch_model
-from cli.load import load
-from cli.rebuild import rebuild
-from cli.restore import restore
-from cli.status import status
-from cli.up import up
-from cli.vector_store import vector_store
+from cli.commands.backup import backup
+from cli.commands.demo import demo
+from cli.commands.doctor import doctor
+from cli.commands.embed import embed
+from cli.commands.embedding_service import embedding_service
+from cli.commands.fetch_model import fetch_model
+from cli.commands.load import load
+from cli.commands.rebuild import rebuild
+from cli.commands.restore import restore
+from cli.commands.status import status
+from cli.commands.up import up
+from cli.commands.vector_store import vector_store
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 

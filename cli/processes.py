@@ -7,6 +7,7 @@ them in reverse order. A program dies with the supervisor even when that is kill
 import ctypes
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -138,6 +139,14 @@ class Supervisor:
         with _ignored(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             while self._programs:
                 _stop_family(self._programs.pop().process)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def _stop_family(process: subprocess.Popen[bytes]) -> None:

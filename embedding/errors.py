@@ -38,15 +38,3 @@ class EmbeddingServiceAwayError(EmbeddingServiceError):
 
 class ModelFetchError(EmbeddingError):
     """The model could not be downloaded; the message says what to do."""
-
-
-class VectorStoreError(Exception):
-    """The vector store failed: server away, time-out, broken index."""
-
-
-class VectorStoreAwayError(VectorStoreError):
-    """Nobody answers at CHROMA_URL, or not in time: what failed now may work when the server is back."""
-
-
-class CollectionNotFoundError(VectorStoreError):
-    """The course has no collection: it was never embedded, or its collection was deleted."""

@@ -12,10 +12,10 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedding.engine.precision import Precision, cpu_precision, gpu_precision
 from embedding.errors import ModelUnavailableError
-from embedding.model_files import read_model_directory
-from embedding.precision import Precision, cpu_precision, gpu_precision
-from embedding.settings import EmbeddingSettings
+from embedding.model_files.directory import read_model_directory
+from embedding.model_settings import EmbeddingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, TokenizersBackend

@@ -19,8 +19,7 @@ from sqlalchemy.sql.schema import SchemaItem
 from sqlmodel import SQLModel
 
 from migrations.revision import VERSION_TABLE
-from models.database import DatabaseUnavailableError, create_catalogue_engine, database_errors
-from models.settings import CatalogueSettings
+from models.database import CatalogueSettings, DatabaseUnavailableError, create_catalogue_engine, database_errors
 from models.tables import Course
 
 LOCK_KEY = 0x636F75727365  # "course"

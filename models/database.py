@@ -1,7 +1,7 @@
-"""The way to the catalogue: engines whose waits all end, one transaction a request, two errors to handle.
+"""Access to the catalogue: engines with time-outs, one transaction per request, driver errors translated.
 
-Whatever keeps the database from answering (away, locked, gone in mid-sentence) is one `DatabaseUnavailableError`, and
-the next transaction simply tries again: nothing here has to be restarted when the database comes back.
+Every failure of the database (unreachable, locked, connection lost) is a `DatabaseUnavailableError`. The next
+transaction connects anew, so nothing has to be restarted when the database is back.
 """
 
 import sqlite3
@@ -10,13 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pydantic import Field
 from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
 from models.postgres import connect_args
-from models.settings import CatalogueSettings
+from models.settings import Settings
 
 __all__ = [
     "DatabaseNotMigratedError",
@@ -27,26 +28,41 @@ __all__ = [
     "catalogue_url",
     "create_catalogue_engine",
     "database_errors",
-    "file_version",
+    "file_stamp",
     "postgres_url",
     "transaction",
 ]
 
 
+class CatalogueSettings(Settings):
+    """Where stage one's database is."""
+
+    database_url: str = Field(
+        "sqlite:///./data/catalogue.db",
+        description="SQLAlchemy URL of stage one's database: sqlite:///… or postgresql://…",
+    )
+    database_timeout_seconds: int = Field(
+        5,
+        gt=0,
+        description="Longest wait for a connection, a lock or a sign of life of the database; "
+        "one statement may work twelve times as long.",
+    )
+
+
 class DatabaseUnavailableError(Exception):
-    """The database can't be used now: it is away, locked, refuses us, or broke off. Trying again later may work."""
+    """The database is unreachable or locked, refused access or lost the connection. A later attempt may succeed."""
 
 
 class UnreadableDataError(Exception):
-    """A row holds what no text can be: SQLite stores any bytes as text, and they need not be UTF-8."""
+    """A row holds bytes that are not valid text in UTF-8, or in the encoding of the database."""
 
 
 class DatabaseNotMigratedError(DatabaseUnavailableError):
-    """A table or column is missing: the migrations haven't been applied."""
+    """A table or column is missing: the migrations have not been applied."""
 
 
 def postgres_url(url: str) -> str:
-    """Names the driver in use: a bare `postgres://` or `postgresql://` would mean another one."""
+    """The URL with the driver named; a plain `postgres://` or `postgresql://` would select another one."""
     parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg2")
@@ -54,10 +70,10 @@ def postgres_url(url: str) -> str:
 
 
 def catalogue_url(settings: CatalogueSettings) -> URL:
-    """Reads `DATABASE_URL`.
+    """DATABASE_URL, parsed.
 
     Raises:
-        ValueError: it is no URL, names another kind of database, or a SQLite database without a file.
+        ValueError: It is not a URL, names an unsupported kind of database, or a SQLite database in memory.
     """
     try:
         url = make_url(postgres_url(settings.database_url))
@@ -73,13 +89,13 @@ def catalogue_url(settings: CatalogueSettings) -> URL:
 def create_catalogue_engine(settings: CatalogueSettings, *, create_file: bool = False) -> Engine:
     """An engine for stage one's database. Nothing is opened yet.
 
-    SQLite runs in WAL mode, so that readers and the writer don't block each other, and every transaction opens the
-    file anew: a database that was moved away and back is noticed both times. A missing file is an error rather than
-    a new, empty database, unless `create_file` (the migrations) asks for one. PostgreSQL connections are pooled
-    and checked when taken from the pool; see `models.postgres` for their time limits.
+    SQLite runs in WAL mode, so that readers and the writer do not block each other, and every transaction opens the
+    file anew, so that a file that was moved or replaced is noticed. A missing file is an error, not a new, empty
+    database, unless `create_file` is set (by the migrations). PostgreSQL connections are pooled and pinged when they
+    are taken from the pool; their time limits are in `models.postgres`.
 
     Raises:
-        ValueError: see `catalogue_url`.
+        ValueError: See `catalogue_url`.
     """
     url = catalogue_url(settings)
     if url.get_backend_name() == "sqlite":
@@ -106,7 +122,7 @@ def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engi
             f"{path.as_uri()}?mode={mode}", uri=True, timeout=timeout_seconds, check_same_thread=False
         )
         try:
-            with suppress(sqlite3.OperationalError):  # needs a moment alone with the file; the next one may have it
+            with suppress(sqlite3.OperationalError):  # needs exclusive access; a later connection may get it
                 connection.execute("PRAGMA journal_mode = WAL")
         except sqlite3.Error:
             connection.close()
@@ -116,24 +132,26 @@ def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engi
     return create_engine(url, creator=connect, poolclass=NullPool)
 
 
-QUIET_SECONDS = 0.05
-"""Far longer than the steps in which a file system counts time, so that a later write shows in a file's time."""
+IDLE_SECONDS = 0.05
+"""Far above the resolution of time stamps, so that a later write changes the file's modification time."""
 
-FileVersion = tuple[tuple[int, int, int] | None, ...]
+FileStamp = tuple[tuple[int, int, int] | None, ...]
 
 
-def file_version(engine: Engine) -> FileVersion | None:
-    """Of a SQLite database that was left alone for a moment: as long as it stays the same, so does every row.
+def file_stamp(engine: Engine) -> FileStamp | None:
+    """The change stamp of an idle SQLite database: the same stamp means the same rows.
 
-    Costs microseconds where a transaction, which opens the file, costs hundreds. Taken *before* a row is read, it tells
-    later whether that row may have changed. None where that can't be told: the file is being written or is missing, or
-    it is another kind of database.
+    Takes microseconds; a transaction takes hundreds, because it opens the file. Taken *before* a row is read, the stamp
+    tells later whether the row may have changed.
+
+    Returns:
+        None if that cannot be told: the file is being written or missing, or the database is not SQLite.
     """
     if engine.dialect.name != "sqlite":
         return None
-    version = tuple(_stat(Path(f"{engine.url.database}{suffix}")) for suffix in ("", "-wal"))
-    latest = max((file[1] for file in version if file), default=0)
-    return version if version[0] and time.time_ns() - latest > QUIET_SECONDS * 1e9 else None
+    stamp = tuple(_stat(Path(f"{engine.url.database}{suffix}")) for suffix in ("", "-wal"))
+    latest = max((file[1] for file in stamp if file), default=0)
+    return stamp if stamp[0] and time.time_ns() - latest > IDLE_SECONDS * 1e9 else None
 
 
 def _stat(path: Path) -> tuple[int, int, int] | None:
@@ -146,13 +164,14 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
-    """One unit of work: committed when the body ends, rolled back when it raises.
+    """One transaction: committed when the body ends, rolled back when it raises.
 
-    Functions that take a session never commit. Objects stay readable after the end.
+    Functions that take a session never commit. Loaded objects can be read after the end.
 
     Raises:
-        DatabaseUnavailableError: the database can't be used now.
-        DatabaseNotMigratedError: it lacks our tables or columns.
+        DatabaseUnavailableError: The database cannot be used now.
+        DatabaseNotMigratedError: A table or column is missing.
+        UnreadableDataError: A row holds bytes that are not valid text.
     """
     with database_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
@@ -160,7 +179,7 @@ def transaction(engine: Engine) -> Iterator[Session]:
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turns what the drivers raise when a database, or a row of it, can't be used into the errors above."""
+    """Translate driver errors into the errors of this module."""
     try:
         yield
     except PoolTimeoutError as error:
@@ -169,7 +188,7 @@ def database_errors() -> Iterator[None]:
         if _schema_is_missing(error):
             message = f"The database has not been migrated ({_reason(error)}): run `alembic upgrade head`."
             raise DatabaseNotMigratedError(message) from error
-        if "Could not decode to UTF-8" in str(error.orig):
+        if "Could not decode to UTF-8" in str(error.orig) or getattr(error.orig, "pgcode", None) in _BAD_BYTES:
             raise UnreadableDataError(_reason(error)) from error
         if _is_unavailable(error):
             raise DatabaseUnavailableError(f"The database can't be used: {_reason(error)}.") from error
@@ -185,16 +204,17 @@ def _schema_is_missing(error: DBAPIError) -> bool:
 def _is_unavailable(error: DBAPIError) -> bool:
     return (
         isinstance(error, OperationalError | InterfaceError)
-        # Drivers raise the bare class when a file is no database, or a connection broke in a way they have no name for.
+        # Drivers raise the base class if a file is not a database, or a connection broke for an unknown reason.
         or type(error) is DatabaseError
         or getattr(error.orig, "pgcode", None) in _REFUSED
     )
 
 
+_BAD_BYTES = {"22021", "22P05"}  # invalid for the encoding, not representable in it
 _UNDEFINED = {"42P01", "42703", "3F000"}  # table, column, schema
 _REFUSED = {"42501", "25006"}  # insufficient privilege, read-only (a standby)
 
 
 def _reason(error: DBAPIError) -> str:
-    """The driver's first line, which names the cause; the rest repeats our SQL."""
+    """The first line of the driver's message, which names the cause; the rest repeats the SQL."""
     return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0].rstrip(".")

@@ -1,49 +1,49 @@
-"""Loading Ready-to-Embed rows into the catalogue, in stage one's place.
+"""Loads Ready-to-Embed rows into the catalogue, in place of stage one.
 
-All input is one transaction: if any line is bad, or a chunk belongs to another course, every such line is reported and
-nothing is written. Rows stream through in batches, so memory holds one batch and a digest of every row.
+One load is one transaction. If a line is invalid, or a chunk belongs to another course, all such lines are reported and
+nothing is written. Rows are processed in batches, so memory holds one batch and a digest of every row.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import count
 from typing import BinaryIO
 
-from sqlalchemy import BigInteger, Integer, SmallInteger, delete, func, insert, inspect, select, text, update
+from sqlalchemy import delete, func, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.catalogue import ingestion, is_id
 from models.fingerprint import chunk_hash
+from models.ids import IdColumns, is_id
+from models.ingestion import ingestion_by_course
 from models.ready_to_embed import Position, read_lines
 from models.tables import Chunk, Course, Resource
 
 BATCH = 500
 MAX_PROBLEMS = 20
 _GENERATED_ALWAYS = "428C9"
+"""PostgreSQL's error code for writing an id that the database generates."""
 _UNSYNCED = {"synchronize_session": False}
-_PLAIN_INTEGER = re.compile(r"0|-?[1-9][0-9]{0,18}")
 
 Source = tuple[str, BinaryIO]
-"""A name for messages, and the bytes."""
+"""A name for error messages, and the content."""
 
 
 class LoadError(Exception):
-    """Nothing was loaded. One line a reason."""
+    """Nothing was loaded. The message has one line for each reason."""
 
 
 @dataclass
 class LoadedCourse:
-    """What a load did to one course."""
+    """What a load changed in one course."""
 
     course_id: str
     new: int = 0
     changed: int = 0
     removed: int = 0
     chunks: int = 0
-    """All chunks the course has now, whether or not they were in the input."""
+    """All chunks the course has now, including those that were not in the input."""
 
     def __str__(self) -> str:
         counts = f"{self.new} new, {self.changed} changed, {self.removed} removed"
@@ -51,57 +51,56 @@ class LoadedCourse:
 
 
 def load(session: Session, sources: Iterable[Source], *, replace: bool = False) -> list[LoadedCourse]:
-    """Writes courses and their chunks, and marks their resources `succeeded`, so that embedding may begin.
+    """Write courses and their chunks, and set the status of their resources to `succeeded`, so that they are embedded.
 
-    A course that doesn't exist is created, with one resource; rows that are as they should be aren't touched, so
-    loading again is harmless.
+    A course that does not exist is created with one resource. Unchanged rows are not written, so loading is idempotent.
 
     Args:
-        session: an open transaction, which must be rolled back if this raises.
-        sources: the inputs, read one after the other.
-        replace: remove the chunks that the input's courses have and the input doesn't.
+        session: An open transaction, which must be rolled back if this raises.
+        sources: The inputs, read one after the other.
+        replace: Delete the chunks of these courses that are not in the input.
 
     Returns:
         The courses of the input, in the order they appear.
 
     Raises:
-        LoadError: a source is empty, a line is bad, or the database refuses a row.
+        LoadError: A source is empty, a line is invalid, or the database rejects a row.
     """
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(text("BEGIN IMMEDIATE"))  # what is read below must not change before it is written
+        session.execute(text("BEGIN IMMEDIATE"))  # takes the write lock before anything is read
     loading = _Loading(session)
     try:
         for name, stream in sources:
             empty = True
             for position, row in read_lines(name, stream):
                 empty = False
-                loading.take(position, row)
+                loading.add(position, row)
             if empty:
                 raise LoadError(f"{name}: holds no chunks")
         return loading.finish(replace=replace)
     except DBAPIError as error:
-        refused = isinstance(error, DataError | IntegrityError)
-        if refused or getattr(error.orig, "pgcode", None) == _GENERATED_ALWAYS:
+        rejected = isinstance(error, DataError | IntegrityError)
+        if rejected or getattr(error.orig, "pgcode", None) == _GENERATED_ALWAYS:
             raise LoadError(f"The database refuses the rows: {str(error.orig).strip().splitlines()[0]}") from error
         raise
 
 
 class _Loading:
-    """One load: its courses, the rows seen so far, and what is wrong with them."""
+    """The state of one load: its courses, the rows read so far, and the problems found."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._ids = _IdColumns(session)
+        self._ids = IdColumns.reflect(session)
         self._courses: dict[str, LoadedCourse] = {}
         self._seen: dict[str, tuple[str, str]] = {}
         self._batch: list[tuple[Position, Chunk | str]] = []
         self._problems: list[str] = []
         self._problem_count = 0
 
-    def take(self, position: Position, row: Chunk | str) -> None:
-        """Takes a line in: a chunk, or what is wrong with it."""
+    def add(self, position: Position, row: Chunk | str) -> None:
+        """Add a line: a chunk, or the problem with it."""
         if isinstance(row, Chunk):
-            row = self._ids.misfit(row) or row
+            row = self._id_problem(row) or row
         if isinstance(row, Chunk):
             identity = _identity(row)
             if self._seen.setdefault(row.id, identity) != identity:
@@ -111,7 +110,11 @@ class _Loading:
             self._flush()
 
     def finish(self, *, replace: bool) -> list[LoadedCourse]:
-        """Writes the rest, or raises with all that was wrong."""
+        """Write the last batch.
+
+        Raises:
+            LoadError: Problems were found; the message lists them.
+        """
         self._flush()
         if self._problems:
             more = self._problem_count - len(self._problems)
@@ -125,7 +128,7 @@ class _Loading:
         return list(self._courses.values())
 
     def _flush(self) -> None:
-        """Compares the batch with the database and, as long as all is well, writes what is new or changed."""
+        """Compare the batch with the database and, unless there was a problem, write new and changed rows."""
         chunks = {row.id: row for _, row in self._batch if isinstance(row, Chunk)}
         stored = {chunk.id: chunk for chunk in self._session.scalars(select(Chunk).where(col(Chunk.id).in_(chunks)))}
         for chunk in stored.values():
@@ -171,35 +174,17 @@ class _Loading:
         return len(unseen)
 
     def _mark_ingested(self, course_ids: list[str]) -> None:
-        """Lets the courses' resources have succeeded, at least one each, and counts the chunks they have now."""
-        ingested = ingestion(self._session, course_ids)
+        """Set the status of the courses' resources to `succeeded`, creating one if there is none; count the chunks."""
+        ingested = ingestion_by_course(self._session, course_ids)
         for course_id in course_ids:
             self._courses[course_id].chunks = ingested[course_id].chunks
         unfinished = [course_id for course_id in course_ids if not ingested[course_id].finished]
-        mine = col(Resource.course_id).in_(unfinished)
-        self._session.execute(update(Resource).where(mine).values(status="succeeded"), execution_options=_UNSYNCED)
-        self._ids.add_resources([course_id for course_id in unfinished if ingested[course_id].resources == 0])
+        of_these = col(Resource.course_id).in_(unfinished)
+        self._session.execute(update(Resource).where(of_these).values(status="succeeded"), execution_options=_UNSYNCED)
+        self._add_resources([course_id for course_id in unfinished if ingested[course_id].resources == 0])
 
-
-class _IdColumns:
-    """Which of stage one's id columns are integers, and what that asks of ids."""
-
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        session.execute(select(Course).limit(0))
-        schema = inspect(session.connection())
-        columns = {(t, c["name"]): c for t in ("course", "resource", "chunk") for c in schema.get_columns(t)}
-        bits = 63 if schema.dialect.name == "sqlite" else None
-        self._limits = {
-            key: 2 ** (bits or _bits(column["type"]))
-            for key, column in columns.items()
-            if isinstance(column["type"], Integer)
-        }
-        resource_id = columns["resource", "id"]
-        self._resource_id_is_generated = bool(resource_id.get("identity") or resource_id["default"])
-
-    def misfit(self, chunk: Chunk) -> str | None:
-        """An id its column can't hold. Where ids are integers, `01` isn't one: it would be read back as `1`."""
+    def _id_problem(self, chunk: Chunk) -> str | None:
+        """The first id that its column cannot hold, as a message."""
         for table, column, value in (
             ("course", "id", chunk.course_id),
             ("resource", "course_id", chunk.course_id),
@@ -208,40 +193,32 @@ class _IdColumns:
             ("chunk", "lecture_id", chunk.lecture_id),
             ("chunk", "section_id", chunk.section_id),
         ):
-            limit = self._limits.get((table, column))
-            if limit is None or value is None:
-                continue
-            if _PLAIN_INTEGER.fullmatch(value) is None or not -limit <= int(value) < limit:
-                return f"{value!r} can't be stored: {table}.{column} is an integer in this database"
+            if value is not None and not self._ids.can_hold(table, column, value):
+                kind = self._ids.kind(table, column)
+                return f"{value!r} can't be stored: {table}.{column} is {kind} in this database"
         return None
 
-    def add_resources(self, course_ids: list[str]) -> None:
-        """Gives each course one resource, which has succeeded. Where ids are text it is named like the course."""
+    def _add_resources(self, course_ids: list[str]) -> None:
+        """Give each course one resource that has succeeded; if resource ids are text, it is named like the course."""
         rows = [{"course_id": course_id, "status": "succeeded"} for course_id in course_ids]
         if not rows:
             return
-        if self._resource_id_is_generated:
+        if self._ids.is_generated("resource", "id"):
             self._session.execute(text("INSERT INTO resource (course_id, status) VALUES (:course_id, :status)"), rows)
             return
-        if ("resource", "id") in self._limits:
+        if self._ids.is_integer("resource", "id"):
             last = int(self._session.scalar(select(func.max(col(Resource.id)))) or 0)
             ids = map(str, count(last + 1))
         else:
             ids = map(self._unused_resource_id, course_ids)
         self._session.execute(insert(Resource), [{"id": i, **row} for i, row in zip(ids, rows, strict=False)])
 
-    def _unused_resource_id(self, wish: str) -> str:
-        while self._session.scalar(select(col(Resource.id)).where(col(Resource.id) == wish)) is not None:
-            wish += "+"
-        return wish
-
-
-def _bits(kind: Integer) -> int:
-    if isinstance(kind, SmallInteger):
-        return 15
-    return 63 if isinstance(kind, BigInteger) else 31
+    def _unused_resource_id(self, name: str) -> str:
+        while self._session.scalar(select(col(Resource.id)).where(col(Resource.id) == name)) is not None:
+            name += "+"
+        return name
 
 
 def _identity(chunk: Chunk) -> tuple[str, str]:
-    """Equal for rows that need no update."""
+    """Equal for two versions of a chunk that need no update."""
     return chunk.course_id, chunk_hash(chunk)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, BinaryIO, NoReturn
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from models.tables import Chunk
-from models.unicode import is_unicode
+from models.text import is_unicode
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_DEPTH = 100

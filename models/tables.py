@@ -30,7 +30,7 @@ class OpaqueId(TypeDecorator[str]):
 
     Values are bound as untyped text, which both databases convert to the column's own type, and read back
     with `str`. The conversion also accepts other spellings (`01` finds 1), so a lookup compares the id's text
-    too: see `models.catalogue`.
+    too: see `models.course_state`.
     """
 
     impl = String

@@ -1,33 +1,44 @@
-"""`course_chunks` (stage one writes them) → `course_collection` and `course_keyword_index`, one partition a course.
+"""`course_chunks` (written by stage one) → `course_collection` and `course_keyword_index`, one partition per course.
 
-Both are made by one pass over the chunks and published together: a run does both, whichever of them was selected.
+One pass over the chunks makes both assets, and they are published together: a run makes both, whichever was selected.
 
-A run may hold many courses: starting one costs seconds and loading the model more, a course costs little. Each course
-is on its own all the same. It is published, or marked `failed` with its own reason while the others go on; the run then
-fails and names it.
+A run may hold many courses, because starting a run takes seconds, and loading the model more. Each course succeeds or
+fails by itself: it is published, or marked `failed` with its reason while the others go on. The run then fails and
+names the failed courses.
 """
 
 from collections.abc import Iterator
 
 import dagster as dg
 
-from orchestration import workers
-from orchestration.course_run import CourseRun
-from orchestration.partitions import COLLECTION, KEYWORDS, OWNERS, courses
-from orchestration.reasons import COURSES_PER_RUN, reasons_of
-from orchestration.reports import CHECK_SPECS
-from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
-from retrieval.analysis import ANALYSIS_VERSION
+from models.tables import Chunk
+from orchestration.course_run.run import CourseRun
+from orchestration.course_status.dead_workers import register_worker
+from orchestration.launching.courses_per_run import COURSES_PER_RUN
+from orchestration.launching.launch_reasons import reasons_of
+from orchestration.partitions import COLLECTION, KEYWORD_INDEX, OWNERS, course_partitions
+from orchestration.resources import (
+    CatalogueResource,
+    GpuResource,
+    KeywordIndexResource,
+    SearchAppResource,
+    VectorStoreResource,
+)
+from orchestration.ui_metadata import CHECK_SPECS
+from retrieval.keywords.analysis import ANALYSIS_VERSION
 
 GPU_POOL = "gpu"
 
 course_chunks = dg.AssetSpec(
     "course_chunks",
-    partitions_def=courses,
+    partitions_def=course_partitions,
     group_name="stage_one",
     kinds={"sql"},
     owners=["team:stage-one"],
-    description="Ready-to-Embed rows of the course in stage one's `chunk` table. The sensor notes every new version.",
+    tags={"stage": "one"},
+    metadata={"dagster/table_name": str(Chunk.__tablename__), "partition": "chunk.course_id"},
+    description="Ready-to-Embed rows of the course in stage one's `chunk` table. `stage_one_sensor` records every new "
+    "version.",
 )
 
 
@@ -41,45 +52,59 @@ course_chunks = dg.AssetSpec(
             group_name="embedding",
             kinds={"chroma", "pytorch"},
             owners=OWNERS,
+            tags={"stage": "two"},
+            metadata={"collection": "course_{course_id}", "space": "cosine"},
             description="The Chroma collection `course_{course_id}`: vector, text and metadata of every chunk.",
             code_version="1",
         ),
         dg.AssetSpec(
-            KEYWORDS,
+            KEYWORD_INDEX,
             deps=[course_chunks],
             skippable=True,
             group_name="embedding",
             kinds={"numpy"},
             owners=OWNERS,
-            description="The keyword index of the course: which terms its chunks hold, in one file, for BM25.",
+            tags={"stage": "two"},
+            metadata={"index": "KEYWORD_INDEX_DIR/course_{course_id}/{content digest}.npz", "scoring": "BM25"},
+            description="The keyword index of the course: which terms its chunks contain, in one file, for BM25.",
             code_version=str(ANALYSIS_VERSION),
         ),
     ],
     check_specs=CHECK_SPECS,
-    partitions_def=courses,
+    partitions_def=course_partitions,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=COURSES_PER_RUN),
     pool=GPU_POOL,
-    can_subset=True,  # lets every course report for itself, as it is published
+    can_subset=True,  # lets each course report for itself when it is published
 )
-def course_collection(
+def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     context: dg.AssetExecutionContext,
     catalogue: CatalogueResource,
     vector_store: VectorStoreResource,
+    keyword_indexes: KeywordIndexResource,
     gpu: GpuResource,
+    search_app: SearchAppResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Embed the courses of this run, one after the other."""
-    workers.begin_work(context.instance, context.run.run_id)
+    register_worker(context.instance, context.run.run_id)
     course_ids = list(reasons_of(context.run.tags)) or context.partition_keys
     failures: dict[str, str] = {}
     for course_id in course_ids:
-        course = CourseRun(context, catalogue, vector_store, gpu, course_id)
+        course = CourseRun(
+            context,
+            course_id,
+            catalogue=catalogue,
+            vector_store=vector_store,
+            keyword_store=keyword_indexes.store(),
+            gpu=gpu,
+            search_url=search_app.search_url,
+        )
         try:
-            yield from course.work()
+            yield from course.embed_and_publish()
         except Exception as error:
             context.log.exception(f"Course {course_id} failed")
-            failures[course_id] = course.give_up(error)
-        except BaseException as interruption:  # the run is being terminated: by the operator, or with everything else
-            course.give_up(interruption)
+            failures[course_id] = course.record_failure(error)
+        except BaseException as interruption:  # the run is terminated, by an operator or together with everything else
+            course.record_failure(interruption)
             raise
     if failures:
         summary = "; ".join(f"{course_id}: {reason}" for course_id, reason in failures.items())

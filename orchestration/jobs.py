@@ -1,4 +1,4 @@
-"""The task type of this stage, as `process_resource` is stage one's."""
+"""The Dagster job of this stage. Jobs are the task types of the shared queue; stage one's is `process_resource`."""
 
 import dagster as dg
 
@@ -8,6 +8,6 @@ from orchestration.partitions import JOB, OWNERS
 embed_course = dg.define_asset_job(
     JOB,
     selection=[course_collection],
-    description="Bring the collections of some courses in line with their chunks and publish them.",
+    description="Bring collections and keyword indexes of some courses in line with their chunks, and publish them.",
     owners=OWNERS,
 )

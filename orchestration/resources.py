@@ -1,24 +1,27 @@
-"""What a run or a sensor needs from outside: the catalogue, the vector store, the model on the GPU.
+"""What runs and sensors need from outside: catalogue, vector store, keyword indexes, embedding model.
 
-Each reads its settings from the environment when it is first used, so that importing the code location costs nothing
-and works anywhere. A run outlasts a database or a vector store that is away for a moment (a restart, a long lock): it
-waits, and fails only after `PATIENCE_SECONDS`.
+Every field is a setting of the product (`.env.example`), so the Dagster UI shows how the code location is configured,
+and a run may be launched with other values. Nothing is opened before it is used. A run waits up to
+`PATIENCE_SECONDS` for a database or a vector store that is unavailable, then it fails.
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import dagster as dg
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr, SecretStr
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
 
-from embedding.embedder import Embedder
-from embedding.opening import open_embedder
-from embedding.settings import EmbeddingSettings, VectorStoreSettings
-from embedding.vector_store import VectorStore
+from embedding.factory import configured_signature, open_embedder
+from embedding.interface import Embedder
+from embedding.model_settings import EmbeddingSettings
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.server import VectorStoreSettings
 from models.database import (
+    CatalogueSettings,
     DatabaseNotMigratedError,
     DatabaseUnavailableError,
     Engine,
@@ -26,7 +29,9 @@ from models.database import (
     create_catalogue_engine,
     transaction,
 )
-from models.settings import CatalogueSettings
+from models.settings import Settings
+from orchestration.search_link import SearchLinkSettings
+from retrieval.keywords.store import KeywordSettings, KeywordStore
 
 PATIENCE_SECONDS = 60.0
 
@@ -35,38 +40,87 @@ T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
 
-class CatalogueResource(dg.ConfigurableResource[None]):
-    """Stage one's database, at `DATABASE_URL`."""
+def setting(settings: type[Settings], name: str) -> Any:
+    """A resource field that shows the setting of this name; its default is the setting's present value."""
+
+    def value() -> Any:
+        configured = getattr(settings(), name)
+        return configured if configured is None or isinstance(configured, int | float) else _plain(configured)
+
+    return Field(default_factory=value, description=f"{name.upper()}: {settings.model_fields[name].description}")
+
+
+def _plain(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+
+class SettingsResource(dg.ConfigurableResource[None]):
+    """A resource whose fields are settings, by the same names."""
+
+    SETTINGS: ClassVar[type[Settings]]
+    SECRETS: ClassVar[tuple[str, ...]] = ()
+    """Fields of which the Dagster UI shows the environment variable instead of the value."""
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """The resource as the environment and `.env` configure it."""
+        configured, resource = cls.SETTINGS(), cls()
+        values = {name: getattr(resource, name) for name in cls.model_fields}
+        for name in configured.model_fields_set.intersection(cls.SECRETS):
+            os.environ[name.upper()] = values[name]  # it may come from `.env`, which Dagster does not read here
+            values[name] = dg.EnvVar(name.upper())
+        return cls(**values)
+
+    def settings(self) -> Any:
+        """The settings with the values of this resource. A value that was not changed counts as not set explicitly."""
+        configured = self.SETTINGS()
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        changed = {name: value for name, value in values.items() if _differs(getattr(configured, name), value)}
+        return self.SETTINGS(**changed) if changed else configured
+
+
+def _differs(configured: object, value: object) -> bool:
+    return value != configured if configured is None or value is None else str(value) != _plain(configured)
+
+
+class CatalogueResource(SettingsResource):
+    """The catalogue: stage one's database, with the embedding state of every course."""
+
+    SETTINGS = CatalogueSettings
+    SECRETS = ("database_url",)
+
+    database_url: str = setting(CatalogueSettings, "database_url")
+    database_timeout_seconds: int = setting(CatalogueSettings, "database_timeout_seconds")
 
     _engine: Engine | None = PrivateAttr(default=None)
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """One transaction: commits at the end, rolls back on an error."""
+        """One transaction: committed at the end, rolled back on an error."""
         if self._engine is None:
-            self._engine = create_catalogue_engine(CatalogueSettings())
+            self._engine = create_catalogue_engine(self.settings())
         with transaction(self._engine) as session:
             yield session
 
-    def attempt(self, work: Callable[[Session], T]) -> T:
-        """Do the work in one transaction, again while the database is away: the work must bear being done twice.
+    def attempt(self, operation: Callable[[Session], T]) -> T:
+        """The result of an idempotent operation in one transaction, retried while the database is unavailable.
 
         Raises:
-            DatabaseUnavailableError: it is still away.
+            DatabaseUnavailableError: It is still unavailable after `PATIENCE_SECONDS`.
         """
 
         def once() -> T:
             with self.transaction() as session:
-                return work(session)
+                return operation(session)
 
-        patient = Retrying(
-            retry=retry_if_exception(_may_pass),
+        retrying = Retrying(
+            retry=retry_if_exception(_is_transient),
             stop=stop_after_delay(PATIENCE_SECONDS),
             wait=wait_exponential(multiplier=0.2, max=5),
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )
-        return patient(once)
+        return retrying(once)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - the interface
         """Close the connections."""
@@ -74,19 +128,23 @@ class CatalogueResource(dg.ConfigurableResource[None]):
             self._engine.dispose()
 
 
-class VectorStoreResource(dg.ConfigurableResource[None]):
-    """The Chroma server, at `CHROMA_URL`."""
+class VectorStoreResource(SettingsResource):
+    """The Chroma server, which holds one collection per course."""
+
+    SETTINGS = VectorStoreSettings
+    chroma_url: str = setting(VectorStoreSettings, "chroma_url")
+    chroma_timeout_seconds: float = setting(VectorStoreSettings, "chroma_timeout_seconds")
 
     _stores: dict[float, VectorStore] = PrivateAttr(default_factory=dict)
 
     def store(self, patience_seconds: float = 0.0) -> VectorStore:
-        """A connection, opened on first use; one for each patience.
+        """The vector store, connected on first use; one for each patience.
 
         Args:
-            patience_seconds: How long an operation is tried while the server is away; a sensor has no time for that.
+            patience_seconds: How long an operation is retried while the server is unavailable. A sensor cannot wait.
         """
         if patience_seconds not in self._stores:
-            self._stores[patience_seconds] = VectorStore(VectorStoreSettings(), patience_seconds)
+            self._stores[patience_seconds] = VectorStore(self.settings(), patience_seconds)
         return self._stores[patience_seconds]
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - the interface
@@ -95,26 +153,60 @@ class VectorStoreResource(dg.ConfigurableResource[None]):
             store.close()
 
 
-class GpuResource(dg.ConfigurableResource[None]):
-    """The GPU with the embedding model on it (or the CPU, where there is none), or the embedding service that has one.
+class KeywordIndexResource(SettingsResource):
+    """The directory of the keyword indexes."""
 
-    Loaded once a run, on first use, whatever the number of courses; the pool of the same name keeps two runs from
-    sharing the device.
+    SETTINGS = KeywordSettings
+    keyword_index_dir: str = setting(KeywordSettings, "keyword_index_dir")
+
+    def store(self) -> KeywordStore:
+        """The keyword indexes."""
+        return KeywordStore(self.settings())
+
+
+class GpuResource(SettingsResource):
+    """The embedding model: on the GPU, on the CPU where there is none, or behind an embedding service.
+
+    It is loaded once per run, on first use. The pool `gpu` keeps two runs from sharing the device.
     """
+
+    SETTINGS = EmbeddingSettings
+    SECRETS = ("embedding_service_token",)
+
+    embedding_model_name: str = setting(EmbeddingSettings, "embedding_model_name")
+    embedding_model_path: str = setting(EmbeddingSettings, "embedding_model_path")
+    embedding_device: str = setting(EmbeddingSettings, "embedding_device")
+    embedding_max_tokens: int = setting(EmbeddingSettings, "embedding_max_tokens")
+    embedding_dtype: str = setting(EmbeddingSettings, "embedding_dtype")
+    embedding_batch_tokens: int | None = setting(EmbeddingSettings, "embedding_batch_tokens")
+    embedding_service_url: str | None = setting(EmbeddingSettings, "embedding_service_url")
+    embedding_service_token: str | None = setting(EmbeddingSettings, "embedding_service_token")
+    embedding_service_timeout_seconds: float = setting(EmbeddingSettings, "embedding_service_timeout_seconds")
 
     _embedder: Embedder | None = PrivateAttr(default=None)
 
     def embedder(self) -> Embedder:
-        """The model.
+        """The model, loaded on the first call.
 
         Raises:
-            ModelUnavailableError: there are no usable weights at `EMBEDDING_MODEL_PATH`.
-            EmbeddingServiceError: the service at `EMBEDDING_SERVICE_URL` cannot be used.
+            ModelUnavailableError: There are no usable weights at `EMBEDDING_MODEL_PATH`.
+            EmbeddingServiceError: The service at `EMBEDDING_SERVICE_URL` cannot be used.
         """
         if self._embedder is None:
-            self._embedder = open_embedder(EmbeddingSettings(), PATIENCE_SECONDS)
+            self._embedder = open_embedder(self.settings(), PATIENCE_SECONDS)
         return self._embedder
 
+    def signature(self) -> str:
+        """The signature of the model, without loading it; errors as `embedder`."""
+        return configured_signature(self.settings())
 
-def _may_pass(error: BaseException) -> bool:
+
+class SearchAppResource(SettingsResource):
+    """The search app, which the pages of the assets link to."""
+
+    SETTINGS = SearchLinkSettings
+    search_url: str = setting(SearchLinkSettings, "search_url")
+
+
+def _is_transient(error: BaseException) -> bool:
     return isinstance(error, DatabaseUnavailableError) and not isinstance(error, DatabaseNotMigratedError)

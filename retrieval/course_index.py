@@ -1,8 +1,8 @@
-"""A course in memory, as it was published: all that a search looks at (a *retrieval handle*).
+"""A published course in memory: vectors, records and keyword index.
 
-It is read from the collection once and never changes: a new generation is another index. A course is small, so a search
-compares the query with every chunk of it, which is exact and takes a fraction of what a question to Chroma takes; a
-filter is a mask over the chunks.
+It is read from the collection once and is immutable: a new generation is another index. A course is small, so a search
+compares the query with every chunk, which is exact and takes a fraction of a request to Chroma. A filter is a mask over
+the chunks.
 """
 
 import logging
@@ -18,24 +18,24 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
-from embedding.records import Record
-from embedding.vector_store import CollectionInfo, CourseCollection
+from embedding.vector_store.collections import CollectionInfo, CourseCollection
+from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from models.fingerprint import FingerprintBuilder
 from retrieval.fusion import Mask, Scores
-from retrieval.keyword_index import KeywordIndex, KeywordIndexBuilder, KeywordIndexError
-from retrieval.keyword_store import KeywordStore, KeywordStoreError
+from retrieval.keywords.index import KeywordIndex, KeywordIndexBuilder, KeywordIndexError
+from retrieval.keywords.store import KeywordStore, KeywordStoreError
 
 logger = logging.getLogger(__name__)
 
 FILTERS = ("section_id", "lecture_id", "source_type")
-"""Metadata that a search can be limited to."""
+"""Metadata fields a search can be filtered by."""
 LARGE = 16_000_000
-"""Numbers in the vectors of a course that is searched on several cores."""
+"""From this number of vector elements on, a course is searched on several cores."""
 CORES = min(4, os.cpu_count() or 1)
-"""As many as can make use of the way to the memory."""
+"""Cores for a large course; more would only wait for memory bandwidth."""
 _BYTES_PER_RECORD = 2500
-"""What Python needs for the metadata of a chunk and the objects around it, measured."""
+"""Measured memory of the metadata of a chunk and its Python objects."""
 
 _one_large_product = threading.Lock()
 
@@ -46,24 +46,24 @@ def _cores() -> ThreadPoolExecutor:
 
 
 @contextmanager
-def products_side_by_side() -> Iterator[None]:
-    """Keep numpy to one thread a product, as an app needs it whose searches run at the same time.
+def one_thread_per_product() -> Iterator[None]:
+    """Limit numpy to one thread per matrix product, for an app whose searches run concurrently.
 
-    Its BLAS library would spread each product over all cores and let them wait for one another: eight clients get 44
-    searches a second of a course of 5,000 chunks, and 830 in this way.
+    By default its BLAS library spreads each product over all cores, and concurrent products wait for one another: eight
+    clients then get 44 searches per second over 5,000 chunks, instead of 830.
     """
     with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
         yield
 
 
 class CourseIndex:
-    """The chunks of a course, by row: the rows are in the order of the chunks' ids. Threads may share it.
+    """The chunks of a course, one row each, in the order of their ids. Threads may share it.
 
     Args:
-        records: The chunks, by id.
-        vectors: Their unit vectors, one row a record.
-        keywords: The index of their texts; its rows are the same.
-        info: What the collection says of its making.
+        records: The chunks, sorted by id.
+        vectors: Their unit vectors (chunks, dimensions).
+        keywords: Their keyword index, with the same rows.
+        info: Course and model of the collection.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class CourseIndex:
 
     @property
     def bytes(self) -> int:
-        """Memory it takes, about."""
+        """Estimated memory."""
         return _bytes(self.records, self._vectors)
 
     def cosines(self, vector: Vectors, mask: Mask | None = None) -> Scores:
-        """Cosine similarity of every chunk (chunks,) to a unit vector (dimensions,).
+        """Cosine similarity of every chunk, (chunks,), to a unit vector (dimensions,); -1.0 to 1.0.
 
-        Beyond the mask it may be left at -1.
+        A chunk outside the mask may have -1.0 instead.
         """
         if self._vectors.size < LARGE:
             cosines: Scores = self._vectors @ vector
@@ -101,13 +101,13 @@ class CourseIndex:
             cosines = np.full(len(self), -1, dtype=np.float32)
             cosines[mask] = self._vectors[mask] @ vector
         else:
-            with _one_large_product:  # it takes the whole way to the memory
+            with _one_large_product:  # it saturates memory bandwidth
                 parts = _cores().map(lambda part: part @ vector, np.array_split(self._vectors, CORES))
                 cosines = np.concatenate(list(parts))
         return np.clip(cosines, -1.0, 1.0, out=cosines)
 
     def mask(self, filters: Mapping[str, Sequence[str]]) -> Mask | None:
-        """Which chunks have, in every field that is given, one of its values; None where nothing is filtered."""
+        """The chunks, (chunks,), that have one of the accepted values in every field; None without filters."""
         mask: Mask | None = None
         for name, wanted in filters.items():
             codes, numbers = self._values[name]
@@ -117,7 +117,7 @@ class CourseIndex:
         return mask
 
     def neighbours(self, row: int, distance: int) -> tuple[list[int], list[int]]:
-        """Rows of the chunks before and after a chunk, in reading order and in its section."""
+        """Rows of up to `distance` chunks before and after a chunk, in reading order, within its section."""
         position = self._position[row]
         before = self._reading_order[max(0, position - distance) : position]
         after = self._reading_order[position + 1 : position + 1 + distance]
@@ -128,7 +128,7 @@ class CourseIndex:
         )
 
     def distinct(self, mask: Mask | None) -> Mask | None:
-        """The chunks of the mask, each text once: copies must not weigh more than one."""
+        """The mask with only one chunk of each text."""
         if not self._copies:
             return mask
         distinct = np.ones(len(self), dtype=np.bool_) if mask is None else mask.copy()
@@ -138,32 +138,36 @@ class CourseIndex:
         return distinct
 
     def copies(self, row: int) -> Sequence[int]:
-        """Rows of all chunks with the very same text, itself among them."""
+        """Rows of all chunks with exactly the same text, this one included."""
         return self._copies.get(row, (row,))
 
 
 @dataclass(frozen=True)
 class CourseContent:
-    """What a collection holds: its records by id, and their vectors."""
+    """The content of a collection: records sorted by id, with their vectors (chunks, dimensions)."""
 
     records: Sequence[Record]
     vectors: Vectors
     info: CollectionInfo
     digest: str
-    """Of the ids and contents of the chunks, as in `CourseFingerprint.content`."""
+    """Digest of the chunks' ids and contents, as in `CourseFingerprint.content`."""
 
 
 class CourseTooLargeError(Exception):
-    """The course does not fit into the memory that is set aside for courses."""
+    """The course does not fit into the cache (CACHE_MAX_MB)."""
 
 
 def read_course(collection: CourseCollection, max_bytes: int | None = None) -> CourseContent:
     """Read a course from its collection.
 
+    Args:
+        collection: Of the course.
+        max_bytes: Limit of the index's memory.
+
     Raises:
-        CourseTooLargeError: as its first page shows, its index would be larger.
-        CollectionNotFoundError: the course has no collection any more.
-        VectorStoreError: the vector store failed.
+        CourseTooLargeError: Its index would exceed the limit, as estimated from the first page.
+        CollectionNotFoundError: The collection was deleted.
+        VectorStoreError: The vector store failed.
     """
     records: list[Record] = []
     pages: list[Vectors] = []
@@ -182,7 +186,7 @@ def read_course(collection: CourseCollection, max_bytes: int | None = None) -> C
 
 
 def make_course_index(content: CourseContent, course_id: str, keyword_store: KeywordStore) -> CourseIndex:
-    """The index of a course; its keyword index is read from its file, or made and kept there."""
+    """The index of a course. Its keyword index is loaded, or built and saved if there is none."""
     ids = tuple(record.chunk_id for record in content.records)
     try:
         keywords = keyword_store.load(course_id, content.digest)
@@ -191,30 +195,30 @@ def make_course_index(content: CourseContent, course_id: str, keyword_store: Key
         reason = "it holds other chunks"
     except KeywordIndexError as error:
         reason = str(error)
-    logger.info("Making the keyword index of course %s: %s", course_id, reason)
+    logger.info("Building the keyword index of course %s: %s", course_id, reason)
     keywords = KeywordIndexBuilder().add_all((record.chunk_id, record.text) for record in content.records).build()
     try:
         keyword_store.save(course_id, content.digest, keywords)
         keyword_store.keep_only(course_id, content.digest)
     except KeywordStoreError as error:
-        logger.warning("The keyword index of course %s is made anew at every load: %s", course_id, error)
+        logger.warning("The keyword index of course %s is rebuilt at every load: %s", course_id, error)
     return CourseIndex(content.records, content.vectors, keywords, content.info)
 
 
 def _bytes(records: Sequence[Record], vectors: Vectors) -> int:
-    """Memory that an index of these takes, about; half of what is put down for the texts is their keyword index."""
+    """Estimated memory of an index; half of the estimate for texts is their keyword index."""
     return vectors.nbytes + sum(4 * len(record.text) for record in records) + _BYTES_PER_RECORD * len(records)
 
 
 def _encoded(values: Sequence[str | None]) -> tuple[NDArray[np.int32], dict[str, int]]:
-    """A number a value, -1 for none: comparing numbers is a hundred times faster."""
+    """A code per value, -1 for None; comparing codes is a hundred times faster than comparing strings."""
     numbers: dict[str, int] = {}
     codes = [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values]
     return np.asarray(codes, dtype=np.int32), numbers
 
 
 def _text(value: object) -> str | None:
-    """A metadata value as a filter names it."""
+    """A metadata value as text, for comparison with filter values."""
     return None if value is None else str(value)
 
 
@@ -223,9 +227,9 @@ def _section(record: Record) -> tuple[str | None, str | None]:
 
 
 def _place(record: Record) -> tuple[str, str, float, int, str]:
-    """Sorts chunks in reading order; those whose `order_in_section` is no number come last, by their ids.
+    """Sort key for reading order.
 
-    Ids that are numbers are ordered as numbers.
+    Chunks without a numeric `order_in_section` come last, by id; numeric ids as numbers.
     """
     lecture, section = _section(record)
     try:
@@ -243,7 +247,7 @@ def _place(record: Record) -> tuple[str, str, float, int, str]:
 
 
 def _copies(records: Sequence[Record]) -> dict[int, tuple[int, ...]]:
-    """Row → the rows of the same text, for texts that occur more than once."""
+    """For each row whose text occurs more than once: the rows with that text."""
     rows: dict[str, list[int]] = {}
     for row, record in enumerate(records):
         rows.setdefault(record.text, []).append(row)

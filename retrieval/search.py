@@ -1,9 +1,9 @@
-"""A query over one course: every chunk scored by each channel, the scores fused, the best taken.
+"""Searches one course in memory: each channel scores every chunk, the scores are fused, the best are returned.
 
-    query, course index → scores of a channel (chunks,) → one score (chunks,) → rows, best first → hits
+    queries, course index → scores per channel (chunks,) → one score (chunks,) → rows, best first → hits
 
-Chunks with the very same text are one hit, which names them all. The order is the same at every call: equal scores are
-ordered by the cosine, then by the chunk's id.
+Chunks with exactly the same text are one hit, which lists them all. The order is deterministic: equal scores are
+ordered by cosine, then by chunk id.
 """
 
 from collections import Counter
@@ -15,18 +15,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from retrieval import fusion
-from retrieval.analysis import terms
 from retrieval.course_index import CourseIndex
-from retrieval.fusion import Fused, Mask, Scores, Weights
+from retrieval.fusion import FusedScores, Mask, Scores, Weights
+from retrieval.keywords.analysis import terms
 
 _EQUAL = 1e-6
-"""Scores that differ by less are equal: the same product is off by as much from one row to another."""
+"""Scores that differ by less are treated as equal: the same product varies by as much from row to row (rounding)."""
 
 
 class Method(StrEnum):
-    """Which channels a search listens to."""
+    """Which channels a search uses."""
 
     VECTOR = "vector"
     KEYWORD = "keyword"
@@ -34,144 +35,151 @@ class Method(StrEnum):
 
 
 class Fusion(StrEnum):
-    """How the scores of two channels become one."""
+    """How a hybrid search combines the scores of both channels."""
 
     WEIGHTED = "weighted"
     RRF = "rrf"
 
 
 class Query(NamedTuple):
-    """One phrasing of what is looked for."""
+    """One phrasing of what is searched for."""
 
     text: str
     vector: Vectors | None
-    """Unit vector (dimensions,); without one, the words alone are searched for."""
+    """Unit vector (dimensions,); None in a keyword search."""
     legibility: float = 1.0
-    """How much of the text the embedding model can read, 0.0 to 1.0."""
+    """Share of the text's letters that the embedding model can read, 0.0 to 1.0; see `embedding.engine.legibility`."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """What a hit must reach; None asks nothing, and 0.0 is a threshold."""
+    """The least scores of a hit. None means no threshold; 0.0 is one."""
 
-    score: float | None = None
-    """Of the final score."""
     vector: float | None = None
-    """Of the cosine."""
+    """Least cosine."""
     keyword: float | None = None
-    """Of the keyword score as a share of the best possible."""
+    """Least BM25, as a share of the highest score possible for the query."""
 
 
 @dataclass(frozen=True)
-class Options:
+class SearchOptions:
     """How to search."""
 
     method: Method = Method.HYBRID
     fusion: Fusion = Fusion.WEIGHTED
     weights: Weights | None = None
-    """None: the surer channel counts for more, see `fusion`."""
+    """None: certainty-weighted fusion, see `retrieval.fusion`."""
     thresholds: Thresholds = Thresholds()
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Accepted values by metadata field; a hit has one of them in every field."""
 
 
 class Explanation(NamedTuple):
-    """Where the score of a hit comes from."""
+    """How the score of a hit was computed."""
 
     query: int
-    """Which of the queries found it."""
+    """Index of the query that gave the hit its score."""
     cosine: float | None
-    """Cosine similarity; None in a search for words alone."""
+    """Cosine similarity; None in a keyword search."""
     bm25: float
     keyword_share: float
-    """BM25 over that of a chunk that says nothing but the query."""
+    """BM25 as a share of the highest score possible for the query."""
     vector_part: float
-    """What the vector adds to the score."""
+    """The vector channel's part of the score."""
     keyword_part: float
-    """What words add to it."""
+    """The keyword channel's part of the score."""
     weights: Weights | None
-    """What the channels of a hybrid search counted for, adding up to 1."""
+    """Weights of the channels in a hybrid search; they add up to 1."""
     terms: tuple[str, ...]
-    """Terms of the query, whether the chunk holds them or not."""
+    """All terms of the query, including those the chunk does not contain."""
 
 
 class Hit(NamedTuple):
-    """A text that was found."""
+    """A chunk that was found."""
 
-    row: int
-    """Of the chunk; of several with this text, the best, or the one with the lowest id."""
+    record: Record
+    """Of several chunks with this text the best one, or the one with the lowest id."""
     score: float
-    copies: tuple[int, ...]
-    """Rows of the others."""
-    explanation: Explanation
+    copies: tuple[Record, ...] = ()
+    """The other chunks with this text."""
+    row: int = -1
+    """Its row in the course index; -1 if Chroma found it."""
+    explanation: Explanation | None = None
+    """None if Chroma found it."""
 
 
-class _Scored(NamedTuple):
-    """What one query says of every chunk."""
+class _QueryScores(NamedTuple):
+    """The scores of every chunk for one query, each (chunks,)."""
 
     final: Scores
     cosines: Scores | None
     bm25: Scores
-    share: Scores
-    """BM25 as a share of what the query could reach."""
-    fused: Fused | None
+    keyword_share: Scores
+    """BM25 as a share of the highest score possible for the query."""
+    fused: FusedScores | None
     terms: Mapping[str, int]
 
 
-def search(index: CourseIndex, queries: Sequence[Query], options: Options, limit: int) -> list[Hit]:
-    """The best `limit` texts of the course, best first; with several queries, a chunk counts as its best one.
+def search_index(index: CourseIndex, queries: Sequence[Query], options: SearchOptions, limit: int) -> list[Hit]:
+    """The best `limit` texts of the course, best first.
 
-    The threshold of the final score is left to the caller, who may yet change that score by reranking.
+    With several queries a chunk has the best of its scores. A threshold for the final score is left to the caller, who
+    may replace that score by reranking.
     """
     mask = index.mask(options.filters)
     if not len(index) or (mask is not None and not mask.any()):
         return []
+    # Certainty compares each text once: copies must not count more than one.
     compared = index.distinct(mask) if options.method is Method.HYBRID else mask
     scored = [_score(index, query, options, mask, compared) for query in queries]
-    finals = [_allowed(one, options.thresholds, mask) for one in scored]
+    finals = [_with_thresholds(scores, options.thresholds, mask) for scores in scored]
     final = finals[0] if len(finals) == 1 else np.max(finals, axis=0)
-    cosines = [one.cosines for one in scored if one.cosines is not None]
+    cosines = [scores.cosines for scores in scored if scores.cosines is not None]
     nearest = np.max(cosines, axis=0) if len(cosines) > 1 else next(iter(cosines), None)
     hits: list[Hit] = []
-    for row in _best_first(final, nearest, index, limit):
-        which = 0 if len(finals) == 1 else int(np.argmax([one[row] for one in finals]))
-        copies = tuple(copy for copy in index.copies(row) if copy != row and final[copy] > -np.inf)
-        hits.append(Hit(row, float(final[row]), copies, _explain(scored[which], row, which)))
+    for row in _best_rows(final, nearest, index, limit):
+        query = 0 if len(finals) == 1 else int(np.argmax([scores[row] for scores in finals]))
+        copies = tuple(index.records[copy] for copy in index.copies(row) if copy != row and final[copy] > -np.inf)
+        explanation = _explain(scored[query], row, query)
+        hits.append(Hit(index.records[row], float(final[row]), copies, row, explanation))
     return hits
 
 
-def _score(index: CourseIndex, query: Query, options: Options, mask: Mask | None, compared: Mask | None) -> _Scored:
-    """What a query says of the chunks; `compared`: those of the mask, each text once."""
+def _score(
+    index: CourseIndex, query: Query, options: SearchOptions, mask: Mask | None, compared: Mask | None
+) -> _QueryScores:
+    """The scores of every chunk for a query; `compared` is the mask with each text once."""
     counts = Counter(terms(query.text))
     bm25 = index.keywords.scores(counts)
-    ideal = index.keywords.ideal(counts)
-    share = bm25 / np.float32(ideal) if ideal else bm25
+    highest = index.keywords.highest_score(counts)
+    share = bm25 / np.float32(highest) if highest else bm25
     cosines = None if query.vector is None else index.cosines(query.vector, mask)
     if cosines is None or options.method is Method.KEYWORD:
-        return _Scored(np.where(bm25 > 0, share, np.float32(-np.inf)), None, bm25, share, None, counts)
+        return _QueryScores(np.where(bm25 > 0, share, np.float32(-np.inf)), None, bm25, share, None, counts)
     if options.method is Method.VECTOR:
-        return _Scored(cosines, cosines, bm25, share, None, counts)
+        return _QueryScores(cosines, cosines, bm25, share, None, counts)
     if options.fusion is Fusion.RRF:
         weights = options.weights or fusion.weights_for(query.legibility)
-        fused = fusion.reciprocal_rank(cosines, bm25, weights, compared)
+        fused = fusion.reciprocal_rank_fusion(cosines, bm25, weights, compared)
     elif options.weights:
         fused = fusion.weighted_sum(cosines, bm25, options.weights, compared)
     else:
-        fused = fusion.by_certainty(cosines, bm25, query.legibility, compared)
-    return _Scored(fused.score, cosines, bm25, share, fused, counts)
+        fused = fusion.certainty_weighted(cosines, bm25, query.legibility, compared)
+    return _QueryScores(fused.score, cosines, bm25, share, fused, counts)
 
 
-def _allowed(scored: _Scored, thresholds: Thresholds, mask: Mask | None) -> Scores:
-    """The final scores; minus infinity for what is filtered out or does not reach a channel's threshold."""
+def _with_thresholds(scores: _QueryScores, thresholds: Thresholds, mask: Mask | None) -> Scores:
+    """The final scores (chunks,); minus infinity for chunks that are filtered out or below a threshold."""
     allowed = mask
-    for scores, least in ((scored.cosines, thresholds.vector), (scored.share, thresholds.keyword)):
-        if scores is not None and least is not None:
-            reached = scores >= least
+    for channel, threshold in ((scores.cosines, thresholds.vector), (scores.keyword_share, thresholds.keyword)):
+        if channel is not None and threshold is not None:
+            reached = channel >= threshold
             allowed = reached if allowed is None else allowed & reached
-    return scored.final if allowed is None else np.where(allowed, scored.final, np.float32(-np.inf))
+    return scores.final if allowed is None else np.where(allowed, scores.final, np.float32(-np.inf))
 
 
-def _best_first(final: Scores, nearest: Scores | None, index: CourseIndex, limit: int) -> list[int]:
-    """Rows of the `limit` best different texts, by score, cosine and chunk id; of each text its best row."""
+def _best_rows(final: Scores, nearest: Scores | None, index: CourseIndex, limit: int) -> list[int]:
+    """Rows of the best `limit` distinct texts, ordered by score, cosine and chunk id."""
     wanted = limit
     while True:
         least = np.partition(final, -wanted)[-wanted] - _EQUAL if wanted < len(final) else -np.inf
@@ -190,19 +198,19 @@ def _rounded(scores: Scores) -> NDArray[np.float64]:
     return np.round(scores.astype(np.float64) / _EQUAL)
 
 
-def _explain(scored: _Scored, row: int, query: int) -> Explanation:
-    score = float(scored.final[row])
-    if scored.fused:
-        vector_part, keyword_part = float(scored.fused.vector[row]), float(scored.fused.keyword[row])
+def _explain(scores: _QueryScores, row: int, query: int) -> Explanation:
+    score = float(scores.final[row])
+    if scores.fused:
+        vector_part, keyword_part = float(scores.fused.vector[row]), float(scores.fused.keyword[row])
     else:
-        vector_part, keyword_part = (0.0, score) if scored.cosines is None else (score, 0.0)
+        vector_part, keyword_part = (0.0, score) if scores.cosines is None else (score, 0.0)
     return Explanation(
         query,
-        None if scored.cosines is None else float(scored.cosines[row]),
-        float(scored.bm25[row]),
-        float(scored.share[row]),
+        None if scores.cosines is None else float(scores.cosines[row]),
+        float(scores.bm25[row]),
+        float(scores.keyword_share[row]),
         vector_part,
         keyword_part,
-        scored.fused.weights if scored.fused else None,
-        tuple(scored.terms),
+        scores.fused.weights if scores.fused else None,
+        tuple(scores.terms),
     )

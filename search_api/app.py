@@ -14,15 +14,21 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
 
-from search_api import caches, embedding_routes, health, rerank_service, routes
-from search_api.auth import InternalTokenMiddleware
-from search_api.error_responses import add_error_handlers
-from search_api.limits import RequestSizeMiddleware
-from search_api.metrics import add_metrics
-from search_api.page import add_page
+from search_api.app_settings import SearchSettings
+from search_api.courses.routes import router as course_routes
+from search_api.embeddings.routes import openai_router as openai_routes
+from search_api.embeddings.routes import router as embedding_routes
+from search_api.http.auth import InternalTokenMiddleware
+from search_api.http.body_limit import RequestSizeMiddleware
+from search_api.http.error_responses import add_error_handlers
+from search_api.http.stop_signal import on_stop_signal
+from search_api.operations.caches import router as cache_routes
+from search_api.operations.health import app_readiness, liveness, model_readiness
+from search_api.operations.metrics import add_metrics
+from search_api.page.routes import add_page
+from search_api.reranking import service as reranking
+from search_api.search.routes import router as search_routes
 from search_api.services import ModelServices, Services, open_model_services, open_services
-from search_api.settings import SearchSettings
-from search_api.stop_signal import on_stop_signal
 
 _CONVENTIONS = """
 Every error is `{"error": {"code": "…", "message": "…"}}`: decide by the code, show the message to people.
@@ -54,13 +60,13 @@ def create_app(
         pydantic.ValidationError: a setting has no valid value.
     """
     app = _new_app("Course search", DESCRIPTION, settings or SearchSettings(), services)
-    app.include_router(routes.search)
-    app.include_router(routes.api)
-    app.include_router(embedding_routes.api)
-    app.include_router(embedding_routes.openai)
-    app.include_router(caches.api)
-    app.include_router(health.liveness)
-    app.include_router(health.readiness)
+    app.include_router(search_routes)
+    app.include_router(course_routes)
+    app.include_router(embedding_routes)
+    app.include_router(openai_routes)
+    app.include_router(cache_routes)
+    app.include_router(liveness)
+    app.include_router(app_readiness)
     add_page(app)
     return app
 
@@ -71,10 +77,10 @@ def create_embedding_app(
 ) -> FastAPI:
     """The embedding model alone; arguments and errors as `create_app`."""
     app = _new_app("Course search: embedding", EMBEDDING_DESCRIPTION, settings or SearchSettings(), services)
-    app.include_router(embedding_routes.api)
-    app.include_router(embedding_routes.openai)
-    app.include_router(health.liveness)
-    app.include_router(health.model_readiness)
+    app.include_router(embedding_routes)
+    app.include_router(openai_routes)
+    app.include_router(liveness)
+    app.include_router(model_readiness)
     return app
 
 
@@ -90,7 +96,7 @@ def _new_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
         _show_log()
         # Calls that wait for a model must not use up the threads the others need.
-        waiting = 2 * settings.embedding_queue_limit + rerank_service.QUEUE_LIMIT
+        waiting = 2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
         with services(settings) as opened, on_stop_signal(opened.embedding.stop_bulk):
             yield {"services": opened}

@@ -4,7 +4,7 @@ import json
 import sys
 
 from search_api.app import create_app
-from search_api.settings import SearchSettings
+from search_api.app_settings import SearchSettings
 
 
 def openapi_document() -> str:

@@ -1,41 +1,41 @@
-"""What the routes work with, opened when the app starts and closed when it stops."""
+"""The services that routes use; opened when the app starts and closed when it stops."""
 
 import logging
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from embedding.embedder import Embedder
-from embedding.local import LocalEmbedder
-from embedding.opening import open_embedder
-from embedding.settings import EmbeddingSettings, VectorStoreSettings
-from embedding.vector_store import VectorStore, VectorStoreError
-from models.settings import CatalogueSettings
+from embedding.embedder import LocalEmbedder
+from embedding.factory import open_embedder
+from embedding.interface import Embedder
+from embedding.model_settings import EmbeddingSettings
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.errors import VectorStoreError
+from embedding.vector_store.server import VectorStoreSettings
+from models.database import CatalogueSettings
 from retrieval.cache import InstanceCache
-from retrieval.course_index import CourseIndex, products_side_by_side
-from retrieval.keyword_store import KeywordStore
-from retrieval.reranker import Reranker
-from retrieval.settings import KeywordSettings, RerankerSettings
-from search_api.courses import Courses
-from search_api.embedding_service import EmbeddedQuery, EmbeddingService, QueryKey
-from search_api.rerank_service import RerankService
-from search_api.search import CourseSearch, IndexKey
-from search_api.settings import SearchSettings
+from retrieval.course_index import CourseIndex, one_thread_per_product
+from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.reranker import Reranker, RerankerSettings
+from search_api.app_settings import SearchSettings
+from search_api.courses.service import Courses
+from search_api.embeddings.service import EmbeddedQuery, EmbeddingService, QueryKey
+from search_api.reranking.service import RerankService
+from search_api.search.service import CourseSearch, IndexKey
 
 logger = logging.getLogger(__name__)
 
 CACHED_QUERIES = 2000
-"""Query vectors that are kept; 8 MB at 1024 dimensions."""
+"""Embedded queries that are kept; 8 MB at 1024 dimensions."""
 EMBEDDING_PATIENCE_SECONDS = 1.5
-"""How long a search bears with an embedding service that is busy or away: a caller has other ways to answer."""
+"""How long a search waits for an embedding service that is busy or unavailable; its caller has other options."""
 
 
 @dataclass(frozen=True)
 class ModelServices:
-    """What it takes to embed; all of it may be shared between threads."""
+    """The services of an app that embeds. All may be shared between threads."""
 
     settings: SearchSettings
     embedding: EmbeddingService
@@ -44,7 +44,7 @@ class ModelServices:
 
 @dataclass(frozen=True)
 class Services(ModelServices):
-    """One of each for the whole search app."""
+    """The services of the search app."""
 
     courses: Courses
     vector_store: VectorStore
@@ -53,16 +53,16 @@ class Services(ModelServices):
 
 @contextmanager
 def open_services(settings: SearchSettings) -> Iterator[Services]:
-    """Everything as the environment configures it.
+    """The services as the environment configures them.
 
-    What is away now does not keep the app from starting: it is logged, and found when it comes back. Only an embedding
-    model of our own is loaded here and never again.
+    A part that is unavailable does not keep the app from starting: that is logged, and the part is found when it is
+    back. Only a local embedding model that cannot be loaded is not tried again.
     """
     embedding_settings = EmbeddingSettings()
     with (
         closing(Courses(CatalogueSettings())) as courses,
         closing(VectorStore(VectorStoreSettings())) as vector_store,
-        assembled(
+        assemble_services(
             settings,
             courses,
             vector_store,
@@ -71,7 +71,7 @@ def open_services(settings: SearchSettings) -> Iterator[Services]:
         ) as services,
     ):
         try:
-            vector_store.check()  # also imports Chroma's client, which the first search would wait for
+            vector_store.check()  # also imports Chroma's client, for which the first search would wait
         except VectorStoreError as error:
             logger.warning("The vector store is not available yet: %s", error)
         yield services
@@ -79,14 +79,14 @@ def open_services(settings: SearchSettings) -> Iterator[Services]:
 
 @contextmanager
 def open_model_services(settings: SearchSettings) -> Iterator[ModelServices]:
-    """The embedding model of this machine, whatever EMBEDDING_SERVICE_URL says: that may be where this very app is."""
+    """A local embedding model. EMBEDDING_SERVICE_URL is ignored: it may be the address of this very app."""
     embedding_settings = EmbeddingSettings()
-    with embedding_service(settings, lambda: LocalEmbedder.load(embedding_settings)) as (embedding, caches):
+    with open_embedding(settings, lambda: LocalEmbedder.load(embedding_settings)) as (embedding, caches):
         yield ModelServices(settings, embedding, caches)
 
 
 @contextmanager
-def assembled(
+def assemble_services(
     settings: SearchSettings,
     courses: Courses,
     vector_store: VectorStore,
@@ -94,7 +94,7 @@ def assembled(
     *,
     load_embedder: Callable[[], Embedder],
 ) -> Iterator[Services]:
-    """The services over a catalogue, the stores and an embedding model, with their caches."""
+    """The services and their caches, over a catalogue, the stores and an embedding model."""
     entries, seconds = settings.cache_max_entries, settings.cache_ttl_seconds
     indexes: InstanceCache[IndexKey, CourseIndex] = InstanceCache(
         "courses",
@@ -108,8 +108,8 @@ def assembled(
     )
     reranker_settings = RerankerSettings()
     with (
-        products_side_by_side(),
-        embedding_service(settings, load_embedder) as (embedding, embedding_caches),
+        one_thread_per_product(),
+        open_embedding(settings, load_embedder) as (embedding, embedding_caches),
         closing(RerankService(lambda: Reranker.load(reranker_settings), rerank_models, reranker_settings)) as reranking,
     ):
         search = CourseSearch(
@@ -122,30 +122,20 @@ def assembled(
             serve_while_reembedding=settings.serve_while_reembedding,
         )
         caches = {indexes.name: indexes, **embedding_caches, rerank_models.name: rerank_models}
-        try:
-            yield Services(settings, embedding, caches, courses, vector_store, search)
-        finally:
-            indexes.close()
-            rerank_models.close()
+        yield Services(settings, embedding, caches, courses, vector_store, search)
 
 
 @contextmanager
-def embedding_service(
+def open_embedding(
     settings: SearchSettings, load: Callable[[], Embedder]
 ) -> Iterator[tuple[EmbeddingService, Mapping[str, InstanceCache[Any, Any]]]]:
-    """The embedding model as an app shares it, and its caches."""
+    """The embedding service of an app, and its caches by name."""
     seconds = settings.cache_ttl_seconds
     models: InstanceCache[str, Embedder] = InstanceCache(
-        "embedding_models",
-        max_entries=settings.cache_max_entries,
-        ttl_seconds=math.inf,  # one instance for the life of the app
+        "embedding_models", max_entries=settings.cache_max_entries, ttl_seconds=seconds
     )
     queries: InstanceCache[QueryKey, EmbeddedQuery] = InstanceCache(
         "queries", max_entries=CACHED_QUERIES, ttl_seconds=seconds
     )
-    with (
-        closing(models),
-        closing(queries),
-        closing(EmbeddingService(load, settings.embedding_queue_limit, models, queries)) as service,
-    ):
+    with closing(EmbeddingService(load, settings.embedding_queue_limit, models, queries)) as service:
         yield service, {queries.name: queries, models.name: models}

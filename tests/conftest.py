@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from embedding.settings import VectorStoreSettings
-from embedding.vector_store import VectorStore
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.server import VectorStoreSettings
 from tests.support.chroma import chroma_server
 from tests.support.settings import SETTING_NAMES
 

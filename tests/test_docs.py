@@ -8,10 +8,11 @@ import yaml
 from dotenv import dotenv_values
 from typer.main import get_command
 
+from cli.all_settings import ALL_SETTINGS as SETTINGS
 from cli.main import app
 from models.settings import Settings
-from search_api.errors import ERRORS
-from tests.support.settings import SETTING_NAMES, SETTINGS
+from search_api.http.errors import ERRORS
+from tests.support.settings import SETTING_NAMES
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

@@ -9,19 +9,21 @@ import pytest
 from sqlalchemy import create_engine
 from starlette.testclient import TestClient
 
-from embedding.archive import open_archive
-from embedding.demo_model import demo_model_path, demo_model_settings
-from embedding.opening import signature_in_use
-from embedding.settings import EmbeddingSettings, VectorStoreSettings
-from embedding.vector_store import VectorStore
+from embedding.factory import configured_signature
+from embedding.model_files.demo_model import demo_model_path, demo_model_settings
+from embedding.model_settings import EmbeddingSettings
+from embedding.vector_store.archive import open_archive
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.server import VectorStoreSettings
 from embedding.vectors import are_sound
-from models import catalogue
+from models.chunks import chunk_pages
+from models.courses import list_courses
 from models.database import create_catalogue_engine, transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.ingestion import ingestion_by_course
 from models.tables import Course, EmbeddingStatus
-from orchestration import triggers
-from retrieval.keyword_store import KeywordStore
-from retrieval.settings import KeywordSettings
+from orchestration.launching.due_courses import is_due
+from retrieval.keywords.store import KeywordSettings, KeywordStore
 from search_api.app import create_app
 from tests.support.catalogue import migrate, settings
 from tests.support.chroma import chroma_server
@@ -63,14 +65,14 @@ def published(url: str) -> dict[str, tuple[Course, CourseFingerprint, CourseFing
     engine = create_catalogue_engine(settings(url))
     try:
         with transaction(engine) as session:
-            courses = catalogue.list_courses(session)
-            totals = catalogue.ingestion(session)
+            courses = list_courses(session)
+            totals = ingestion_by_course(session)
             found = {}
             for course in courses:
                 fingerprint = CourseFingerprint.parse(course.embedding_fingerprint)
                 assert fingerprint is not None
                 assert totals[course.id].finished
-                held = FingerprintBuilder().add_all(catalogue.chunk_pages(session, course.id)).build(fingerprint.model)
+                held = FingerprintBuilder().add_all(chunk_pages(session, course.id)).build(fingerprint.model)
                 found[course.id] = course, fingerprint, held
             return found
     finally:
@@ -140,10 +142,10 @@ def demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("demo_model")
 def test_nothing_is_embedded_again(database_url: str) -> None:
-    signature = signature_in_use(EmbeddingSettings())
+    signature = configured_signature(EmbeddingSettings())
     for course, fingerprint, held in published(database_url).values():
         assert fingerprint.model == signature
-        assert not triggers.is_due(course, held)
+        assert not is_due(course, held)
 
 
 @pytest.mark.usefixtures("demo_model")

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 
-from models.catalogue import claim_course, fail_course, list_courses, publish
+from models.course_state import claim_course, fail_course, publish
+from models.courses import list_courses
 from models.fingerprint import FingerprintBuilder
 from models.tables import Course
 from tests.models.conftest import templates, text_catalogue  # noqa: F401 - fixtures
@@ -23,7 +24,7 @@ def catalogue(text_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Cat
     """The catalogue at DATABASE_URL."""
     monkeypatch.setenv("DATABASE_URL", text_catalogue.url)
     monkeypatch.setattr("cli.courses.POLL_SECONDS", 0.01)
-    monkeypatch.setattr("cli.status.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("cli.commands.status.POLL_SECONDS", 0.01)
     return text_catalogue
 
 

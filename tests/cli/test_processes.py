@@ -13,8 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cli.locks import DirectoryInUseError, lock_directory, lock_holder
 from cli.processes import ProcessFailedError, Supervisor
+from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory, lock_holder
 
 SLEEP = "import time; time.sleep(60)"
 STUBBORN_FAMILY = """

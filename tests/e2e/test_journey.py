@@ -13,9 +13,9 @@ import httpx
 import pytest
 from sqlalchemy import Engine, create_engine, text
 
-from embedding.settings import VectorStoreSettings
-from embedding.vector_store import VectorStore
-from tests.support.chroma import free_port
+from cli.processes import free_port
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.server import VectorStoreSettings
 from tests.support.postgres import PostgresServer
 from tests.support.product import COMMAND, Product, running_product, wait_until
 from tests.support.tiny_models import make_tiny_qwen3

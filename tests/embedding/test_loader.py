@@ -12,7 +12,7 @@ import pytest
 
 from embedding.errors import ModelUnavailableError
 from embedding.loader import load_embedding_model
-from embedding.settings import EmbeddingSettings
+from embedding.model_settings import EmbeddingSettings
 
 Copy = Callable[[Path], Path]
 
@@ -58,7 +58,7 @@ def test_the_number_format_is_the_hardwares_unless_set(
         settings = EmbeddingSettings(embedding_model_path=path, embedding_device="cpu", **changes)
         return load_embedding_model(settings)[1].dtype
 
-    monkeypatch.setattr("embedding.precision.has_bfloat16", lambda: has_bfloat16)
+    monkeypatch.setattr("embedding.engine.precision.has_bfloat16", lambda: has_bfloat16)
     assert dtype(tiny_qwen3) == (torch.bfloat16 if has_bfloat16 else torch.float32)
     assert dtype(tiny_bert) == torch.float32
     assert dtype(tiny_qwen3, embedding_dtype="float16") == torch.float16

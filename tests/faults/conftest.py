@@ -7,8 +7,7 @@ from unittest.mock import patch
 import dagster as dg
 import pytest
 
-from models.database import create_catalogue_engine
-from models.settings import CatalogueSettings
+from models.database import CatalogueSettings, create_catalogue_engine
 from tests.faults.world import World
 from tests.support.parts import running_parts
 from tests.support.postgres import LocalPostgresServer

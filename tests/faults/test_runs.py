@@ -12,7 +12,7 @@ import dagster as dg
 import psutil
 import pytest
 
-from orchestration.partitions import all_courses
+from orchestration.partitions import partition_keys
 from tests.faults.world import MANY, PATIENCE, TICKS, World, sqlite_only
 from tests.support.product import wait_until
 
@@ -115,7 +115,7 @@ def triggers_lead_to_one_run_each(world: World) -> None:
         assert len(world.runs_of(course_id)) == 2, world.story(course_id)
     world.remove("trigger-asked")
     wait_until(lambda: world.documents("trigger-asked") is None, PATIENCE, lambda: "its collection is still there")
-    wait_until(lambda: "trigger-asked" not in all_courses(world.dagster), PATIENCE, lambda: "its partition is there")
+    wait_until(lambda: "trigger-asked" not in partition_keys(world.dagster), PATIENCE, lambda: "its partition is there")
 
 
 Fault = Callable[[World], None]

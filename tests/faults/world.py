@@ -15,12 +15,12 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import OperationalError
 from sqlmodel import Session, col, delete, select
 
-from embedding.collection_names import collection_name
+from embedding.vector_store.collection_names import collection_name
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk, Course, EmbeddingStatus, Resource
-from orchestration.partitions import courses, courses_of
-from retrieval.keyword_store import KeywordStore
-from retrieval.settings import KeywordSettings
+from orchestration.partitions import NAME
+from orchestration.runs import courses_of
+from retrieval.keywords.store import KeywordSettings, KeywordStore
 from tests.support.courses import read_course, write_course
 from tests.support.dagster_ui import DagsterUI
 from tests.support.parts import Parts
@@ -80,7 +80,7 @@ class World:
 
     def add_partitions(self, *course_ids: str) -> None:
         """Partitions of courses that are yet to come."""
-        self.dagster.add_dynamic_partitions(courses.name or "", list(course_ids))
+        self.dagster.add_dynamic_partitions(NAME, list(course_ids))
 
     def begin(self, *course_ids: str, chunks: Mapping[str, int] = MappingProxyType({})) -> str:
         """Launch one run of courses that did not exist until then, with much to embed in each; returns its id.

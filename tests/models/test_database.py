@@ -13,7 +13,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from models import postgres
-from models.catalogue import get_course, list_courses
+from models.courses import get_course, list_courses
 from models.database import (
     DatabaseNotMigratedError,
     DatabaseUnavailableError,

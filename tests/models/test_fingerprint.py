@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.catalogue import chunk_pages
+from models.chunks import chunk_pages
 from models.fingerprint import CourseFingerprint, FingerprintBuilder, chunk_hash
 from models.tables import Chunk
 from tests.support.catalogue import Catalogue, chunk

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 from sqlalchemy import event, text
 
-from models.catalogue import Ingestion, chunk_pages, get_course, ingestion_of
+from models.chunks import chunk_pages
+from models.courses import get_course
+from models.ingestion import Ingestion, ingestion_of_course
 from models.loading import LoadedCourse, LoadError, load
 from tests.support.catalogue import Catalogue
 
@@ -65,8 +67,8 @@ class TestLoad:
             course = get_course(session, "1")
             assert course is not None
             assert course.embedding_status == "not_started"
-            assert ingestion_of(session, "1") == Ingestion(resources=1, succeeded=1, chunks=2)
-            assert ingestion_of(session, "2").finished
+            assert ingestion_of_course(session, "1") == Ingestion(resources=1, succeeded=1, chunks=2)
+            assert ingestion_of_course(session, "2").finished
 
     def test_a_chunk_is_stored_as_it_was_written(self, catalogue: Catalogue) -> None:
         load_lines(catalogue, line(7, 1, "电路\n", order_in_section=5, metadata={"标题": [1, 2.5, None]}))
@@ -114,7 +116,7 @@ class TestLoad:
         ]
         with catalogue.session() as session:
             assert {chunk.id for page in chunk_pages(session, "1") for chunk in page} == {"2", "5"}
-            assert ingestion_of(session, "2").chunks == 1
+            assert ingestion_of_course(session, "2").chunks == 1
 
     def test_several_sources_are_one_load(self, catalogue: Catalogue) -> None:
         with catalogue.session() as session:
@@ -128,14 +130,14 @@ class TestLoad:
         catalogue.add_course("2", resources=["processing"])
         load_lines(catalogue, line("1"))
         with catalogue.session() as session:
-            assert ingestion_of(session, "1") == Ingestion(3, 3, 1)
-            assert ingestion_of(session, "2").succeeded == 0
+            assert ingestion_of_course(session, "1") == Ingestion(3, 3, 1)
+            assert ingestion_of_course(session, "2").succeeded == 0
 
     def test_new_resources_never_meet_an_id_in_use(self, catalogue: Catalogue) -> None:
         catalogue.add_course("9", resources=["processing"] * 3)  # resources 1, 2 and 3 of course 9
         load_lines(catalogue, line("1", "1"), line("2", "2"))
         with catalogue.session() as session:
-            assert [ingestion_of(session, course).resources for course in ("1", "2", "9")] == [1, 1, 3]
+            assert [ingestion_of_course(session, course).resources for course in ("1", "2", "9")] == [1, 1, 3]
 
     @pytest.mark.postgres
     @pytest.mark.parametrize("column", ["SERIAL", "INTEGER GENERATED ALWAYS AS IDENTITY"])
@@ -148,7 +150,7 @@ class TestLoad:
         load_lines(integer_catalogue, line("1"))
         with integer_catalogue.session() as session:
             session.execute(text("INSERT INTO resource (course_id, status) VALUES (1, 'processing')"))
-            assert ingestion_of(session, "1").resources == 2
+            assert ingestion_of_course(session, "1").resources == 2
 
     @pytest.mark.parametrize("text_catalogue", [("sqlite", "text")], indirect=True, ids="-".join)
     def test_on_sqlite_nobody_writes_between_what_is_read_and_what_is_written(self, text_catalogue: Catalogue) -> None:

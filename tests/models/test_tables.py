@@ -1,7 +1,7 @@
 import pytest
 from sqlalchemy import text
 
-from models.catalogue import chunk_pages
+from models.chunks import chunk_pages
 from models.tables import Chunk
 from tests.support.catalogue import Catalogue
 

@@ -8,8 +8,15 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine
 
-from orchestration.partitions import courses
-from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
+from orchestration.partitions import NAME
+from orchestration.prepared_instance import mark_prepared
+from orchestration.resources import (
+    CatalogueResource,
+    GpuResource,
+    KeywordIndexResource,
+    SearchAppResource,
+    VectorStoreResource,
+)
 from tests.support.courses import empty_catalogue
 from tests.support.tiny_models import make_tiny_qwen3
 
@@ -22,7 +29,6 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def _vector_store(chroma_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMA_URL", chroma_url)
-    monkeypatch.setenv("DAGSTER_HOME", "set: the sensors look only whether it is")
 
 
 @pytest.fixture(autouse=True)
@@ -42,6 +48,7 @@ def catalogue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engin
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as ephemeral:
+        mark_prepared(ephemeral)
         yield ephemeral
 
 
@@ -51,12 +58,23 @@ def resources(
 ) -> dict[str, dg.ConfigurableResource[None]]:
     monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tiny_model))
     monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
-    return {"catalogue": CatalogueResource(), "vector_store": VectorStoreResource(), "gpu": GpuResource()}
+    return all_resources()
+
+
+def all_resources() -> dict[str, dg.ConfigurableResource[None]]:
+    """As the environment configures them now."""
+    return {
+        "catalogue": CatalogueResource(),
+        "vector_store": VectorStoreResource(),
+        "keyword_indexes": KeywordIndexResource(),
+        "gpu": GpuResource(),
+        "search_app": SearchAppResource(),
+    }
 
 
 @pytest.fixture
 def course_id(instance: dg.DagsterInstance) -> str:
     """A course of this test alone (the Chroma server is shared), with its partition."""
     name = f"course-{uuid4()}"
-    instance.add_dynamic_partitions(courses.name or "", [name])
+    instance.add_dynamic_partitions(NAME, [name])
     return name

@@ -7,26 +7,25 @@ from uuid import uuid4
 
 import dagster as dg
 import pytest
-from dagster._core.errors import DagsterExecutionInterruptedError
 from sqlalchemy import Engine
 
-from embedding.indexing import EMBED_BATCH
+from cli.processes import free_port
 from embedding.loader import load_embedding_model
-from embedding.remote import RemoteEmbedder
-from embedding.settings import EmbeddingSettings
-from embedding.vector_store import CollectionNotFoundError, VectorStore
-from models import catalogue as catalogue_rows
+from embedding.model_settings import EmbeddingSettings
+from embedding.service.remote_embedder import RemoteEmbedder
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.errors import CollectionNotFoundError
+from embedding.vector_store.indexing import EMBED_BATCH
+from models import course_state
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from orchestration.assets import course_chunks, course_collection
 from orchestration.definitions import defs
-from orchestration.partitions import COLLECTION, KEYWORDS, RANGE_END_TAG, RANGE_START_TAG, courses
-from orchestration.reports import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE, KEYWORD_INDEX_IS_COMPLETE
-from orchestration.resources import GpuResource
-from retrieval.keyword_index import KeywordIndex, KeywordIndexBuilder
-from retrieval.keyword_store import KeywordStore, directory_name
-from retrieval.settings import KeywordSettings
-from tests.support.chroma import free_port
+from orchestration.partitions import COLLECTION, KEYWORD_INDEX, RANGE_END_TAG, RANGE_START_TAG, course_partitions
+from orchestration.ui_metadata import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE, KEYWORD_INDEX_IS_COMPLETE
+from retrieval.keywords.index import KeywordIndex, KeywordIndexBuilder
+from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
+from tests.orchestration.conftest import all_resources
 from tests.support.courses import change_course, read_course, write_course
 from tests.support.foreign_server import foreign_server
 
@@ -64,7 +63,7 @@ def texts(course_id: str, count: int = 3) -> dict[str, str]:
 
 def test_the_code_location_loads() -> None:
     dg.Definitions.validate_loadable(defs)
-    assert defs.resolve_job_def("embed_course").partitions_def == courses
+    assert defs.resolve_job_def("embed_course").partitions_def == course_partitions
 
 
 def test_a_course_becomes_searchable(
@@ -125,7 +124,7 @@ def test_another_model_embeds_all_anew(
     fresh = {name: type(resource)() for name, resource in resources.items()}
     result = materialize(instance, fresh, course_id)
     assert numbers(result)["embedded"] == 3
-    assert numbers(result, KEYWORDS)["kept"] is True, "the terms are the same"
+    assert numbers(result, KEYWORD_INDEX)["kept"] is True, "the terms are the same"
     assert vector_store.open(course_id).info.model_signature != before
 
 
@@ -164,13 +163,13 @@ def test_a_run_that_lost_its_course_stops_and_leaves_the_row_to_the_new_owner(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_course(catalogue, course_id, texts(course_id))
-    report_progress = catalogue_rows.report_progress
+    report_progress = course_state.report_progress
 
     def lose_it_first(*args: object) -> bool:
         change_course(catalogue, course_id, embedding_run_id="another")
         return report_progress(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(catalogue_rows, "report_progress", lose_it_first)
+    monkeypatch.setattr(course_state, "report_progress", lose_it_first)
     assert not materialize(instance, resources, course_id).success
     course = read_course(catalogue, course_id)
     assert (course.embedding_status, course.embedding_run_id) == ("running", "another")
@@ -212,8 +211,8 @@ def test_a_run_without_the_vector_store_asks_for_another(
 ) -> None:
     write_course(catalogue, course_id, texts(course_id))
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr("orchestration.course_run.PATIENCE_SECONDS", 2.0)
-    assert not materialize(instance, resources, course_id).success
+    monkeypatch.setattr("orchestration.course_run.run.PATIENCE_SECONDS", 2.0)
+    assert not materialize(instance, all_resources(), course_id).success
     course = read_course(catalogue, course_id)
     assert course.embedding_status == EmbeddingStatus.FAILED
     assert "cannot be reached" in (course.embedding_error or "")
@@ -236,10 +235,10 @@ def test_a_terminated_run_is_cancelled_or_taken_up_again(
         [run] = instance.get_runs()
         if cancelled:
             instance.report_run_canceling(run)
-        raise DagsterExecutionInterruptedError
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(catalogue_rows, "report_progress", interrupt)
-    with suppress(DagsterExecutionInterruptedError):
+    monkeypatch.setattr(course_state, "report_progress", interrupt)
+    with suppress(KeyboardInterrupt):
         materialize(instance, resources, course_id)
     course = read_course(catalogue, course_id)
     assert (course.embedding_status, course.embedding_error) == (
@@ -257,7 +256,7 @@ def test_a_wrong_count_is_never_published(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     write_course(catalogue, course_id, texts(course_id))
-    monkeypatch.setattr("embedding.vector_store.CourseCollection.count", lambda _: 2)
+    monkeypatch.setattr("embedding.vector_store.collections.CourseCollection.count", lambda _: 2)
     result = materialize(instance, resources, course_id)
     assert not result.success
     assert [check.check_name for check in result.get_asset_check_evaluations() if not check.passed] == [
@@ -302,10 +301,10 @@ def test_a_service_may_have_the_model(
     monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tmp_path / "nothing"))
     with foreign_server() as server:
         monkeypatch.setenv("EMBEDDING_SERVICE_URL", server.url)
-        assert numbers(materialize(instance, resources, course_id))["device"] == "remote"
+        assert numbers(materialize(instance, all_resources(), course_id))["device"] == "remote"
         signature = RemoteEmbedder(EmbeddingSettings()).signature
     assert vector_store.open(course_id).info.model_signature == signature
-    assert not materialize(instance, {**resources, "gpu": GpuResource()}, course_id).success
+    assert not materialize(instance, all_resources(), course_id).success
     failed = read_course(catalogue, course_id)
     assert "cannot be reached" in (failed.embedding_error or "")
     assert failed.embedding_requested_at is not None, "it goes on by itself when the service is back"
@@ -320,7 +319,7 @@ def test_the_model_is_loaded_once_a_run(
         loads.append(settings)
         return load_embedding_model(settings)
 
-    monkeypatch.setattr("embedding.local.load_embedding_model", load)
+    monkeypatch.setattr("embedding.embedder.load_embedding_model", load)
     names = [f"{uuid4()}" for _ in range(3)]
     instance.add_dynamic_partitions("courses", names)
     for name in names:
@@ -360,7 +359,7 @@ class TestKeywords:
         index = self.index(catalogue, course_id)
         assert index.chunk_ids == tuple(sorted(texts(course_id)))
         assert list(index.scores({"number": 1, "2": 1}).argsort()) == [0, 1, 2]
-        shown = numbers(first, KEYWORDS)
+        shown = numbers(first, KEYWORD_INDEX)
         assert {name: shown[name] for name in ("chunks", "terms", "bytes", "kept")} == {
             "chunks": 3,
             "terms": 6,
@@ -369,7 +368,7 @@ class TestKeywords:
         }
         [(_, file)] = self.files(course_id).items()
         before = file.stat()
-        assert numbers(materialize(instance, resources, course_id), KEYWORDS)["kept"] is True
+        assert numbers(materialize(instance, resources, course_id), KEYWORD_INDEX)["kept"] is True
         assert (file.stat().st_ino, file.stat().st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
     def test_another_content_replaces_it_with_whatever_killed_writers_left(
@@ -403,10 +402,10 @@ class TestKeywords:
         materialize(instance, resources, course_id)
         damage(*self.files(course_id).values())
         result = materialize(instance, resources, course_id)
-        assert (numbers(result)["embedded"], numbers(result, KEYWORDS)["kept"]) == (0, False)
+        assert (numbers(result)["embedded"], numbers(result, KEYWORD_INDEX)["kept"]) == (0, False)
         assert len(self.index(catalogue, course_id).chunk_ids) == 3
 
-    @pytest.mark.parametrize("selected", [COLLECTION, KEYWORDS], ids=str)
+    @pytest.mark.parametrize("selected", [COLLECTION, KEYWORD_INDEX], ids=str)
     def test_a_run_makes_both_whichever_was_selected(
         self,
         instance: dg.DagsterInstance,
@@ -418,7 +417,7 @@ class TestKeywords:
         assert materialize(instance, resources, course_id, selection=[selected]).success
         assert read_course(catalogue, course_id).embedding_status == EmbeddingStatus.DONE
         assert len(self.index(catalogue, course_id).chunk_ids) == 3
-        for asset in (COLLECTION, KEYWORDS):
+        for asset in (COLLECTION, KEYWORD_INDEX):
             assert instance.get_materialized_partitions(asset) == {course_id}
 
     def test_a_course_whose_index_cannot_be_written_is_not_published(
@@ -433,7 +432,7 @@ class TestKeywords:
         (tmp_path / "a file").touch()
         with monkeypatch.context() as patch:
             patch.setenv("KEYWORD_INDEX_DIR", str(tmp_path / "a file" / "keywords"))
-            assert not materialize(instance, resources, course_id).success
+            assert not materialize(instance, all_resources(), course_id).success
         course = read_course(catalogue, course_id)
         assert (course.embedding_status, course.embedding_generation) == ("failed", 0)
         assert "cannot be written" in (course.embedding_error or "")
@@ -467,7 +466,7 @@ class TestKeywords:
     ) -> None:
         materialize(instance, resources, course_id)
         write_course(catalogue, course_id, texts(course_id, 2))
-        monkeypatch.setattr(catalogue_rows, "publish", lambda *_: False)
+        monkeypatch.setattr(course_state, "publish", lambda *_: False)
         assert not materialize(instance, resources, course_id).success
         assert self.published(catalogue, course_id) in self.files(course_id)
         assert len(self.index(catalogue, course_id).chunk_ids) == 3
@@ -481,13 +480,13 @@ class TestKeywords:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         materialize(instance, resources, course_id)
-        note_attempt = catalogue_rows.note_attempt
+        record_attempt = course_state.record_attempt
 
         def write_more(*arguments: object) -> bool:
             write_course(catalogue, course_id, texts(course_id) | {f"{course_id}/new": "Flux"})
-            return note_attempt(*arguments)  # type: ignore[arg-type]
+            return record_attempt(*arguments)  # type: ignore[arg-type]
 
-        monkeypatch.setattr(catalogue_rows, "note_attempt", write_more)
+        monkeypatch.setattr(course_state, "record_attempt", write_more)
         assert materialize(instance, resources, course_id).success
         index = self.index(catalogue, course_id)
         assert index.chunk_ids[index.scores({"flux": 1}).argmax()] == f"{course_id}/new"

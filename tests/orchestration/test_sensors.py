@@ -7,24 +7,26 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
-from dagster._core.errors import DagsterExecutionInterruptedError
 from sqlalchemy import Engine, text
 
-from embedding.vector_store import CollectionNotFoundError, VectorStore
-from models import catalogue as catalogue_rows
-from models.catalogue import REBUILD_OWNER_PREFIX
+from cli.processes import free_port
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.errors import CollectionNotFoundError
+from models import course_state
+from models.course_state import REBUILD_OWNER_PREFIX
 from models.database import DatabaseUnavailableError, transaction
 from models.tables import EmbeddingStatus
 from orchestration.assets import course_chunks, course_collection
+from orchestration.course_status.sensor import course_status_sensor
 from orchestration.definitions import defs
+from orchestration.deleted_courses.sensor import deleted_course_sensor
+from orchestration.launching.courses_per_run import COURSES_PER_RUN
+from orchestration.launching.launch_reasons import reasons_of
+from orchestration.launching.sensor import stage_one_sensor
 from orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
-from orchestration.prepare import limit_pools
-from orchestration.reasons import COURSES_PER_RUN, reasons_of
-from orchestration.resources import CatalogueResource, VectorStoreResource
-from orchestration.sensors import course_status_sensor, deleted_course_sensor, stage_one_sensor
-from retrieval.keyword_store import KeywordStore, directory_name
-from retrieval.settings import KeywordSettings
-from tests.support.chroma import free_port
+from orchestration.prepare import prepare
+from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
+from tests.orchestration.conftest import all_resources
 from tests.support.courses import change_course, read_course, write_course
 
 Resources = dict[str, dg.ConfigurableResource[None]]
@@ -34,7 +36,7 @@ def sensor_context(instance: dg.DagsterInstance, cursor: str | None) -> dg.Senso
     return dg.build_sensor_context(
         instance=instance,
         cursor=cursor,
-        resources={"catalogue": CatalogueResource(), "vector_store": VectorStoreResource()},
+        resources=all_resources(),
     )
 
 
@@ -84,7 +86,7 @@ def end_runs(instance: dg.DagsterInstance) -> None:
 
 def request(catalogue: Engine, course_id: str) -> None:
     with transaction(catalogue) as session:
-        assert catalogue_rows.request_embedding(session, course_id, datetime.now(UTC))
+        assert course_state.request_embedding(session, course_id, datetime.now(UTC))
 
 
 def test_an_ingested_course_is_embedded_once(
@@ -102,7 +104,7 @@ def test_an_ingested_course_is_embedded_once(
     end_runs(instance)
     assert stage_one_tick(instance)[0] == [], "nobody has told the row yet"
     status_tick(instance, cursor)
-    monkeypatch.setattr("orchestration.sensors.TELLING", timedelta(0))
+    monkeypatch.setattr("orchestration.launching.sensor.RECENT", timedelta(0))
     assert stage_one_tick(instance)[0] == [], "its run failed: the same content is not tried again by itself"
     write_course(catalogue, "1", {"a": "copper"})
     assert len(stage_one_tick(instance)[0]) == 1, "the content changed"
@@ -131,10 +133,10 @@ def test_a_course_that_an_operator_cancelled_is_left_alone(
     def cancel(*_: object) -> bool:
         [run] = instance.get_runs()
         instance.report_run_canceling(run)
-        raise DagsterExecutionInterruptedError
+        raise KeyboardInterrupt
 
-    with pytest.MonkeyPatch.context() as patch, suppress(DagsterExecutionInterruptedError):
-        patch.setattr(catalogue_rows, "report_progress", cancel)
+    with pytest.MonkeyPatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(course_state, "report_progress", cancel)
         dg.materialize(
             [course_chunks, course_collection], instance=instance, resources=resources, partition_key=course_id
         )
@@ -151,7 +153,7 @@ def test_a_request_that_failed_is_not_tried_again_by_itself(
     write_course(catalogue, course_id, {"a": "Copper is red."})
     request(catalogue, course_id)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("embedding.vector_store.CourseCollection.count", lambda _: 0)
+        patch.setattr("embedding.vector_store.collections.CourseCollection.count", lambda _: 0)
         result = dg.materialize(
             [course_chunks, course_collection],
             instance=instance,
@@ -187,8 +189,8 @@ def test_a_run_that_could_not_reach_the_catalogue_is_followed_by_another(
         raise DatabaseUnavailableError("The database is away.")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(catalogue_rows, "report_progress", away)
-        patch.setattr(catalogue_rows, "fail_course", away)
+        patch.setattr(course_state, "report_progress", away)
+        patch.setattr(course_state, "fail_course", away)
         dg.materialize(
             [course_chunks, course_collection],
             instance=instance,
@@ -216,16 +218,24 @@ def test_two_queued_runs_of_a_course_do_not_push_each_other_aside(
     assert read_course(catalogue, "1").embedding_run_id == owner
 
 
-def test_an_instance_without_a_home_judges_nothing(
-    instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("home", [None, "/another/project"])
+def test_the_sensors_rest_in_an_instance_that_was_not_prepared(
+    catalogue: Engine, monkeypatch: pytest.MonkeyPatch, home: str | None
 ) -> None:
     write_course(catalogue, "1", {"a": "Copper"})
     write_course(catalogue, "2", {"b": "Copper"})
     change_course(catalogue, "1", embedding_status="running", embedding_run_id="of another instance")
-    monkeypatch.delenv("DAGSTER_HOME")
-    status_tick(instance)
-    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.RUNNING
-    assert stage_one_tick(instance)[0] == []
+    monkeypatch.setenv("DAGSTER_HOME", home) if home else monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    with dg.DagsterInstance.ephemeral() as instance:
+        for sensor in (stage_one_sensor, course_status_sensor, deleted_course_sensor):
+            with sensor_context(instance, None) as context:
+                result = sensor(context)
+            assert isinstance(result, dg.SkipReason)
+            assert "so the sensors rest" in (result.skip_message or "")
+            assert (home or "DAGSTER_HOME is not set") in (result.skip_message or "")
+        assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.RUNNING
+        prepare(instance)
+        assert launched(stage_one_tick(instance)[0]) == [["2"]]
 
 
 def test_a_chunk_without_text_stops_nobody(instance: dg.DagsterInstance, catalogue: Engine) -> None:
@@ -268,7 +278,7 @@ def test_courses_that_were_ingested_together_share_runs(instance: dg.DagsterInst
 def test_launches_are_capped_and_the_rest_comes_later(
     instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("orchestration.sensors.MAX_RUNS_PER_TICK", 1)
+    monkeypatch.setattr("orchestration.launching.sensor.MAX_RUNS_PER_TICK", 1)
     names = [f"{number:02}" for number in range(COURSES_PER_RUN + 3)]
     for name in names:
         write_course(catalogue, name, {f"{name}/a": "Copper"})
@@ -467,7 +477,7 @@ def test_an_interrupted_rebuild_is_taken_up(
     change_course(catalogue, "1", embedding_status="running", embedding_run_id=f"{REBUILD_OWNER_PREFIX}1")
     cursor = status_tick(instance)
     assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.RUNNING, "it may only be slow"
-    monkeypatch.setattr("orchestration.run_status.REBUILD_GRACE", timedelta(0))
+    monkeypatch.setattr("orchestration.course_status.observe.REBUILD_GRACE", timedelta(0))
     status_tick(instance, cursor)
     assert read_course(catalogue, "1").embedding_error == "the rebuild was interrupted"
     assert len(stage_one_tick(instance)[0]) == 1
@@ -476,10 +486,10 @@ def test_an_interrupted_rebuild_is_taken_up(
 def test_the_gpus_pool_is_limited_before_its_first_run(tmp_path: Path) -> None:
     overrides = {"concurrency": {"pools": {"default_limit": 1}}}
     with dg.DagsterInstance.local_temp(str(tmp_path), overrides=overrides) as instance:
-        limit_pools(instance)
+        prepare(instance)
         assert [(pool.name, pool.limit) for pool in instance.event_log_storage.get_pool_limits()] == [("gpu", 1)]
         instance.event_log_storage.set_concurrency_slots("gpu", 3)
-        limit_pools(instance)
+        prepare(instance)
         [pool] = instance.event_log_storage.get_pool_limits()
         assert pool.limit == 3, "an operator's own limit stays"
 
@@ -487,7 +497,7 @@ def test_the_gpus_pool_is_limited_before_its_first_run(tmp_path: Path) -> None:
 @pytest.fixture
 def _told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The row has been told of every run that is over."""
-    monkeypatch.setattr("orchestration.sensors.TELLING", timedelta(0))
+    monkeypatch.setattr("orchestration.launching.sensor.RECENT", timedelta(0))
 
 
 @pytest.mark.usefixtures("_told")

@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import NoReturn
 
 import pytest
 
-from retrieval.cache import BACKGROUND_LOADS, CacheClosedError, CacheStats, InstanceCache, StillLoadingError
+from retrieval.cache import BACKGROUND_LOADS, CacheStats, InstanceCache, StillLoadingError
 
 SECONDS = 20  # how long a broken test hangs
 
@@ -22,20 +23,6 @@ class Clock:
 
     def __call__(self) -> float:
         return self.now
-
-
-class Value:
-    """Knows how often it was closed."""
-
-    def __init__(self, size: int = 1) -> None:
-        self.size = size
-        self._closings = 0
-
-    def close(self) -> None:
-        self._closings += 1
-
-    def closings(self) -> int:
-        return self._closings
 
 
 class Load:
@@ -74,16 +61,8 @@ def cache(clock: Clock) -> InstanceCache[str, object]:
 
 
 @pytest.fixture
-def closing(clock: Clock) -> InstanceCache[str, Value]:
-    return InstanceCache(
-        "values",
-        max_entries=2,
-        ttl_seconds=60,
-        max_bytes=10,
-        size_of=lambda value: value.size,
-        close=Value.close,
-        timer=clock,
-    )
+def sized(clock: Clock) -> InstanceCache[str, bytes]:
+    return InstanceCache("sized", max_entries=2, ttl_seconds=60, max_bytes=10, size_of=len, timer=clock)
 
 
 @pytest.fixture
@@ -107,11 +86,11 @@ def kept(cache: InstanceCache[str, object]) -> set[str]:
     return {key for key in "abcdk" if cache.peek(key) is not None}
 
 
-def never() -> Value:
+def never() -> NoReturn:
     raise AssertionError("this key must not be loaded again")
 
 
-def stats(cache: InstanceCache[str, object] | InstanceCache[str, Value]) -> CacheStats:
+def stats(cache: InstanceCache[str, object] | InstanceCache[str, bytes]) -> CacheStats:
     """Without what time it took."""
     return replace(cache.get_cache_stats(), load_seconds=0.0)
 
@@ -121,8 +100,7 @@ def test_a_value_is_loaded_once_and_then_hit(cache: InstanceCache[str, object]) 
     assert cache.get("k", lambda: value) is value
     assert cache.get("k", never) is value
     assert cache.peek("k") is value
-    with cache.lease("k", never) as leased:
-        assert leased is value
+    assert cache.get("k", never, patience_seconds=0) is value
     assert cache.get_cache_stats().hit_rate == 0.75
     assert stats(cache) == CacheStats(
         hits=3,
@@ -237,13 +215,10 @@ def test_age_counts_from_the_load(cache: InstanceCache[str, object], clock: Cloc
     assert (stats(cache).expirations, stats(cache).evictions, stats(cache).entries) == (1, 0, 1)
 
 
-def test_expired_values_leave_when_statistics_are_read(closing: InstanceCache[str, Value], clock: Clock) -> None:
-    value = Value()
-    with closing.lease("k", lambda: value):
-        pass
+def test_expired_values_leave_when_statistics_are_read(sized: InstanceCache[str, bytes], clock: Clock) -> None:
+    sized.get("k", lambda: b"value")
     clock.now += 60
-    assert (stats(closing).entries, stats(closing).bytes, stats(closing).expirations) == (0, 0, 1)
-    assert value.closings() == 1
+    assert (stats(sized).entries, stats(sized).bytes, stats(sized).expirations) == (0, 0, 1)
 
 
 def test_without_a_limit_values_never_expire(clock: Clock) -> None:
@@ -273,97 +248,11 @@ def test_the_least_recently_used_make_way_until_the_bytes_fit(clock: Clock) -> N
     assert (figures.bytes, figures.entries, figures.evictions, figures.max_bytes) == (10, 2, 2, 10)
 
 
-def test_what_is_larger_than_the_budget_is_served_and_drives_nothing_out(closing: InstanceCache[str, Value]) -> None:
-    with closing.lease("small", Value):
-        pass
-    large = Value(size=11)
-    with closing.lease("large", lambda: large) as leased:
-        assert leased is large
-        assert not large.closings()
-    assert large.closings() == 1
-    figures = stats(closing)
+def test_what_is_larger_than_the_budget_is_served_and_drives_nothing_out(sized: InstanceCache[str, bytes]) -> None:
+    sized.get("small", lambda: bytes(1))
+    assert len(sized.get("large", lambda: bytes(11))) == 11
+    figures = stats(sized)
     assert (figures.too_large, figures.evictions, figures.entries, figures.bytes) == (1, 0, 1, 1)
-
-
-def _evict(cache: InstanceCache[str, Value], clock: Clock) -> None:
-    for key in "ab":
-        with cache.lease(key, Value):
-            pass
-
-
-def _expire(cache: InstanceCache[str, Value], clock: Clock) -> None:
-    clock.now += 60
-    cache.get_cache_stats()
-
-
-RETIRE = {
-    "evicted": _evict,
-    "expired": _expire,
-    "cleared": lambda cache, clock: cache.clear_cache(),
-    "cache closed": lambda cache, clock: cache.close(),
-}
-
-
-@pytest.mark.parametrize("retire", RETIRE.values(), ids=RETIRE)
-def test_a_value_in_use_is_closed_when_its_last_user_lets_go(
-    closing: InstanceCache[str, Value], clock: Clock, retire: Callable[[InstanceCache[str, Value], Clock], None]
-) -> None:
-    value = Value()
-    with closing.lease("k", lambda: value):
-        with closing.lease("k", never):
-            retire(closing, clock)
-            assert not value.closings()
-        assert not value.closings()
-    assert value.closings() == 1
-
-
-@pytest.mark.parametrize("retire", RETIRE.values(), ids=RETIRE)
-def test_a_value_nobody_uses_is_closed_when_it_leaves(
-    closing: InstanceCache[str, Value], clock: Clock, retire: Callable[[InstanceCache[str, Value], Clock], None]
-) -> None:
-    value = Value()
-    with closing.lease("k", lambda: value):
-        pass
-    assert not value.closings()
-    retire(closing, clock)
-    assert value.closings() == 1
-
-
-def test_a_failed_load_leaves_nothing_to_close(
-    closing: InstanceCache[str, Value], caplog: pytest.LogCaptureFixture
-) -> None:
-    with pytest.raises(AssertionError, match="must not be loaded"), closing.lease("k", never):
-        pass
-    assert [record.levelname for record in caplog.records] == ["WARNING"]
-
-
-def test_a_lease_ends_when_its_user_fails(closing: InstanceCache[str, Value]) -> None:
-    value = Value()
-    with pytest.raises(ZeroDivisionError), closing.lease("k", lambda: value):
-        raise ZeroDivisionError
-    closing.clear_cache()
-    assert value.closings() == 1
-
-
-def test_an_error_of_closing_is_logged_and_harms_no_other(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    def close(value: str) -> None:
-        raise OSError(f"cannot close {value}")
-
-    cache: InstanceCache[str, str] = InstanceCache("brittle", close=close, timer=clock)
-    for key in "ab":
-        with cache.lease(key, lambda: key):  # noqa: B023 - called at once
-            pass
-    cache.clear_cache()
-    errors = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
-    assert errors == [f"Cache brittle: closing the value of '{key}' failed" for key in "ab"]
-    assert "cannot close b" in caplog.text
-
-
-def test_values_that_are_closed_are_only_leased(closing: InstanceCache[str, Value]) -> None:
-    with pytest.raises(TypeError, match="lease"):
-        closing.get("k", Value)
-    with pytest.raises(TypeError, match="lease"):
-        closing.peek("k")
 
 
 def test_a_load_outlives_the_patience_of_who_asked_and_is_kept(cache: InstanceCache[str, object]) -> None:
@@ -380,8 +269,7 @@ def test_a_load_outlives_the_patience_of_who_asked_and_is_kept(cache: InstanceCa
 
 def test_patience_is_not_used_up_when_the_load_is_quick(cache: InstanceCache[str, object]) -> None:
     loader: list[threading.Thread] = []
-    with cache.lease("k", lambda: loader.append(threading.current_thread()), patience_seconds=SECONDS):
-        pass
+    cache.get("k", lambda: loader.append(threading.current_thread()), patience_seconds=SECONDS)
     assert loader[0].daemon
     assert loader[0] is not threading.current_thread()
 
@@ -404,17 +292,6 @@ def test_a_load_in_the_background_that_fails_is_tried_again(
     with pytest.raises(OSError, match="still away"):
         cache.get("k", noticed, patience_seconds=SECONDS)
     assert cache.get("k", lambda: "back", patience_seconds=SECONDS) == "back"
-
-
-def test_a_value_nobody_waited_for_is_closed_when_it_is_not_kept(closing: InstanceCache[str, Value]) -> None:
-    value = Value()
-    load = Load(value)
-    with pytest.raises(StillLoadingError), closing.lease("k", load, patience_seconds=0):  # type: ignore[arg-type]
-        pass
-    closing.clear_cache()
-    load.go.set()
-    until(value.closings)
-    assert (value.closings(), stats(closing).loads, stats(closing).entries) == (1, 1, 0)
 
 
 def test_only_so_many_loads_run_in_the_background(clock: Clock) -> None:
@@ -452,35 +329,6 @@ def test_statistics_start_anew_and_values_stay(cache: InstanceCache[str, object]
     cache.clear_cache_stats()
     figures = cache.get_cache_stats()
     assert (figures.hits, figures.misses, figures.loads, figures.load_seconds, figures.entries) == (0, 0, 0, 0.0, 1)
-
-
-def test_a_closed_cache_says_so(cache: InstanceCache[str, object], pool: ThreadPoolExecutor) -> None:
-    with loading(cache, pool, Load()) as call:
-        cache.close()
-        cache.close()  # once more does no harm
-        with pytest.raises(CacheClosedError, match="Cache things is closed"):
-            cache.get("k", never)
-        with pytest.raises(CacheClosedError, match="Cache things is closed"):
-            cache.peek("k")
-    assert call.result(SECONDS) == "value"  # who waited before is served
-    assert stats(cache).entries == 0
-
-
-def test_a_load_that_waited_for_a_place_does_not_begin_in_a_closed_cache(clock: Clock) -> None:
-    cache: InstanceCache[int, object] = InstanceCache("many", timer=clock)
-    loads = [Load() for _ in range(BACKGROUND_LOADS)]
-    for key, load in enumerate(loads):
-        with pytest.raises(StillLoadingError):
-            cache.get(key, load, patience_seconds=0)
-        assert load.started.wait(SECONDS)
-    late = Load()
-    with pytest.raises(StillLoadingError):
-        cache.get(len(loads), late, patience_seconds=0)
-    cache.close()
-    for load in (late, *loads):
-        load.go.set()
-    until(lambda: cache.get_cache_stats().load_failures == 1)
-    assert late.calls == 0
 
 
 def test_what_happens_is_logged_with_cache_and_key(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:

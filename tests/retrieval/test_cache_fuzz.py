@@ -3,11 +3,10 @@
 import random
 import sys
 import threading
-import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import suppress
 from dataclasses import asdict
 
 import pytest
@@ -29,15 +28,8 @@ class Clock:
 
 
 class Value:
-    """Knows who uses it and how often it was closed."""
-
     def __init__(self, size: int) -> None:
         self.size = size
-        self.closed = 0
-        self.users = 0
-
-    def close(self) -> None:
-        self.closed += 1
 
 
 class LoadError(Exception):
@@ -55,32 +47,26 @@ def new_cache(clock: Callable[[], float]) -> InstanceCache[str, Value]:
         ttl_seconds=TTL,
         max_bytes=MAX_BYTES,
         size_of=lambda value: value.size,
-        close=Value.close,
         timer=clock,
     )
 
 
 class CacheAgainstModel(RuleBasedStateMachine):
-    """One thread, so that the model can say exactly what is kept, counted and closed."""
+    """One thread, so that the model can say exactly what is kept and counted."""
 
     def __init__(self) -> None:
         super().__init__()
         self.clock = Clock()
         self.cache = new_cache(self.clock)
         self.model: OrderedDict[str, tuple[Value, float]] = OrderedDict()  # least recently used first
-        self.values: list[Value] = []
-        self.leases: list[tuple[AbstractContextManager[Value], Value]] = []
         self.counts = dict.fromkeys(
             ("hits", "misses", "evictions", "expirations", "loads", "load_failures", "too_large"), 0
         )
 
     @rule(key=st.sampled_from(KEYS), size=st.integers(0, MAX_BYTES + 1))
-    def lease(self, key: str, size: int) -> None:
+    def get(self, key: str, size: int) -> None:
         new = Value(size)
-        lease = self.cache.lease(key, lambda: new)
-        value = lease.__enter__()
-        value.users += 1
-        self.leases.append((lease, value))
+        value = self.cache.get(key, lambda: new)
         self._expire()
         if key in self.model:
             self.counts["hits"] += 1
@@ -89,7 +75,6 @@ class CacheAgainstModel(RuleBasedStateMachine):
             return
         self.counts["misses"] += 1
         self.counts["loads"] += 1
-        self.values.append(new)
         assert value is new
         if size > MAX_BYTES:
             self.counts["too_large"] += 1
@@ -99,24 +84,18 @@ class CacheAgainstModel(RuleBasedStateMachine):
             self.model.popitem(last=False)
             self.counts["evictions"] += 1
 
-    @rule(data=st.data())
-    def let_go(self, data: st.DataObject) -> None:
-        if self.leases:
-            lease, value = self.leases.pop(data.draw(st.integers(0, len(self.leases) - 1)))
-            value.users -= 1
-            lease.__exit__(None, None, None)
-
     @rule(key=st.sampled_from(KEYS))
     def fail_to_load(self, key: str) -> None:
         self._expire()
         try:
-            with self.cache.lease(key, fail):
-                self.model.move_to_end(key)
-                self.counts["hits"] += 1
+            self.cache.get(key, fail)
         except LoadError:
             assert key not in self.model
             self.counts["misses"] += 1
             self.counts["load_failures"] += 1
+        else:
+            self.model.move_to_end(key)
+            self.counts["hits"] += 1
 
     @rule()
     def clear(self) -> None:
@@ -139,19 +118,6 @@ class CacheAgainstModel(RuleBasedStateMachine):
         self._expire()
         assert {name: figures[name] for name in self.counts} == self.counts
         assert (figures["entries"], figures["bytes"]) == (len(self.model), self._bytes())
-
-    @invariant()
-    def a_value_is_closed_once_it_is_neither_kept_nor_used(self) -> None:
-        kept = [value for value, _ in self.model.values()]
-        assert [value.closed for value in self.values] == [
-            int(value not in kept and not value.users) for value in self.values
-        ]
-
-    def teardown(self) -> None:
-        for lease, _ in self.leases:
-            lease.__exit__(None, None, None)
-        self.cache.close()
-        assert {value.closed for value in self.values} <= {1}
 
     def _expire(self) -> None:
         for key in [key for key, (_, expires) in self.model.items() if expires <= self.clock.now]:
@@ -195,12 +161,8 @@ class Hammer:
         size, patience = chance.randrange(MAX_BYTES + 2), chance.choice([None, None, 0, 0.001, 10])
         with self.lock:
             self.lookups += 1
-        try:
-            with self.cache.lease(key, lambda: self._load(size), patience) as value:
-                time.sleep(0)  # another thread's turn
-                assert not value.closed
-        except (LoadError, StillLoadingError):
-            pass
+        with suppress(LoadError, StillLoadingError):
+            self.cache.get(key, lambda: self._load(size), patience)
 
     def _load(self, size: int) -> Value:
         with self.lock:
@@ -237,6 +199,3 @@ def test_threads_lose_nothing(seeds: list[int]) -> None:
     assert (figures.loads, figures.load_failures) == (len(hammer.loaded), hammer.failed)
     assert figures.entries <= MAX_ENTRIES
     assert figures.bytes <= MAX_BYTES
-    assert [value.closed for value in hammer.loaded].count(0) == figures.entries
-    hammer.cache.close()
-    assert {value.closed for value in hammer.loaded} <= {1}

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from threadpoolctl import ThreadpoolController
 
-from embedding.vector_store import CollectionInfo, CourseCollection, VectorStore
+from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
 from retrieval import course_index
 from retrieval.course_index import (
     CourseIndex,
     CourseTooLargeError,
     make_course_index,
-    products_side_by_side,
+    one_thread_per_product,
     read_course,
 )
-from retrieval.keyword_store import KeywordStore
-from retrieval.settings import KeywordSettings
+from retrieval.keywords.store import KeywordSettings, KeywordStore
 from tests.support.course_index import QUERY_VECTOR, make_index
 from tests.support.published import MODEL, SIGNATURE, records_of
 
@@ -109,7 +108,7 @@ def test_products_take_one_thread_each_and_the_limit_is_lifted_again() -> None:
         }
 
     before = threads()
-    with products_side_by_side():
+    with one_thread_per_product():
         assert threads() <= {1}
     assert threads() == before
 

@@ -12,13 +12,13 @@ from hypothesis.extra.numpy import arrays
 
 from retrieval.fusion import (
     DEFAULT_WEIGHTS,
-    Fused,
+    FusedScores,
     Mask,
     Scores,
     Weights,
-    by_certainty,
     certainty,
-    reciprocal_rank,
+    certainty_weighted,
+    reciprocal_rank_fusion,
     weighted_sum,
     weights_for,
 )
@@ -34,15 +34,15 @@ weights = st.builds(Weights, st.floats(0, 10), st.floats(0.01, 10))
 class Way:
     """How the channels are fused: by a rule and weights, or by certainty at some legibility."""
 
-    rule: Callable[[Scores, Scores, Any, Mask | None], Fused]
+    rule: Callable[[Scores, Scores, Any, Mask | None], FusedScores]
     wanted: Weights | float
 
-    def __call__(self, near: Scores, words: Scores, mask: Mask | None = None) -> Fused:
+    def __call__(self, near: Scores, words: Scores, mask: Mask | None = None) -> FusedScores:
         return self.rule(near, words, self.wanted, mask)
 
 
-rules = st.sampled_from([weighted_sum, reciprocal_rank])
-ways = st.builds(Way, st.just(by_certainty), st.floats(0, 1)) | st.builds(Way, rules, weights)
+rules = st.sampled_from([weighted_sum, reciprocal_rank_fusion])
+ways = st.builds(Way, st.just(certainty_weighted), st.floats(0, 1)) | st.builds(Way, rules, weights)
 
 
 @given(cosines, bm25, ways, st.none() | masks)
@@ -95,7 +95,7 @@ def test_given_weights_make_a_plain_weighted_sum(near: Scores, words: Scores, wa
 
 @given(cosines, st.floats(0, 1))
 def test_without_a_usable_word_the_vector_decides(near: Scores, legibility: float) -> None:
-    fused = by_certainty(near, np.zeros(CHUNKS, dtype=np.float32), legibility)
+    fused = certainty_weighted(near, np.zeros(CHUNKS, dtype=np.float32), legibility)
     assert fused.weights.vector == 1
     assert (np.diff(fused.score[np.argsort(near, kind="stable")]) >= -1e-6).all()
 
@@ -122,8 +122,8 @@ def test_the_channel_that_singles_out_a_chunk_decides() -> None:
     words = rng.uniform(0, 5, 500).astype(np.float32)
     singled_out = words.copy()
     singled_out[42] = 30
-    assert by_certainty(peaked, words, 1.0).score.argmax() == 7
-    assert by_certainty(flat, singled_out, 1.0).score.argmax() == 42
+    assert certainty_weighted(peaked, words, 1.0).score.argmax() == 7
+    assert certainty_weighted(flat, singled_out, 1.0).score.argmax() == 42
 
 
 def test_a_query_the_model_cannot_read_is_left_to_words() -> None:
@@ -137,4 +137,4 @@ def test_ranks_count_from_60_and_equal_scores_share_one() -> None:
     near = np.array([0.9, 0.5, 0.5, 0.1], dtype=np.float32)
     words = np.array([0, 2, 0, 1], dtype=np.float32)
     expected = [0.5 / 61, 0.5 / 62 + 0.5 / 61, 0.5 / 62, 0.5 / 64 + 0.5 / 62]
-    np.testing.assert_allclose(reciprocal_rank(near, words, Weights(1, 1)).score, expected, rtol=1e-6)
+    np.testing.assert_allclose(reciprocal_rank_fusion(near, words, Weights(1, 1)).score, expected, rtol=1e-6)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.analysis import analyse, terms
 from retrieval.highlights import matches
+from retrieval.keywords.analysis import analyse, terms
 
 VOCABULARY = """
 copper Coppers plating plated dying die skies sky ties happily happy hoping hop hashMap HTTPServer node.js c++ C don't

@@ -13,8 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from retrieval.reranker import Reranker, RerankerError, RerankModelUnavailableError
-from retrieval.settings import RerankerSettings
+from retrieval.reranker import Reranker, RerankerError, RerankerSettings, RerankModelUnavailableError
 from tests.support.tiny_models import make_tiny_reranker
 
 QUERY = "how thick is copper"
@@ -233,7 +232,7 @@ def test_a_failure_of_the_model_is_told(reranker: Reranker, monkeypatch: pytest.
 
 
 def test_a_score_that_is_no_number_is_refused(reranker: Reranker, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reranker, "_yes_rather_than_no", reranker._yes_rather_than_no * float("nan"))
+    monkeypatch.setattr(reranker, "_yes_minus_no", reranker._yes_minus_no * float("nan"))
     with pytest.raises(RerankerError, match="not a number"):
         reranker.scores(QUERY, DOCUMENTS)
 
@@ -277,7 +276,7 @@ def test_float16_as_on_a_gpu_changes_little(
     monkeypatch.setattr(torch, "zeros", zeros_here)
     half = Reranker.load(settings_for(tiny_reranker, "auto"))
     assert half._model.dtype == torch.float16
-    assert half._yes_rather_than_no.dtype == torch.float32
+    assert half._yes_minus_no.dtype == torch.float32
     assert half.scores(QUERY, DOCUMENTS) == pytest.approx(reranker.scores(QUERY, DOCUMENTS), abs=2e-2)
 
 

@@ -9,18 +9,23 @@ from hypothesis import strategies as st
 
 from retrieval.course_index import CourseIndex
 from retrieval.fusion import DEFAULT_WEIGHTS, Weights
-from retrieval.search import Fusion, Hit, Method, Options, Query, Thresholds, search
+from retrieval.search import Explanation, Fusion, Hit, Method, Query, SearchOptions, Thresholds, search_index
 from tests.support.course_index import make_index, query
 
 WORDS = ("copper", "plating", "drill", "hole", "solder", "mask", "the")
 
 
-def ids(index: CourseIndex, hits: list[Hit]) -> list[str]:
-    return [index.records[hit.row].chunk_id for hit in hits]
+def ids(hits: list[Hit]) -> list[str]:
+    return [hit.record.chunk_id for hit in hits]
+
+
+def explanation_of(hit: Hit) -> Explanation:
+    assert hit.explanation is not None
+    return hit.explanation
 
 
 def find(index: CourseIndex, text: str = "copper", limit: int = 20, **options: object) -> list[str]:
-    return ids(index, search(index, [query(text)], Options(**options), limit))  # type: ignore[arg-type]
+    return ids(search_index(index, [query(text)], SearchOptions(**options), limit))  # type: ignore[arg-type]
 
 
 def test_each_method_listens_to_its_channel() -> None:
@@ -34,11 +39,11 @@ def test_each_method_listens_to_its_channel() -> None:
 
 def test_scores_are_those_of_the_channels() -> None:
     index = make_index({"a": "copper plating", "b": "drilled holes"}, [0.1, 0.9])
-    by_vector = search(index, [query("copper")], Options(Method.VECTOR), 5)
+    by_vector = search_index(index, [query("copper")], SearchOptions(Method.VECTOR), 5)
     assert [hit.score for hit in by_vector] == pytest.approx([0.9, 0.1])
-    (by_keyword,) = search(index, [query("copper")], Options(Method.KEYWORD), 5)
+    (by_keyword,) = search_index(index, [query("copper")], SearchOptions(Method.KEYWORD), 5)
     assert 0 < by_keyword.score < 1
-    assert by_keyword.score == pytest.approx(by_keyword.explanation.keyword_share)
+    assert by_keyword.score == pytest.approx(explanation_of(by_keyword).keyword_share)
 
 
 def test_equal_scores_are_ordered_by_chunk_id() -> None:
@@ -62,11 +67,11 @@ def test_fewer_results_are_the_first_of_more(
     texts = {chunk_id: " ".join(chosen) for chunk_id, chosen in words.items()}
     cosines = [getattr(random, "choice")([0.2, 0.4, 0.4000001, 0.6]) for _ in texts]  # noqa: B009
     index = make_index(texts, cosines)
-    all_hits = search(index, [query("copper hole mask")], Options(method, fusion), len(texts))
-    hits = search(index, [query("copper hole mask")], Options(method, fusion), limit)
+    all_hits = search_index(index, [query("copper hole mask")], SearchOptions(method, fusion), len(texts))
+    hits = search_index(index, [query("copper hole mask")], SearchOptions(method, fusion), limit)
     assert hits == all_hits[:limit]
-    found = [index.records[row].text for hit in all_hits for row in (hit.row, *hit.copies)]
-    assert len({index.records[hit.row].text for hit in all_hits}) == len(all_hits), "a text is found once"
+    found = [record.text for hit in all_hits for record in (hit.record, *hit.copies)]
+    assert len({hit.record.text for hit in all_hits}) == len(all_hits), "a text is found once"
     if method is not Method.KEYWORD:
         assert sorted(found) == sorted(texts.values()), "and no chunk is lost"
 
@@ -74,11 +79,11 @@ def test_fewer_results_are_the_first_of_more(
 def test_chunks_of_one_text_are_one_hit_that_names_them_all() -> None:
     texts = {"a": "copper", "b": "copper", "c": "copper plating", "d": "copper"}
     index = make_index(texts, [0.5, 0.7, 0.6, 0.5], {"a": {"section_id": "1"}, "d": {"section_id": "1"}})
-    best, second = search(index, [query("plating")], Options(Method.VECTOR), 5)
-    assert ids(index, [best, second]) == ["b", "c"]
-    assert [index.records[row].chunk_id for row in best.copies] == ["a", "d"]
-    (filtered,) = search(index, [query("copper")], Options(filters={"section_id": ["1"]}), 5)
-    assert [index.records[row].chunk_id for row in (filtered.row, *filtered.copies)] == ["a", "d"]
+    best, second = search_index(index, [query("plating")], SearchOptions(Method.VECTOR), 5)
+    assert ids([best, second]) == ["b", "c"]
+    assert [copy.chunk_id for copy in best.copies] == ["a", "d"]
+    (filtered,) = search_index(index, [query("copper")], SearchOptions(filters={"section_id": ["1"]}), 5)
+    assert [record.chunk_id for record in (filtered.record, *filtered.copies)] == ["a", "d"]
 
 
 def test_many_copies_do_not_crowd_out_other_texts() -> None:
@@ -89,10 +94,10 @@ def test_many_copies_do_not_crowd_out_other_texts() -> None:
 def test_of_several_phrasings_a_chunk_counts_as_its_best() -> None:
     index = make_index({"a": "copper plating", "b": "solder mask", "c": "drilled holes"})
     phrasings = [query("plating"), query("mask")]
-    hits = search(index, phrasings, Options(Method.KEYWORD), 5)
-    assert {(index.records[hit.row].chunk_id, hit.explanation.query) for hit in hits} == {("a", 0), ("b", 1)}
-    alone = [search(index, [phrasing], Options(), 5) for phrasing in phrasings]
-    together = search(index, phrasings, Options(), 5)
+    hits = search_index(index, phrasings, SearchOptions(Method.KEYWORD), 5)
+    assert {(hit.record.chunk_id, explanation_of(hit).query) for hit in hits} == {("a", 0), ("b", 1)}
+    alone = [search_index(index, [phrasing], SearchOptions(), 5) for phrasing in phrasings]
+    together = search_index(index, phrasings, SearchOptions(), 5)
     assert {hit.row: hit.score for hit in together} == {
         row: max(hit.score for hits in alone for hit in hits if hit.row == row) for row in range(3)
     }
@@ -112,9 +117,9 @@ def test_thresholds(method: Method) -> None:
 
 def test_an_illegible_query_is_left_to_words() -> None:
     index = make_index({"a": "阻焊层 覆盖 铜", "b": "钻孔"}, [0.1, 0.99])
-    (best, *_) = search(index, [query("什么是阻焊层", legibility=0.2)], Options(), 5)
-    assert index.records[best.row].chunk_id == "a"
-    assert best.explanation.weights == (0, 1)
+    (best, *_) = search_index(index, [query("什么是阻焊层", legibility=0.2)], SearchOptions(), 5)
+    assert best.record.chunk_id == "a"
+    assert explanation_of(best).weights == (0, 1)
 
 
 @pytest.mark.parametrize("fusion", list(Fusion))
@@ -122,11 +127,11 @@ def test_an_illegible_query_is_left_to_words() -> None:
 @pytest.mark.parametrize("method", list(Method))
 def test_the_explanation_adds_up(method: Method, fusion: Fusion, weights: Weights | None) -> None:
     index = make_index({"a": "copper plating", "b": "drill"}, [0.25, 0.5])
-    hits = search(index, [query("plated Copper?")], Options(method, fusion, weights), 5)
+    hits = search_index(index, [query("plated Copper?")], SearchOptions(method, fusion, weights), 5)
     for hit in hits:
-        assert hit.explanation.vector_part + hit.explanation.keyword_part == pytest.approx(hit.score)
-        assert hit.explanation.terms == ("plate", "copper")
-    found = {hit.row: hit.explanation for hit in hits}
+        assert explanation_of(hit).vector_part + explanation_of(hit).keyword_part == pytest.approx(hit.score)
+        assert explanation_of(hit).terms == ("plate", "copper")
+    found = {hit.row: explanation_of(hit) for hit in hits}
     assert found[0].cosine == (None if method is Method.KEYWORD else pytest.approx(0.25))
     assert found[0].bm25 > 0
     assert 0 < found[0].keyword_share < 1
@@ -139,17 +144,17 @@ def test_copies_of_a_text_change_nothing() -> None:
     texts = {"a": "copper plating", "b": "copper", "c": "solder mask", "d": "drill"}
     cosines = [0.8, 0.5, 0.3, 0.2]
     copies = {f"a{number}": texts["a"] for number in range(9)}
-    for options in (Options(), Options(fusion=Fusion.RRF), Options(weights=Weights(1, 1))):
-        alone = search(make_index(texts, cosines), [query("copper")], options, 9)
-        many = search(make_index(texts | copies, cosines + [0.8] * 9), [query("copper")], options, 9)
+    for options in (SearchOptions(), SearchOptions(fusion=Fusion.RRF), SearchOptions(weights=Weights(1, 1))):
+        alone = search_index(make_index(texts, cosines), [query("copper")], options, 9)
+        many = search_index(make_index(texts | copies, cosines + [0.8] * 9), [query("copper")], options, 9)
         assert [hit.score for hit in many] == pytest.approx([hit.score for hit in alone], rel=0.25)
         assert len(many[0].copies) == 9
 
 
 def test_words_alone_need_no_vector() -> None:
     index = make_index({"a": "copper", "b": "drill"})
-    (hit,) = search(index, [Query("copper", None)], Options(Method.KEYWORD), 5)
-    assert (hit.row, hit.explanation.cosine) == (0, None)
+    (hit,) = search_index(index, [Query("copper", None)], SearchOptions(Method.KEYWORD), 5)
+    assert (hit.row, explanation_of(hit).cosine) == (0, None)
 
 
 def test_nothing_to_find() -> None:

@@ -12,26 +12,20 @@ from typing import Any
 import numpy as np
 from starlette.testclient import TestClient
 
-from embedding.embedder import Embedder, Embeddings
-from embedding.settings import VectorStoreSettings
-from embedding.vector_store import (
-    CollectionInfo,
-    CollectionNotFoundError,
-    CourseCollection,
-    Record,
-    Vectors,
-    VectorStore,
-)
-from models.database import transaction
-from models.settings import CatalogueSettings
+from embedding.interface import Embedder, Embeddings
+from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
+from embedding.vector_store.errors import CollectionNotFoundError
+from embedding.vector_store.records import Record
+from embedding.vector_store.server import VectorStoreSettings
+from embedding.vectors import Vectors
+from models.database import CatalogueSettings, transaction
 from models.tables import Course, EmbeddingStatus
 from retrieval.cache import InstanceCache
-from retrieval.keyword_store import KeywordStore
-from retrieval.settings import KeywordSettings
+from retrieval.keywords.store import KeywordSettings, KeywordStore
 from search_api.app import create_app
-from search_api.courses import Courses
-from search_api.services import Services, assembled
-from search_api.settings import SearchSettings
+from search_api.app_settings import SearchSettings
+from search_api.courses.service import Courses
+from search_api.services import Services, assemble_services
 from tests.support.courses import empty_catalogue
 
 
@@ -168,7 +162,7 @@ class Backstage:
         keywords = KeywordStore(KeywordSettings(keyword_index_dir=self.database.with_name("keywords")))
         with (
             closing(Courses(self.catalogue_settings)) as courses,
-            assembled(settings, courses, self.vector_store, keywords, load_embedder=self._load) as services,
+            assemble_services(settings, courses, self.vector_store, keywords, load_embedder=self._load) as services,
         ):
             self.opened = services
             yield replace(services, caches=self.caches)

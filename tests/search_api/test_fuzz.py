@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from search_api.errors import ERRORS
+from search_api.http.errors import ERRORS
 from tests.search_api.backstage import Backstage
 
 any_text = st.text(st.characters(), max_size=20)  # half surrogate pairs included

@@ -10,12 +10,13 @@ import pytest
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
-from embedding.embedder import Embedder
-from embedding.indexing import index_course
-from embedding.local import LocalEmbedder
-from embedding.settings import EmbeddingSettings, VectorStoreSettings
-from embedding.vector_store import VectorStore
-from models import catalogue
+from embedding.embedder import LocalEmbedder
+from embedding.interface import Embedder
+from embedding.model_settings import EmbeddingSettings
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.indexing import index_course
+from embedding.vector_store.server import VectorStoreSettings
+from models import chunks
 from models.database import transaction
 from search_api.app import create_app
 from tests.support.courses import change_course, empty_catalogue, write_course
@@ -42,7 +43,7 @@ class Course:
         texts = {f"{self.id}:{name}": text for name, text in texts.items()}
         write_course(engine, self.id, texts)
         with transaction(engine) as session:
-            index_course(self.id, catalogue.chunk_pages(session, self.id), store, embedder, lambda _: None)
+            index_course(self.id, chunks.chunk_pages(session, self.id), store, embedder, lambda _: None)
         change_course(engine, self.id, embedding_status="done", embedding_progress=1.0)
 
 

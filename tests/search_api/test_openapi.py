@@ -8,7 +8,7 @@ import jsonschema  # type: ignore[import-untyped]
 import pytest
 from starlette.testclient import TestClient
 
-from search_api.errors import ERRORS
+from search_api.http.errors import ERRORS
 from search_api.openapi import openapi_document
 
 COMMITTED = Path(__file__).parents[2] / "docs" / "openapi.json"

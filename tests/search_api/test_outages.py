@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
-from embedding.settings import VectorStoreSettings
-from embedding.vector_store import CollectionInfo, Record, VectorStore
+from cli.processes import free_port
+from embedding.vector_store.collections import CollectionInfo, VectorStore
+from embedding.vector_store.records import Record
+from embedding.vector_store.server import VectorStoreSettings
 from tests.search_api.backstage import Backstage
-from tests.support.chroma import chroma_server, free_port
+from tests.support.chroma import chroma_server
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from search_api.app import create_app
-from search_api.settings import SearchSettings
+from search_api.app_settings import SearchSettings
 from tests.search_api.backstage import Backstage
 from tests.support.server import serving
 

@@ -12,8 +12,7 @@ from alembic.config import Config
 from sqlalchemy import Engine, create_engine, insert, text
 from sqlalchemy.orm import Session
 
-from models.database import create_catalogue_engine, transaction
-from models.settings import CatalogueSettings
+from models.database import CatalogueSettings, create_catalogue_engine, transaction
 from models.tables import Chunk, Course, Resource
 from tests.support.postgres import server
 

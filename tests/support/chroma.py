@@ -1,6 +1,5 @@
 """A real Chroma server on a free port, for as long as a test needs it."""
 
-import socket
 import subprocess
 import sys
 import time
@@ -10,17 +9,11 @@ from pathlib import Path
 
 import httpx
 
-from embedding.vector_store import CollectionNotFoundError, VectorStore
+from cli.processes import free_port
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.errors import CollectionNotFoundError
 
 CHROMA = Path(sys.executable).with_name("chroma")
-
-
-def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager

@@ -5,11 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from embedding.records import Record
-from embedding.vector_store import CollectionInfo
+from embedding.vector_store.collections import CollectionInfo
+from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from retrieval.course_index import CourseIndex
-from retrieval.keyword_index import KeywordIndexBuilder
+from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.search import Query
 
 QUERY_VECTOR: Vectors = np.array([1, 0], dtype=np.float32)

@@ -6,8 +6,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 from sqlmodel import Session, SQLModel, col, delete
 
-from models.database import create_catalogue_engine
-from models.settings import CatalogueSettings
+from models.database import CatalogueSettings, create_catalogue_engine
 from models.tables import Chunk, Course, Resource
 
 

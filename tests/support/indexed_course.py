@@ -7,9 +7,10 @@ from uuid import uuid4
 
 import numpy as np
 
-from embedding.embedder import Embedder, Embeddings, Pause, no_pause
-from embedding.indexing import IndexReport, index_course
-from embedding.vector_store import CourseCollection, Vectors, VectorStore
+from embedding.interface import Embedder, Embeddings, Pause, no_pause
+from embedding.vector_store.collections import CourseCollection, VectorStore
+from embedding.vector_store.indexing import IndexReport, index_course
+from embedding.vectors import Vectors
 from models.tables import Chunk
 
 DIMENSIONS = 8

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import yaml
 
-from cli.up import APP, COMMAND, ROOT, WORKSPACE
-from tests.support.chroma import free_port
+from cli.commands.up import APP, COMMAND, ROOT, WORKSPACE
+from cli.processes import free_port
 from tests.support.product import START_SECONDS, Product, environment, wait_until
 
 PARTS = ("chroma", "search", "webserver", "daemon")

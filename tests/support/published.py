@@ -6,8 +6,10 @@ from collections.abc import Sequence
 import numpy as np
 from sqlalchemy import Engine, insert
 
-from embedding.vector_store import CollectionInfo, CourseCollection, Record, Vectors, VectorStore
-from models import catalogue
+from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
+from embedding.vector_store.records import Record
+from embedding.vectors import Vectors
+from models import course_state
 from models.database import transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course
@@ -44,11 +46,11 @@ def publish(engine: Engine, store: VectorStore, course_id: str, texts: Sequence[
     """Embed a course that has a row, in the order in which a run does it: claim, write (in two steps), publish."""
     records, vectors, fingerprint = records_of(course_id, texts)
     with transaction(engine) as session:
-        assert catalogue.claim_course(session, course_id, "run")
+        assert course_state.claim_course(session, course_id, "run")
     collection: CourseCollection = store.create(CollectionInfo(course_id, MODEL, SIGNATURE))
     half = len(records) // 2
     collection.upsert(records[:half], vectors[:half])
     collection.upsert(records[half:], vectors[half:])
     with transaction(engine) as session:
-        assert catalogue.publish(session, course_id, "run", str(fingerprint))
+        assert course_state.publish(session, course_id, "run", str(fingerprint))
     return fingerprint

@@ -1,0 +1,127 @@
+"""A made-up course for `benchmarks.search_speed.main`: words as rare as in real text, vectors that have neighbours.
+
+The same course on every machine. A question is some words of a chunk and a vector near the chunk's own.
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+DIMENSIONS = 1024
+SECTIONS = 20
+QUESTIONS = 200
+CHUNK_WORDS, CHUNK_WORDS_SPREAD = 150, 30
+QUESTION_WORDS = 8
+TOPICS = 200
+TOPIC_SPREAD, QUESTION_SPREAD = 1.0, 0.5
+"""How far a chunk lies from its topic, and a question from its chunk, against a vector of length one."""
+SYLLABLES = tuple(map("".join, product("bdfgklmnprst", "aeiou")))
+VOCABULARY = 40_000
+ZIPF, ZIPF_SHIFT = 1.07, 2.7
+SEED = 7
+
+
+@dataclass(frozen=True)
+class MadeUpCourse:
+    """Chunks by number, and questions about them."""
+
+    id: str
+    texts: tuple[str, ...]
+    vectors: NDArray[np.float32]
+    """(chunks, dimensions), of length one."""
+    questions: tuple[str, ...]
+    question_vectors: NDArray[np.float32]
+    """(questions, dimensions), of length one."""
+    question_sections: tuple[str, ...]
+    """Of the chunk that the question is about: what a filter asks for."""
+
+    def corpus(self) -> io.BytesIO:
+        """Ready-to-Embed rows."""
+        return io.BytesIO(b"".join(self._rows()))
+
+    def nearest(self, count: int, *, filtered: bool) -> list[list[str]]:
+        """What an exact search finds for each question, best first."""
+        scores = self.question_vectors @ self.vectors.T
+        if filtered:
+            sections = np.array([section_id(number) for number in range(len(self.texts))])
+            scores[np.array(self.question_sections)[:, None] != sections] = -np.inf
+        best = np.argsort(-scores, axis=1)[:, :count]
+        return [
+            [chunk_id(int(number)) for number in row if scores[question, number] > -np.inf]
+            for question, row in enumerate(best)
+        ]
+
+    def save_questions(self, file: Path) -> None:
+        """Write the questions for `search_worker.read_questions`."""
+        np.savez(file, texts=self.questions, vectors=self.question_vectors, sections=self.question_sections)
+
+    def _rows(self) -> Iterator[bytes]:
+        for number, text in enumerate(self.texts):
+            row = {
+                "id": chunk_id(number),
+                "course_id": self.id,
+                "lecture_id": f"l{number % SECTIONS // 4}",
+                "section_id": section_id(number),
+                "order_in_section": number // SECTIONS,
+                "text": text,
+                "language": "en",
+                "source_type": "pdf",
+            }
+            yield json.dumps(row).encode() + b"\n"
+
+
+def make_course(chunks: int) -> MadeUpCourse:
+    """A course of so many chunks; 50,000 take some seconds."""
+    random = np.random.default_rng([SEED, chunks])
+    words = np.array([_word(number) for number in range(VOCABULARY)])
+    frequency = (np.arange(VOCABULARY) + ZIPF_SHIFT) ** -ZIPF
+    lengths = random.normal(CHUNK_WORDS, CHUNK_WORDS_SPREAD, chunks).clip(QUESTION_WORDS, None).astype(int)
+    drawn = random.choice(VOCABULARY, size=int(lengths.sum()), p=frequency / frequency.sum())
+    numbers = np.split(drawn, np.cumsum(lengths)[:-1])
+    topics = _unit(random.standard_normal((TOPICS, DIMENSIONS), dtype=np.float32))
+    vectors = _near(topics[random.integers(TOPICS, size=chunks)], TOPIC_SPREAD, random)
+    asked = random.choice(chunks, size=QUESTIONS, replace=chunks < QUESTIONS)
+    questions = [" ".join(words[random.choice(numbers[chunk], QUESTION_WORDS, replace=False)]) for chunk in asked]
+    return MadeUpCourse(
+        id=f"made-up-{chunks}",
+        texts=tuple(" ".join(words[chunk]) for chunk in numbers),
+        vectors=vectors,
+        questions=tuple(questions),
+        question_vectors=_near(vectors[asked], QUESTION_SPREAD, random),
+        question_sections=tuple(section_id(int(chunk)) for chunk in asked),
+    )
+
+
+def chunk_id(number: int) -> str:
+    """Id of the chunk with this number."""
+    return f"c{number:06}"
+
+
+def section_id(number: int) -> str:
+    """Section of the chunk with this number."""
+    return f"s{number % SECTIONS}"
+
+
+def _word(number: int) -> str:
+    """Each number another word; those of small numbers are short."""
+    word = ""
+    while number >= 0:
+        number, syllable = divmod(number, len(SYLLABLES))
+        word = SYLLABLES[syllable] + word
+        number -= 1
+    return word
+
+
+def _near(centres: NDArray[np.float32], spread: float, random: np.random.Generator) -> NDArray[np.float32]:
+    return _unit(centres + spread * _unit(random.standard_normal(centres.shape, dtype=np.float32)))
+
+
+def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    unit: NDArray[np.float32] = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit

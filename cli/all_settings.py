@@ -1,0 +1,22 @@
+"""All settings of the product. Each class stands beside the code it configures."""
+
+from cli.launcher_settings import LauncherSettings
+from embedding.model_settings import EmbeddingSettings
+from embedding.vector_store.server import VectorStoreSettings
+from models.database import CatalogueSettings
+from models.settings import Settings
+from orchestration.search_link import SearchLinkSettings
+from retrieval.keywords.store import KeywordSettings
+from retrieval.reranker import RerankerSettings
+from search_api.app_settings import SearchSettings
+
+ALL_SETTINGS: tuple[type[Settings], ...] = (
+    CatalogueSettings,
+    EmbeddingSettings,
+    VectorStoreSettings,
+    KeywordSettings,
+    RerankerSettings,
+    SearchLinkSettings,
+    SearchSettings,
+    LauncherSettings,
+)

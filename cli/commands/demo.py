@@ -1,0 +1,135 @@
+"""`course-search demo`: the main job on the sample courses, from chunk table to answers, in a directory of its own."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.padding import Padding
+from rich.progress import BarColumn, Progress, TextColumn
+
+from cli.commands.up import COMMAND, ROOT, CannotStartError, Running, running
+from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
+from cli.processes import ProcessFailedError
+from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
+from search_api.app_settings import SearchSettings
+
+DIRECTORY = Path("data/demo")
+SAMPLES = ROOT / "data" / "samples"
+EMBEDDING_SECONDS = 600.0
+ANSWERS = 2
+SHOWN_CHARACTERS = 220
+
+console = Console(highlight=False)
+
+
+class DemoFailedError(Exception):
+    """The demo did not get its answers."""
+
+
+def demo() -> None:
+    """Load two sample courses, let the sensor embed them, ask a few questions, stop everything.
+
+    Works in data/demo, begun anew each time: courses of your own are not touched.
+    """
+    settings = LauncherSettings(dagster_home=DIRECTORY / "dagster", dagster_postgres_url=None)
+    own = {
+        "DATABASE_URL": f"sqlite:///{DIRECTORY.absolute()}/catalogue.db",
+        "CHROMA_DB_DIR": str(DIRECTORY.absolute() / "chroma"),
+        "KEYWORD_INDEX_DIR": str(DIRECTORY.absolute() / "keywords"),
+    }
+    try:
+        _begin_anew()
+        with running(settings, {**os.environ, **own}, chroma_url=None, any_port=True) as product:
+            _load_samples(product)
+            _wait_until_embedded(product)
+            _ask(product)
+    except KeyboardInterrupt as error:
+        console.print("Stopped.")
+        raise typer.Exit(130) from error
+    except (CannotStartError, DemoFailedError, DirectoryInUseError, ProcessFailedError) as error:
+        console.print(str(error), style="bold red", markup=False)
+        raise typer.Exit(1) from error
+    console.print("[bold green]Everything worked and is stopped again.[/] `make up` starts it for your own courses.")
+
+
+def _begin_anew() -> None:
+    """Empty the demo's directory, unless a demo runs there; the lock's file stays."""
+    lock = lock_directory(DIRECTORY / "dagster", PRODUCT_LOCK)
+    for path in [*DIRECTORY.iterdir(), *(DIRECTORY / "dagster").iterdir()]:
+        if path.is_file() and path.name != PRODUCT_LOCK:
+            path.unlink()
+        elif path.is_dir() and path.name != "dagster":
+            shutil.rmtree(path)
+    os.close(lock)
+
+
+def _load_samples(product: Running) -> None:
+    files = sorted(SAMPLES.glob("*.jsonl"))
+    console.print(f"Loading {', '.join(file.name for file in files)}")
+    product.supervisor.run("load", [*COMMAND, "load", *files])
+
+
+def _wait_until_embedded(product: Running) -> None:
+    console.print("Waiting for the sensor to find the courses and embed them …")
+    with Progress(
+        TextColumn("  {task.description:<10}"), BarColumn(), TextColumn("{task.fields[status]}"), console=console
+    ) as progress:
+        tasks: dict[str, Any] = {}
+
+        def all_done() -> bool:
+            courses = _call(product, "GET", "/courses")["courses"]
+            for course in courses:
+                course_id, status = course["course_id"], course["embedding_status"]
+                if course_id not in tasks:
+                    tasks[course_id] = progress.add_task(course_id, total=1.0, status="")
+                progress.update(tasks[course_id], completed=course["embedding_progress"], status=status)
+                if status == "failed":
+                    raise DemoFailedError(f"Course {course_id} failed: {course['embedding_error']}")
+            return bool(courses) and all(course["embedding_status"] == "done" for course in courses)
+
+        product.supervisor.wait_until(
+            all_done, EMBEDDING_SECONDS, f"The courses were not embedded within {EMBEDDING_SECONDS:.0f} s"
+        )
+
+
+def _ask(product: Running) -> None:
+    questions: Sequence[Mapping[str, str]] = json.loads((SAMPLES / "questions.json").read_text(encoding="utf-8"))
+    for question in questions:
+        path, body = f"/courses/{question['course_id']}/search", {"query": question["query"], "top_k": ANSWERS}
+        answer = _call(product, "POST", path, body)
+        if not answer["results"]:
+            raise DemoFailedError(f"No answer to {question['query']!r}")
+        console.print(f"\n[bold]{escape(question['query'])}[/] [dim]({question['course_id']})[/]")
+        for result in answer["results"]:
+            metadata = result["metadata"]
+            place = " › ".join([metadata["lecture_title"], metadata["section_title"]])
+            console.print(f"  [green]{result['score']:.3f}[/]  [cyan]{place}[/]")
+            console.print(Padding(escape(_shortened(result["text"])), (0, 0, 0, 9)))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+
+
+def _call(product: Running, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+    url = product.search_url + path
+    try:
+        response = httpx.request(method, url, json=body, headers=_headers(), timeout=60, trust_env=False)
+    except httpx.HTTPError as error:
+        product.supervisor.check_alive()
+        raise DemoFailedError(f"{url} does not answer: {error}") from error
+    if response.is_error:
+        raise DemoFailedError(f"{url} answered {response.status_code}: {response.text}")
+    return response.json()
+
+
+def _headers() -> dict[str, str]:
+    token = SearchSettings().internal_token
+    return {"X-Internal-Token": token.get_secret_value()} if token else {}

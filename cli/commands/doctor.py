@@ -1,0 +1,81 @@
+"""`course-search doctor`: what is wrong with this installation, and what to do about it."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from cli.all_settings import ALL_SETTINGS
+from cli.courses import Json
+from maintenance.checks.examination import examine, repair
+from maintenance.checks.findings import Diagnosis, Level
+
+STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
+
+
+def doctor(
+    with_repair: Annotated[
+        bool,
+        typer.Option(
+            "--repair",
+            help="Do what is safe: delete what is left of courses that are gone, have damaged courses embedded anew, "
+            "make missing keyword indexes, remove orphaned directories (only while no Chroma server runs).",
+        ),
+    ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="Load the model and read every text and vector of every published course, too."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Check settings, catalogue, Chroma, model and every course, and say what is wrong and what to do.
+
+    Nothing is changed without --repair, and it may run beside everything. Exit code 1: an error remains.
+    """
+    diagnoses: list[Diagnosis] = []
+    for finding in examine(ALL_SETTINGS, deep=deep):
+        diagnosis = repair(finding) if with_repair else Diagnosis(finding)
+        if not as_json:
+            _print(diagnosis)
+        diagnoses.append(diagnosis)
+    errors = sum(diagnosis.is_error for diagnosis in diagnoses)
+    if as_json:
+        findings = [_as_json(diagnosis) for diagnosis in diagnoses]
+        typer.echo(json.dumps({"ok": not errors, "findings": findings}, indent=2, ensure_ascii=False))
+    if errors:
+        raise typer.Exit(1)
+
+
+def _print(diagnosis: Diagnosis) -> None:
+    """Columns on a terminal, whole lines in a pipe."""
+    finding = diagnosis.finding
+    lines = [finding.message, *([f"→ {finding.advice}"] if finding.advice else [])]
+    lines += [f"✓ {repair}" if diagnosis.is_repaired else f"• {repair}" for repair in diagnosis.repairs]
+    console = Console()
+    if not console.is_terminal:
+        for number, line in enumerate(lines):
+            level, check = (finding.level, finding.check) if number == 0 else ("", "")
+            typer.echo(f"{level:<8} {check:<10} {line}")
+        return
+    row = Table.grid(padding=(0, 1))
+    row.add_column(width=8)
+    row.add_column(width=10)
+    row.add_column(overflow="fold")
+    row.add_row(Text(finding.level, STYLES[finding.level]), finding.check, Text("\n".join(lines)))
+    console.print(row)
+
+
+def _as_json(diagnosis: Diagnosis) -> dict[str, Any]:
+    finding = diagnosis.finding
+    return {
+        "check": finding.check,
+        "level": finding.level,
+        "message": finding.message,
+        "advice": finding.advice,
+        "subjects": list(finding.subjects),
+        "repairs": diagnosis.repairs,
+        "repaired": diagnosis.is_repaired,
+    }

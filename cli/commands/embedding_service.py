@@ -1,0 +1,30 @@
+"""`course-search embedding-service`: the embedding model alone, for pipelines and search apps on other machines."""
+
+from typing import Annotated
+
+import typer
+
+from embedding.errors import ModelUnavailableError
+from embedding.model_files.directory import read_model_directory
+from embedding.model_settings import EmbeddingSettings
+
+APP = "search_api.app:create_embedding_app"
+
+
+def embedding_service(
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 9001,
+) -> None:
+    """Run the embedding model as a service: POST /embed, and POST /v1/embeddings for clients of OpenAI's API.
+
+    INTERNAL_TOKEN guards it. Pipelines and search apps use it by EMBEDDING_SERVICE_URL.
+    """
+    try:
+        read_model_directory(EmbeddingSettings().embedding_model_path)
+    except ModelUnavailableError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from error
+
+    import uvicorn
+
+    uvicorn.run(APP, factory=True, host=host, port=port)

@@ -1,0 +1,121 @@
+"""`course-search status`: every course and how far its embedding is."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+from rich.console import Console, Group
+from rich.live import Live
+
+from cli.courses import POLL_SECONDS, CourseIds, Json, catalogue, complain, not_found, print_table, table
+from models.courses import courses_by_id, is_active, list_courses
+from models.database import Engine, transaction
+from models.ingestion import Ingestion, ingestion_by_course, ingestion_of_course
+from models.tables import Course, EmbeddingStatus
+from models.text import counted, one_line
+
+HEADINGS = ("course", "status", "progress", "chunks", "generation", "requested", "error")
+STYLES: dict[str, str] = {
+    EmbeddingStatus.PENDING: "yellow",
+    EmbeddingStatus.RUNNING: "cyan",
+    EmbeddingStatus.FAILED: "red",
+}
+SHOWN_ERROR = 100
+
+CourseState = tuple[Course, int]
+"""A course, and how many chunks the catalogue holds of it."""
+
+
+def status(
+    course_ids: CourseIds = None,
+    as_json: Json = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Stay until no course is pending or running, and show those meanwhile.")
+    ] = False,
+) -> None:
+    """Show the state of every course, or of those named.
+
+    A course is not_started, pending (waits for a run), running, done (searchable) or failed. `requested` is when
+    somebody asked for an embedding that no run has taken up yet; `generation` counts how often it was published.
+    """
+    with catalogue() as engine:
+        if watch:
+            _watch(engine, course_ids, Console(stderr=True, highlight=False))
+        states, unknown = _read(engine, course_ids)
+    if as_json:
+        typer.echo(json.dumps({"courses": [_as_json(*state) for state in states]}, indent=2, ensure_ascii=False))
+    elif states:
+        print_table(HEADINGS, _rows(states))
+        typer.echo(f"\n{_summary(states)}")
+    elif not unknown:
+        complain("There are no courses yet; load some with `course-search load`.")
+    for course_id in unknown:
+        complain(not_found(course_id).message)
+    if unknown:
+        raise typer.Exit(1)
+
+
+def _read(engine: Engine, course_ids: Sequence[str] | None) -> tuple[list[CourseState], list[str]]:
+    """The courses, and which of those named there are none of."""
+    with transaction(engine) as session:
+        if not course_ids:
+            courses, totals = list_courses(session), ingestion_by_course(session)
+            return [(course, totals.get(course.id, Ingestion()).chunks) for course in courses], []
+    with transaction(engine) as session:
+        rows = courses_by_id(session, list(dict.fromkeys(course_ids)))
+        known = [(course, ingestion_of_course(session, course.id).chunks) for course in rows.values() if course]
+    return known, [course_id for course_id, course in rows.items() if course is None]
+
+
+def _watch(engine: Engine, course_ids: Sequence[str] | None, console: Console) -> None:
+    """Show what is moving until nothing is; in a pipe just wait."""
+    with Live(console=console, transient=True, vertical_overflow="ellipsis", auto_refresh=False) as live:
+        while True:
+            states, _ = _read(engine, course_ids)
+            active = [state for state in states if is_active(state[0])]
+            if not active:
+                return
+            if console.is_terminal:
+                live.update(Group(_summary(states), "", table(HEADINGS, _rows(active[: console.height]))), refresh=True)
+            time.sleep(POLL_SECONDS)
+
+
+def _rows(states: Sequence[CourseState]) -> list[tuple[Sequence[str], str]]:
+    return [(_cells(*state), STYLES.get(state[0].embedding_status, "")) for state in states]
+
+
+def _cells(course: Course, chunks: int) -> Sequence[str]:
+    requested = course.embedding_requested_at
+    error = one_line(course.embedding_error or "")
+    return (
+        course.id,
+        course.embedding_status,
+        f"{course.embedding_progress:.0%}",
+        str(chunks),
+        str(course.embedding_generation),
+        f"{requested.astimezone():%Y-%m-%d %H:%M:%S}" if requested else "",
+        error if len(error) <= SHOWN_ERROR else error[: SHOWN_ERROR - 1] + "…",
+    )
+
+
+def _as_json(course: Course, chunks: int) -> dict[str, object]:
+    """The fields of `GET /courses`, and more."""
+    requested = course.embedding_requested_at
+    return {
+        "course_id": course.id,
+        "embedding_status": course.embedding_status,
+        "embedding_progress": course.embedding_progress,
+        "embedding_error": course.embedding_error,
+        "embedding_generation": course.embedding_generation,
+        "embedding_requested_at": requested.isoformat() if requested else None,
+        "chunks": chunks,
+    }
+
+
+def _summary(states: Sequence[CourseState]) -> str:
+    counts = Counter(course.embedding_status for course, _ in states)
+    parts = [f"{count} {status}" for status, count in sorted(counts.items())]
+    return f"{counted(len(states), 'course')}: {', '.join(parts)}"

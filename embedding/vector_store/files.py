@@ -1,0 +1,47 @@
+"""TODO."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from uuid import UUID
+
+from embedding.vector_store.directory_lock import lock_holder
+from embedding.vector_store.server import VectorStoreSettings
+
+SERVER_LOCK = ".server.lock"
+"""Name of the lock file in Chroma's directory that a server holds while it runs."""
+SERVER_ADDRESS = ".server.url"
+"""Name of the file with the address of the last server."""
+
+
+def vector_store_settings() -> VectorStoreSettings:
+    """The settings; a server that runs over CHROMA_DB_DIR says itself where, unless CHROMA_URL is set."""
+    settings = VectorStoreSettings()
+    directory, address = settings.chroma_db_dir, settings.chroma_db_dir / SERVER_ADDRESS
+    if "chroma_url" in settings.model_fields_set or not address.exists() or not lock_holder(directory, SERVER_LOCK):
+        return settings
+    return settings.model_copy(update={"chroma_url": address.read_text()})
+
+
+def orphaned_directories(directory: Path) -> list[Path]:
+    """Directories of collections that Chroma has deleted; it never removes them itself.
+
+    They are listed before the table is read: Chroma writes the row of a new one first.
+
+    Args:
+        directory: Chroma's, absolute.
+    """
+    database = directory / "chroma.sqlite3"
+    if not database.exists():
+        return []
+    candidates = sorted(path for path in directory.iterdir() if path.is_dir() and _is_uuid(path.name))
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        known = {segment for (segment,) in connection.execute("SELECT id FROM segments")}
+    return [path for path in candidates if path.name not in known]
+
+
+def _is_uuid(name: str) -> bool:
+    try:
+        return str(UUID(name)) == name
+    except ValueError:
+        return False

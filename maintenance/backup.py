@@ -1,0 +1,141 @@
+"""Backs up the collections of all courses into one file, while everything keeps running.
+
+Chroma's directory cannot be copied while its server writes to it, so the courses are read through the server, one by
+one. A course is saved if its row says that it is published, and says the same after the reading: a run changes the row
+before it changes anything else.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from embedding.vector_store.archive import ArchiveError, ArchiveWriter, SavedCourse, new_archive
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.errors import VectorStoreAwayError, VectorStoreError
+from maintenance.progress import progress
+from models.courses import get_course, list_courses
+from models.database import Engine, transaction
+from models.fingerprint import CourseFingerprint
+from models.tables import EmbeddingStatus
+
+WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
+"""Seconds before each round over the courses that were being embedded in the round before."""
+
+
+class CourseBusyError(Exception):
+    """The course is being embedded, so its collection cannot be read now."""
+
+
+class CourseLeftOutError(Exception):
+    """The course is not embedded, so there is nothing to save."""
+
+
+class CourseDamagedError(Exception):
+    """The course is published, but its collection is not what was published."""
+
+
+class Publication(NamedTuple):
+    """What a course's row says of its collection.
+
+    If it is the same before and after a reading, so was the collection.
+    """
+
+    status: str
+    generation: int
+    fingerprint: str | None
+
+
+@dataclass
+class BackupReport:
+    """The result of a backup."""
+
+    saved: list[SavedCourse] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    """Reason by course id."""
+    damaged: dict[str, str] = field(default_factory=dict)
+    """Problem by course id."""
+
+
+def back_up(engine: Engine, store: VectorStore, path: Path, on_message: Callable[[str], None]) -> BackupReport:
+    """Save the collections of all published courses to a new file, which appears when it is complete.
+
+    Args:
+        engine: The catalogue.
+        store: The vector store.
+        path: The file; it must not exist.
+        on_message: Receives a line for each wait, and for each course that is left out.
+
+    Raises:
+        ArchiveError: There is nothing to save, the file exists, or it could not be read back.
+        VectorStoreError: The vector store is unavailable.
+        OSError: The file cannot be written.
+        DatabaseUnavailableError: The catalogue is unavailable.
+    """
+    with new_archive(path) as archive:
+        report = _save_all(engine, store, archive, on_message)
+        for course_id, reason in (report.left_out | report.damaged).items():
+            on_message(f"Left out: {course_id}: {reason}")
+    return report
+
+
+def _save_all(
+    engine: Engine, store: VectorStore, archive: ArchiveWriter, on_message: Callable[[str], None]
+) -> BackupReport:
+    report = BackupReport(archive.courses)
+    with transaction(engine) as session:
+        courses = list_courses(session)
+    published = (CourseFingerprint.parse(course.embedding_fingerprint) for course in courses)
+    busy = {course.id: "" for course in courses}
+    with progress("Saving", sum(fingerprint.chunks for fingerprint in published if fingerprint)) as advance:
+        for wait in WAITS:
+            if wait and busy:
+                on_message(f"Waiting {wait:g} s for {len(busy)} courses that are being embedded …")
+                time.sleep(wait)
+            for course_id in list(busy):
+                try:
+                    _save(course_id, engine, store, archive, advance)
+                except CourseBusyError as error:
+                    busy[course_id] = str(error)
+                    continue
+                except CourseLeftOutError as error:
+                    report.left_out[course_id] = str(error)
+                except CourseDamagedError as error:
+                    report.damaged[course_id] = str(error)
+                del busy[course_id]
+    report.left_out |= busy
+    return report
+
+
+def _save(
+    course_id: str, engine: Engine, store: VectorStore, archive: ArchiveWriter, on_page: Callable[[int], None]
+) -> None:
+    before = _publication(engine, course_id)
+    if before.status in (EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING):
+        raise CourseBusyError(f"it is being embedded ({before.status})")
+    if before.status != EmbeddingStatus.DONE:
+        raise CourseLeftOutError(f"it is not embedded ({before.status})")
+    fingerprint = CourseFingerprint.parse(before.fingerprint)
+    if fingerprint is None:
+        raise CourseDamagedError(f"its fingerprint cannot be read ({before.fingerprint}); rebuild it")
+    try:
+        collection = store.open(course_id)
+        with archive.spooled(collection.contents(), on_page) as spool:
+            if _publication(engine, course_id) != before:
+                raise CourseBusyError("it was embedded anew while it was read")
+            archive.add(spool, collection.info, before.generation, fingerprint)
+    except VectorStoreAwayError:
+        raise
+    except (VectorStoreError, ArchiveError) as error:
+        if _publication(engine, course_id) != before:
+            raise CourseBusyError("it was embedded anew while it was read") from error
+        raise CourseDamagedError(f"its collection is damaged ({error}); rebuild it") from error
+
+
+def _publication(engine: Engine, course_id: str) -> Publication:
+    with transaction(engine) as session:
+        course = get_course(session, course_id)
+    if course is None:
+        raise CourseLeftOutError("it is no longer in the catalogue")
+    return Publication(course.embedding_status, course.embedding_generation, course.embedding_fingerprint)

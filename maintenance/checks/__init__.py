@@ -1,0 +1,1 @@
+"""What `course-search doctor` checks and repairs."""

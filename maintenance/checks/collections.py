@@ -1,0 +1,210 @@
+"""Checks that every published course has the collection that was published, and every collection its course.
+
+Courses may be embedded during the check. So a course that looks damaged is read again: if its row has changed, it was
+embedded, not damaged.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from embedding.interface import Embedder
+from embedding.vector_store.collection_names import collection_name, course_id_of
+from embedding.vector_store.collections import CourseCollection, VectorStore
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreAwayError, VectorStoreError
+from embedding.vectors import are_sound
+from maintenance.checks.findings import Finding, Level, first_few
+from maintenance.progress import progress
+from maintenance.rebuild import CourseRefusedError, rebuild_course, running_course, unknown_course
+from models.course_state import request_embedding
+from models.courses import courses_by_id, get_course, list_course_ids, list_courses
+from models.database import Engine, transaction
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.tables import Course, EmbeddingStatus
+from models.text import counted
+from retrieval.keywords.store import KeywordSettings, KeywordStore
+
+
+class Fault(StrEnum):
+    """What can be wrong with a published course."""
+
+    MISSING = "without a collection"
+    OTHER_MODEL = "with a collection of another model than was published"
+    OTHER_COUNT = "with more or fewer documents than were published"
+    BROKEN = "with a collection that cannot be read"
+    UNSOUND = "with vectors of a wrong size, not finite or not of length one"
+    OTHER_CONTENT = "with other chunks or texts than were published"
+
+
+NEEDS_REBUILD = (Fault.BROKEN, Fault.UNSOUND, Fault.OTHER_CONTENT)
+"""Faults that an ordinary embedding does not repair, because it writes only new and changed chunks."""
+
+
+def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[CourseCollection]) -> Iterator[Finding]:
+    """Every collection belongs to a course.
+
+    Args:
+        engine: The catalogue.
+        store: The vector store.
+        collections: All collections, listed before the courses are read, so that a new course's is not taken for
+            orphaned.
+    """
+    with transaction(engine) as session:
+        courses = set(list_course_ids(session))
+    orphans: dict[str, str] = {}
+    foreign: list[str] = []
+    belonging = 0
+    for collection in collections:
+        course_id = collection.info.course_id or course_id_of(collection.name)
+        if course_id in courses:
+            belonging += 1
+        elif _is_of_this_product(collection):
+            orphans[collection.name] = collection.info.course_id
+        elif course_id:
+            foreign.append(collection.name)
+
+    def delete(name: str) -> str:
+        with transaction(engine) as session:
+            course = get_course(session, orphans[name])
+        if course is not None:
+            return f"{name} left alone: its course is in the catalogue now"
+        store.delete(orphans[name])
+        return f"{name} deleted"
+
+    if orphans:
+        message = f"{counted(len(orphans), 'collection')} of no course: {first_few(list(orphans))}"
+        if belonging:
+            advice = "Their courses were removed: `course-search doctor --repair` deletes them"
+            yield Finding("orphans", Level.WARNING, message, advice, list(orphans), delete)
+        else:
+            advice = (
+                "Nothing here is repaired, since not one collection belongs to a course of the catalogue: is "
+                "DATABASE_URL, or CHROMA_URL, the right one?"
+            )
+            yield Finding("orphans", Level.WARNING, message, advice, list(orphans))
+    if foreign:
+        message = f"{counted(len(foreign), 'collection')} named like ours, made by something else: {first_few(foreign)}"
+        yield Finding("orphans", Level.WARNING, message, "Delete what nobody needs yourself", foreign)
+    if not orphans and not foreign:
+        yield Finding("orphans", Level.OK, f"{counted(belonging, 'collection')}, each of a course")
+
+
+def check_courses(
+    engine: Engine,
+    store: VectorStore,
+    collections: Sequence[CourseCollection],
+    *,
+    deep: bool = False,
+    model: Embedder | None = None,
+) -> Iterator[Finding]:
+    """Every published course has the collection that was published.
+
+    Args:
+        engine: The catalogue.
+        store: The vector store.
+        collections: All collections.
+        deep: Read every text and vector.
+        model: Gives the expected dimensions of the collections it made.
+    """
+
+    def check_contents(collection: CourseCollection, published: CourseFingerprint | None) -> Fault | None:
+        if deep:
+            made_by_model = model is not None and collection.info.model_signature == model.signature
+            return _fault_of_contents(collection, published, model.dimensions if model and made_by_model else None)
+        next(collection.contents(page_size=1), None)
+        return None
+
+    with transaction(engine) as session:
+        done = [course for course in list_courses(session) if course.embedding_status == EmbeddingStatus.DONE]
+    by_name = {collection.name: collection for collection in collections}
+    suspects: dict[str, tuple[Course, Fault]] = {}
+    with progress("Reading collections", len(done)) as advance:
+        for course in done:
+            fault = _fault(course, store, by_name.get(collection_name(course.id)), check_contents)
+            if fault:
+                suspects[course.id] = course, fault
+            advance(1)
+    faults: dict[Fault, list[str]] = defaultdict(list)
+    with transaction(engine) as session:
+        rows = courses_by_id(session, list(suspects))
+    for course_id, (course, fault) in suspects.items():
+        if is_same_publication(course, rows[course_id]):
+            faults[fault].append(course_id)
+
+    def embed(course_id: str) -> str:
+        with transaction(engine) as session:
+            if request_embedding(session, course_id, datetime.now(UTC)):
+                return f"{course_id}: embedding_started"
+            course = get_course(session, course_id)
+        if course is None:
+            raise CourseRefusedError(unknown_course(course_id))
+        return f"{course_id}: {running_course(course)}"
+
+    def rebuild(course_id: str) -> str:
+        rebuild_course(engine, store, KeywordStore(KeywordSettings()), course_id)
+        return f"{course_id}: collection deleted, embedding_started"
+
+    for fault, ids in faults.items():
+        message = f"{counted(len(ids), 'course')} {fault}: {first_few(ids)}"
+        needs_rebuild = fault in NEEDS_REBUILD
+        advice = f"`course-search {'rebuild' if needs_rebuild else 'embed'} COURSE`, or `course-search doctor --repair`"
+        yield Finding("courses", Level.ERROR, message, advice, ids, rebuild if needs_rebuild else embed)
+    if not faults:
+        how = "every text and vector as it should be" if deep else "every collection readable and complete"
+        yield Finding("courses", Level.OK, f"{counted(len(done), 'course')} done, {how}")
+
+
+def is_same_publication(before: Course, now: Course | None) -> bool:
+    """Whether the course has not been embedded since its row was read."""
+    return now is not None and all(
+        getattr(before, column) == getattr(now, column)
+        for column in ("embedding_status", "embedding_generation", "embedding_fingerprint")
+    )
+
+
+def _fault(
+    course: Course,
+    store: VectorStore,
+    collection: CourseCollection | None,
+    check_contents: Callable[[CourseCollection, CourseFingerprint | None], Fault | None],
+) -> Fault | None:
+    published = CourseFingerprint.parse(course.embedding_fingerprint)
+    try:
+        collection = collection or store.open(course.id)  # it may have been created after the listing
+        if published and collection.info.model_signature != published.model:
+            return Fault.OTHER_MODEL
+        documents = collection.count()  # the only read of a broken collection: each takes seconds to fail
+        if published and documents != published.chunks:
+            return Fault.OTHER_COUNT
+        return check_contents(collection, published)
+    except CollectionNotFoundError:
+        return Fault.MISSING
+    except VectorStoreAwayError:
+        raise
+    except VectorStoreError:
+        return Fault.BROKEN
+
+
+def _fault_of_contents(
+    collection: CourseCollection, published: CourseFingerprint | None, dimensions: int | None
+) -> Fault | None:
+    stored = FingerprintBuilder()
+    for records, vectors in collection.contents():
+        dimensions = dimensions or vectors.shape[1]
+        if not are_sound(vectors, dimensions).all():
+            return Fault.UNSOUND
+        hashes = collection.hashes([record.chunk_id for record in records])
+        for record in records:
+            if hashes[record.chunk_id].text not in ("", record.text_hash):
+                return Fault.OTHER_CONTENT
+            stored.add_hashed(record.chunk_id, record.content_hash, len(record.text))
+    if published and stored.build(published.model).content != published.content:
+        return Fault.OTHER_CONTENT
+    return None
+
+
+def _is_of_this_product(collection: CourseCollection) -> bool:
+    """Whether this product made the collection: its metadata name a course, and it has that course's name."""
+    course_id = collection.info.course_id
+    return bool(course_id) and collection.name == collection_name(course_id)

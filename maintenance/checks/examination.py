@@ -1,0 +1,119 @@
+"""Runs all checks in order, and their repairs."""
+
+import sqlite3
+from collections.abc import Generator, Iterator, Sequence
+
+from embedding.errors import EmbeddingError
+from embedding.factory import configured_signature, open_embedder
+from embedding.model_files.demo_model import model_in_use
+from embedding.model_settings import EmbeddingSettings
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.directory_lock import DirectoryInUseError
+from embedding.vector_store.errors import VectorStoreError
+from embedding.vector_store.files import vector_store_settings
+from maintenance.checks.collections import check_courses, check_orphans
+from maintenance.checks.course_states import check_states
+from maintenance.checks.environment import (
+    check_catalogue,
+    check_files,
+    check_model,
+    check_server,
+    check_settings,
+    check_vector_store,
+)
+from maintenance.checks.findings import Diagnosis, Finding, Level
+from maintenance.checks.keyword_indexes import check_keyword_indexes
+from maintenance.rebuild import CourseRefusedError, RebuildLostError
+from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine
+from models.settings import Settings
+from models.text import one_line
+from retrieval.keywords.index import KeywordIndexError
+from retrieval.keywords.store import KeywordSettings, KeywordStore, KeywordStoreError
+
+EXPECTED_ERRORS = (
+    CourseRefusedError,
+    DatabaseUnavailableError,
+    DirectoryInUseError,
+    EmbeddingError,
+    KeywordIndexError,
+    KeywordStoreError,
+    OSError,
+    RebuildLostError,
+    VectorStoreError,
+    sqlite3.Error,
+)
+"""What a check or a repair may raise; the message says what is wrong."""
+
+
+def examine(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Iterator[Finding]:
+    """Run all checks. A check that depends on one that found an error is left out.
+
+    Args:
+        settings_classes: All settings of the installation.
+        deep: Load the model, and read every text and vector of every published course.
+    """
+    if not (yield from _run_check("settings", check_settings(settings_classes))):
+        return
+    settings = vector_store_settings()
+    engine = create_catalogue_engine(CatalogueSettings())
+    store = VectorStore(settings)
+    try:
+        catalogue_works = yield from _run_check("catalogue", check_catalogue(engine))
+        store_works = yield from _run_check("chroma", check_vector_store(store, settings))
+        yield from _run_check("server", check_server(store, settings))
+        model_works = yield from _run_check("model", check_model())
+        yield from _run_check("files", check_files(store, settings))
+        if catalogue_works and store_works:
+            yield from _run_check("courses", _check_collections(engine, store, deep=deep))
+            keywords = KeywordStore(KeywordSettings())
+            yield from _run_check("keywords", check_keyword_indexes(engine, store, keywords))
+        if catalogue_works:
+            signature = configured_signature(model_in_use(EmbeddingSettings())) if model_works else None
+            yield from _run_check("states", check_states(engine, signature))
+    finally:
+        store.close()
+        engine.dispose()
+
+
+def repair(finding: Finding) -> Diagnosis:
+    """Repair all subjects of a finding; an error with one does not stop the others."""
+    diagnosis = Diagnosis(finding)
+    if finding.repair is None:
+        return diagnosis
+    diagnosis.is_repaired = True
+    for subject in finding.subjects:
+        try:
+            diagnosis.repairs.append(finding.repair(subject))
+        except EXPECTED_ERRORS as error:
+            diagnosis.repairs.append(f"{subject} could not be repaired: {one_line(str(error))}")
+            diagnosis.is_repaired = False
+    return diagnosis
+
+
+def _check_collections(engine: Engine, store: VectorStore, *, deep: bool) -> Iterator[Finding]:
+    collections = list(store.collections())
+    yield from check_orphans(engine, store, collections)
+    model = None
+    if deep:
+        try:
+            model = open_embedder(model_in_use(EmbeddingSettings()))
+        except EmbeddingError as error:
+            yield Finding("model", Level.ERROR, str(error))
+    yield from check_courses(engine, store, collections, deep=deep, model=model)
+
+
+def _run_check(name: str, findings: Iterator[Finding]) -> Generator[Finding, None, bool]:
+    """Pass the findings of a check on; an expected error becomes a finding.
+
+    Returns:
+        Whether no error was found.
+    """
+    no_error = True
+    try:
+        for finding in findings:
+            no_error = no_error and finding.level != Level.ERROR
+            yield finding
+    except EXPECTED_ERRORS as error:
+        yield Finding(name, Level.ERROR, one_line(str(error)))
+        return False
+    return no_error

@@ -1,0 +1,85 @@
+"""Rebuilds a course: deletes its collection and keyword index, and requests an embedding of all chunks.
+
+The rebuild owns the course meanwhile, as a run would, so that no run writes into a collection that is being deleted. A
+rebuild that is killed leaves the course `running` for an owner that is not a run; `course_status_sensor` fails such a
+course and requests its embedding.
+"""
+
+from datetime import UTC, datetime
+from uuid import uuid4
+
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.errors import VectorStoreError
+from models.course_state import (
+    REBUILD_OWNER_PREFIX,
+    claim_course,
+    fail_course,
+    owns_course,
+    request_after_rebuild,
+    request_embedding,
+)
+from models.courses import get_course
+from models.database import Engine, transaction
+from models.tables import Course
+from models.text import quoted
+from retrieval.keywords.store import KeywordStore, KeywordStoreError
+
+
+class CourseRefusedError(Exception):
+    """The course does not exist, or is running."""
+
+
+class RebuildLostError(Exception):
+    """Another process took the course over during the rebuild."""
+
+
+def rebuild_course(engine: Engine, store: VectorStore, keywords: KeywordStore, course_id: str) -> None:
+    """Delete the course's collection and keyword index, and request an embedding of all of its chunks.
+
+    Raises:
+        CourseRefusedError: There is no such course, or it is running.
+        VectorStoreError: The collection could not be deleted; the course has failed and its embedding is requested.
+        KeywordStoreError: The same for the keyword index.
+        RebuildLostError: Another process took the course over. If its collection was deleted all the same, an embedding
+            is requested, unless the course is running: that run finds its collection missing and fails.
+    """
+    owner = f"{REBUILD_OWNER_PREFIX}{uuid4()}"
+    with transaction(engine) as session:
+        course = get_course(session, course_id)
+        if course is None:
+            raise CourseRefusedError(unknown_course(course_id))
+        if not claim_course(session, course_id, owner):
+            raise CourseRefusedError(running_course(course))
+
+    def check_ownership() -> None:
+        with transaction(engine) as session:
+            is_owner = owns_course(session, course_id, owner)
+        if not is_owner:
+            raise RebuildLostError(f"Course {course_id} was taken over, and nothing was deleted: rebuild it again")
+
+    try:
+        store.delete(course_id, check_ownership)
+        keywords.delete(course_id)
+    except BaseException as error:
+        reason = str(error) if isinstance(error, VectorStoreError | KeywordStoreError) else "interrupted"
+        with transaction(engine) as session:
+            fail_course(session, course_id, owner, f"The rebuild failed: {reason}", retry_at=datetime.now(UTC))
+        raise
+    with transaction(engine) as session:
+        is_requested = request_after_rebuild(session, course_id, owner, datetime.now(UTC))
+        if not is_requested:
+            request_embedding(session, course_id, datetime.now(UTC))
+    if not is_requested:
+        raise RebuildLostError(f"Course {course_id} was taken over while its collection was deleted: rebuild it again")
+
+
+def unknown_course(course_id: str) -> str:
+    """The message for a course that does not exist."""
+    return f"There is no course {quoted(course_id)}"
+
+
+def running_course(course: Course) -> str:
+    """The message for a course that is running, and so cannot be embedded or rebuilt now."""
+    if (course.embedding_run_id or "").startswith(REBUILD_OWNER_PREFIX):
+        return f"Course {quoted(course.id)} is being rebuilt now; if that was interrupted, `make up` sets it free"
+    return f"Course {quoted(course.id)} is being embedded now"

@@ -1,0 +1,162 @@
+"""Restores a backup: replaces all collections, while everything is stopped.
+
+A second restore, or the pipeline, completes what an interruption leaves, whichever step it hits:
+
+1. A complete new directory is built beside CHROMA_DB_DIR. Nothing has changed yet.
+2. All courses are reset in the catalogue: nothing is searchable, and the old collections are kept.
+3. The directories are swapped by two renames.
+4. The courses of the backup are marked `done` with the fingerprints they were saved with, so the pipeline embeds only
+   what has changed since.
+5. The old directory is removed.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from embedding.vector_store.archive import Archive, SavedCourse
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
+from embedding.vector_store.files import SERVER_LOCK
+from embedding.vector_store.offline import OfflineVectorStore
+from embedding.vector_store.server import VectorStoreSettings
+from maintenance.progress import progress
+from models.course_state import mark_restored, reset_all
+from models.courses import list_course_ids
+from models.database import Engine, transaction
+
+NEW, OLD = ".restoring", ".before-restore"
+"""Suffixes of the directory that is being built, and of the one it replaces, until that is removed."""
+SPACE_FACTOR, SPACE_PER_COURSE = 4, 2**20
+"""Chroma's files take about three times the bytes of their content, and half a megabyte per collection."""
+
+
+class CannotRestoreError(Exception):
+    """The backup cannot be restored here and now; the message says why."""
+
+
+class CoursesToRestore(NamedTuple):
+    """What a restore of a backup into this catalogue means."""
+
+    courses: list[SavedCourse]
+    """Courses of the backup that are in the catalogue."""
+    unknown: list[str]
+    """Ids of courses of the backup that are not in the catalogue; they are left out."""
+    not_saved: int
+    """Number of courses of the catalogue that are not in the backup; they will be embedded."""
+
+
+@contextmanager
+def everything_stopped(directory: Path, other_locks: Sequence[tuple[Path, str]] = ()) -> Iterator[None]:
+    """Make sure that no process uses the vectors, and that none starts to until the block ends.
+
+    Args:
+        directory: Chroma's.
+        other_locks: Further locks to take: directory and name.
+
+    Raises:
+        CannotRestoreError: A process runs, or the directory is a mount point.
+    """
+    if directory.is_mount():
+        raise CannotRestoreError(f"{directory} is a mount point: set CHROMA_DB_DIR to a directory inside of it")
+    with ExitStack() as stack:
+        for place, name in (*other_locks, (directory, SERVER_LOCK)):
+            try:
+                stack.callback(os.close, lock_directory(place, name))
+            except DirectoryInUseError as error:
+                raise CannotRestoreError(f"{error}: stop everything first") from error
+        settings = VectorStoreSettings()
+        if VectorStore(settings).answers():
+            raise CannotRestoreError(
+                f"A Chroma server answers at {settings.chroma_url}: stop it first. A restore replaces {directory} "
+                "(CHROMA_DB_DIR), so run it on the machine that has the server's files"
+            )
+        yield
+
+
+def courses_to_restore(engine: Engine, backup: Archive) -> CoursesToRestore:
+    """Compare the backup with the catalogue.
+
+    Raises:
+        CannotRestoreError: They have no course in common.
+    """
+    with transaction(engine) as session:
+        known = set(list_course_ids(session))
+    courses = [course for course in backup.manifest.courses if course.course_id in known]
+    if not courses:
+        raise CannotRestoreError("The catalogue at DATABASE_URL has no course of this backup: is it the right one?")
+    unknown = [course.course_id for course in backup.manifest.courses if course.course_id not in known]
+    return CoursesToRestore(courses, unknown, len(known) - len(courses))
+
+
+@contextmanager
+def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCourse]) -> Iterator[Path]:
+    """A complete directory of these collections, beside the present one; removed at the end unless it was moved.
+
+    Raises:
+        CannotRestoreError: There is too little space, or a collection could not be written completely.
+        ArchiveError: The archive cannot be read.
+        VectorStoreError: Chroma failed.
+        OSError: The files cannot be written.
+    """
+    new = directory.with_name(directory.name + NEW)
+    if new.exists():
+        shutil.rmtree(new)
+    needed = SPACE_FACTOR * backup.size + SPACE_PER_COURSE * len(courses)
+    free = shutil.disk_usage(directory.parent).free
+    if free < needed:
+        raise CannotRestoreError(
+            f"{directory.parent} has {free >> 20} MB of free space, and the new files need about {needed >> 20} MB"
+        )
+    lock = lock_directory(
+        new, SERVER_LOCK
+    )  # it becomes CHROMA_DB_DIR, whose own lock file moves away with the old directory
+    try:
+        with progress("Restoring", sum(course.chunks for course in courses)) as advance:
+            _write_collections(new, backup, courses, advance)
+        os.sync()
+        yield new
+    finally:
+        os.close(lock)
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def swap_directories(engine: Engine, directory: Path, new: Path, courses: Sequence[SavedCourse]) -> Path:
+    """Put the new directory in the place of the present one, and mark the courses restored.
+
+    Returns:
+        The old directory, which can be removed.
+    """
+    old = directory.with_name(directory.name + OLD)
+    with transaction(engine) as session:
+        reset_all(session)
+    if old.exists():
+        shutil.rmtree(old)  # left by an interrupted restore
+    directory.rename(old)
+    new.rename(directory)
+    os.sync()
+    with transaction(engine) as session:
+        for course in courses:
+            mark_restored(session, course.course_id, course.fingerprint)
+    return old
+
+
+def _write_collections(
+    directory: Path, backup: Archive, courses: Sequence[SavedCourse], on_page: Callable[[int], None]
+) -> None:
+    store = OfflineVectorStore(directory)
+    try:
+        for course in courses:
+            collection = store.create(course.info)
+            for records, vectors in backup.pages(course):
+                collection.upsert(records, vectors)
+                on_page(len(records))
+            store.close()  # frees the course's memory, and makes the count below read the files
+            stored = store.open(course.course_id).count()
+            if stored != course.chunks:
+                raise CannotRestoreError(f"Course {course.course_id} has {stored} documents, not {course.chunks}")
+    finally:
+        store.close()

@@ -1,0 +1,287 @@
+"""One course in a run: claimed, indexed for both searches, checked and published, or `failed` with its reason.
+
+The run's state is on the course's row alone: the row is claimed first, its ownership is checked before every write to
+the collection, and publishing it is the last step. The resources wait for a database or a vector store that is
+unavailable for a moment; errors that arrive here have lasted longer.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from functools import partial
+
+import dagster as dg
+
+from embedding.errors import EmbeddingServiceAwayError
+from embedding.interface import Embedder
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.errors import VectorStoreAwayError
+from embedding.vector_store.indexing import IndexReport, index_course
+from models import course_state
+from models.chunks import chunk_page
+from models.courses import get_course
+from models.database import DatabaseUnavailableError, Session
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.ingestion import ingestion_of_course
+from models.tables import Chunk, Course, EmbeddingStatus
+from orchestration import ui_metadata
+from orchestration.course_run.keyword_index import CourseKeywords, KeywordReport
+from orchestration.launching.launch_reasons import reasons_of
+from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
+from retrieval.keywords.store import KeywordStore, KeywordStoreError
+
+PAGE_SIZE = 500
+"""Chunks read and compared at a time. `index_course` embeds and writes smaller batches, and reports progress for
+each."""
+LOGGED_STEPS = 10
+"""Progress lines in a run's log; each is a row in Dagster's database."""
+
+
+class CourseNotEmbeddableError(Exception):
+    """The course cannot be embedded in its present state, or not by this run."""
+
+
+class NotIngestedError(CourseNotEmbeddableError):
+    """Stage one has not finished the course; the sensor launches a run when it has."""
+
+
+class CourseChunks:
+    """A course's chunks in id order, page by page; can be iterated several times.
+
+    Each page is read in a transaction of its own, because embedding a page may take minutes.
+    """
+
+    def __init__(self, catalogue: CatalogueResource, course_id: str) -> None:
+        self._catalogue = catalogue
+        self._course_id = course_id
+
+    def __iter__(self) -> Iterator[Sequence[Chunk]]:
+        after: str | None = None
+        while page := self._catalogue.attempt(
+            partial(chunk_page, course_id=self._course_id, after=after, limit=PAGE_SIZE)
+        ):
+            yield page
+            after = page[-1].id
+
+
+class CourseRun:
+    """The work of one run on one course.
+
+    Args:
+        context: Of the run.
+        course_id: The course.
+        catalogue: Holds the row and the chunks.
+        vector_store: Holds the collection.
+        keyword_store: Holds the keyword index.
+        gpu: Holds the model.
+        search_url: The search app, for links in the Dagster UI.
+    """
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        course_id: str,
+        *,
+        catalogue: CatalogueResource,
+        vector_store: VectorStoreResource,
+        keyword_store: KeywordStore,
+        gpu: GpuResource,
+        search_url: str,
+    ) -> None:
+        self._context = context
+        self._course_id = course_id
+        self._catalogue = catalogue
+        self._vector_store = vector_store
+        self._keyword_store = keyword_store
+        self._gpu = gpu
+        self._search_url = search_url
+        self._run_id = context.run.run_id
+        self._reason = reasons_of(context.run.tags).get(course_id)
+        self._chunks = CourseChunks(catalogue, course_id)
+
+    def embed_and_publish(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        """Bring collection and keyword index in line with the chunks and publish them.
+
+        Yields:
+            Check results and materializations for the Dagster UI.
+
+        Raises:
+            CourseNotEmbeddableError: It may not be embedded, or failed a check.
+            EmptyCourseError: It has no chunks.
+            EmbeddingError: The model failed.
+            VectorStoreError: The vector store failed.
+            KeywordStoreError: The keyword index could not be written.
+            DatabaseUnavailableError: The catalogue is unavailable.
+        """
+        if not self._claim():
+            return
+        self._check_ingested()
+        started = time.perf_counter()
+        embedder = self._gpu.embedder()
+        loaded_in = time.perf_counter() - started
+        content = self._record_attempt(embedder)
+        keywords = CourseKeywords(self._keyword_store, self._course_id, self._chunks, content)
+        report = self._index(embedder, keywords, content.chunks)
+        yield from ui_metadata.collection_checks(self._course_id, report)
+        _require_correct_collection(report)
+        keyword_report = keywords.write(report.fingerprint, partial(self._store.open, self._course_id))
+        yield ui_metadata.keyword_check(self._course_id, keyword_report)
+        _require_complete_index(keyword_report)
+        self._publish(report.fingerprint)
+        self._delete_older_keyword_indexes(report.fingerprint)
+        yield ui_metadata.collection_materialization(
+            self._course_id,
+            report,
+            embedder,
+            search_url=self._search_url,
+            model_load_seconds=loaded_in,
+        )
+        yield ui_metadata.keyword_materialization(self._course_id, report.fingerprint, keyword_report)
+
+    def record_failure(self, error: BaseException) -> str:
+        """Record on the course's row why it failed, if this run owns it; returns the reason.
+
+        Another run is requested if the cause may pass by itself: a part is unavailable, or the run was interrupted
+        without being cancelled. A course that is not ingested is embedded once it is.
+        """
+        retry = isinstance(error, (DatabaseUnavailableError, EmbeddingServiceAwayError)) or (
+            isinstance(error, VectorStoreAwayError) and not self._vector_store.store().answers()
+        )
+        reason = str(error) or type(error).__name__
+        if not isinstance(error, Exception):
+            retry = not self._is_being_cancelled()
+            reason = "interrupted" if retry else "cancelled"
+        retry_at = datetime.now(UTC) if retry else None
+        attempted = self._reason.content if self._reason and not isinstance(error, NotIngestedError) else None
+        try:
+            with self._catalogue.transaction() as session:
+                course_state.fail_course(
+                    session, self._course_id, self._run_id, reason, retry_at=retry_at, attempted=attempted
+                )
+        except Exception:  # the status sensor records it when the catalogue is back
+            self._context.log.exception(f"Could not record the failure of course {self._course_id}")
+        return reason
+
+    def _claim(self) -> bool:
+        """Make this run the owner of the course, so that no other run embeds it at the same time.
+
+        Returns:
+            False if what this run was launched for has been published since.
+        """
+        course = self._catalogue.attempt(lambda session: get_course(session, self._course_id))
+        if course is None:
+            raise CourseNotEmbeddableError(f"There is no course {self._course_id} in the catalogue")
+        if self._reason and self._reason.is_superseded(course):
+            self._context.log.info(f"Course {self._course_id} has been published since: nothing to do")
+            return False
+        if not self._catalogue.attempt(lambda session: self._take_over(session, course)):
+            raise CourseNotEmbeddableError(
+                f"Course {self._course_id} is being embedded by run {course.embedding_run_id}"
+            )
+        return True
+
+    def _take_over(self, session: Session, course: Course) -> bool:
+        """Claim the course, also from a finished run that could not update the row."""
+        if course_state.claim_course(session, course.id, self._run_id):
+            return True
+        owner = course.embedding_run_id
+        run = self._context.instance.get_run_by_id(owner) if owner else None
+        return bool(run and run.is_finished) and course_state.claim_course(session, course.id, self._run_id, owner)
+
+    def _check_ingested(self) -> None:
+        ingestion = self._catalogue.attempt(lambda session: ingestion_of_course(session, self._course_id))
+        if not ingestion.finished:
+            raise NotIngestedError(
+                f"Stage one has not ingested course {self._course_id} yet: "
+                f"{ingestion.succeeded} of {ingestion.resources} resources succeeded"
+            )
+
+    @property
+    def _store(self) -> VectorStore:
+        return self._vector_store.store(PATIENCE_SECONDS)
+
+    def _index(self, embedder: Embedder, pages: Iterable[Sequence[Chunk]], chunks: int) -> IndexReport:
+        logged = 0
+
+        def report_progress(finished: int) -> None:
+            nonlocal logged
+            progress = min(1.0, finished / max(1, chunks))
+            if not self._catalogue.attempt(
+                lambda session: course_state.report_progress(session, self._course_id, self._run_id, progress)
+            ):
+                raise self._lost_error()
+            if int(progress * LOGGED_STEPS) > logged:
+                logged = int(progress * LOGGED_STEPS)
+                self._context.log.info(f"Course {self._course_id}: {finished} of {chunks} chunks")
+
+        return index_course(
+            self._course_id,
+            pages,
+            self._store,
+            embedder,
+            on_page=report_progress,
+            before_write=self._check_ownership,
+        )
+
+    def _record_attempt(self, embedder: Embedder) -> CourseFingerprint:
+        """Record what will be embedded, so that the sensor does not launch the same again if it fails."""
+        content = FingerprintBuilder().add_all(self._chunks).build(embedder.signature)
+        self._catalogue.attempt(
+            lambda session: course_state.record_attempt(session, self._course_id, self._run_id, str(content))
+        )
+        return content
+
+    def _check_ownership(self) -> None:
+        if not self._catalogue.attempt(
+            lambda session: course_state.owns_course(session, self._course_id, self._run_id)
+        ):
+            raise self._lost_error()
+
+    def _lost_error(self) -> CourseNotEmbeddableError:
+        return CourseNotEmbeddableError(f"Course {self._course_id} no longer belongs to this run: it was taken over")
+
+    def _publish(self, content: CourseFingerprint) -> None:
+        """Make the course `done`: searches use the new generation from here on."""
+        fingerprint = str(content)
+
+        def publish(session: Session) -> bool:
+            if course_state.publish(session, self._course_id, self._run_id, fingerprint):
+                return True
+            # An earlier attempt may have been committed although its answer was lost.
+            course = get_course(session, self._course_id)
+            return course is not None and (
+                course.embedding_status == EmbeddingStatus.DONE
+                and course.embedding_run_id == self._run_id
+                and course.embedding_fingerprint == fingerprint
+            )
+
+        if not self._catalogue.attempt(publish):
+            raise self._lost_error()
+
+    def _delete_older_keyword_indexes(self, published: CourseFingerprint) -> None:
+        try:
+            self._keyword_store.keep_only(self._course_id, published.content)
+        except KeywordStoreError as error:  # the course is published; its next run tries again
+            self._context.log.warning(str(error))
+
+    def _is_being_cancelled(self) -> bool:
+        run = self._context.instance.get_run_by_id(self._run_id)
+        return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
+def _require_correct_collection(report: IndexReport) -> None:
+    if not report.complete:
+        raise CourseNotEmbeddableError(
+            f"The collection holds {report.stored} documents where the course has {report.fingerprint.chunks} chunks"
+        )
+    if not report.sound:
+        raise CourseNotEmbeddableError(
+            f"{report.vectors.unsound} of {report.vectors.checked} vectors are not as they were written"
+        )
+
+
+def _require_complete_index(report: KeywordReport) -> None:
+    if not report.complete:
+        raise CourseNotEmbeddableError(
+            f"The keyword index holds {report.indexed} chunks where the course has {report.chunks}"
+        )

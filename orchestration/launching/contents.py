@@ -1,0 +1,68 @@
+"""Reads the chunks of courses within a time budget, to tell which courses are due."""
+
+import time
+from collections.abc import Mapping
+
+from models.chunks import chunk_pages
+from models.database import Session, UnreadableDataError, database_errors
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.tables import Course
+from orchestration.launching.due_courses import Candidates, completed_contents, is_due
+from orchestration.launching.launch_reasons import LaunchReason
+
+READING_SECONDS = 10.0
+"""Time for the requested courses, and for those with another number of chunks. Dagster ends a tick after a minute."""
+UNCHANGED_READING_SECONDS = 0.2
+"""Time for the courses that look unchanged."""
+
+
+class UnreadableContentError(Exception):
+    """A chunk of the course holds data that cannot be read; other courses are not affected."""
+
+
+DueCourses = Mapping[LaunchReason, CourseFingerprint]
+"""The due courses, most urgent first, with the fingerprint of their chunks."""
+
+
+def read_contents(
+    session: Session, candidates: Candidates, model_signature: str | None
+) -> tuple[DueCourses, Mapping[str, str], str | None]:
+    """Read the chunks of candidates until the time is up.
+
+    Returns:
+        The due courses; the reason for each course that cannot be read, by id; the next cursor.
+    """
+    due: dict[LaunchReason, CourseFingerprint] = {}
+    unreadable: dict[str, str] = {}
+    for courses_to_read, seconds in (
+        (candidates.requested, READING_SECONDS),
+        (candidates.changed, READING_SECONDS),
+        (candidates.unchanged, UNCHANGED_READING_SECONDS),
+    ):
+        started = time.monotonic()
+        for course in courses_to_read:
+            try:
+                content = content_of(session, course, model_signature)
+            except UnreadableContentError as error:
+                unreadable[course.id] = str(error)
+                continue
+            if is_due(course, content):
+                due[LaunchReason.of(course, content)] = content
+            if time.monotonic() - started > seconds:
+                return due, unreadable, course.id
+    return due, unreadable, None
+
+
+def content_of(session: Session, course: Course, model_signature: str | None) -> CourseFingerprint:
+    """The fingerprint of the course's chunks now. If the model is unavailable, with the model that was used last.
+
+    Raises:
+        UnreadableContentError: A chunk cannot be read. The transaction can be used further.
+    """
+    try:
+        with database_errors(), session.begin_nested():  # PostgreSQL ends the whole transaction at an error
+            fingerprint = FingerprintBuilder().add_all(chunk_pages(session, course.id))
+    except (TypeError, ValueError, UnreadableDataError) as error:
+        raise UnreadableContentError(f"A chunk of the course cannot be read: {error}") from error
+    completed = completed_contents(course)
+    return fingerprint.build(model_signature or (completed[0].model if completed else ""))

@@ -1,0 +1,217 @@
+"""What the Dagster UI shows of one course in a run: check results, figures, a sample of the texts, links.
+
+Figures are numbers, so that the UI plots them over time. Everything is computed from an `IndexReport` or a
+`KeywordReport` alone, in well under a millisecond per course.
+"""
+
+from collections.abc import Mapping, Sequence
+from urllib.parse import quote
+
+import dagster as dg
+import numpy as np
+
+from embedding.interface import Embedder
+from embedding.vector_store.indexing import IndexReport
+from embedding.vector_store.records import Record
+from models.fingerprint import CourseFingerprint
+from orchestration.course_run.keyword_index import KeywordReport
+from orchestration.partitions import COLLECTION, KEYWORD_INDEX, course_partitions
+from retrieval.keywords.analysis import ANALYSIS_VERSION
+
+EVERY_CHUNK_IS_SEARCHABLE = "every_chunk_is_searchable"
+VECTORS_ARE_SOUND = "vectors_are_sound"
+FEW_TEXTS_ARE_CUT = "few_texts_are_cut"
+KEYWORD_INDEX_IS_COMPLETE = "keyword_index_complete"
+MAX_TRUNCATED_SHARE = 0.05
+"""Warn above this share of truncated texts: what was cut off cannot be found."""
+
+CHECK_SPECS = (
+    dg.AssetCheckSpec(
+        EVERY_CHUNK_IS_SEARCHABLE,
+        asset=COLLECTION,
+        blocking=True,
+        partitions_def=course_partitions,
+        description="The collection holds as many documents as the course has chunks. "
+        "A course is published only when it does.",
+    ),
+    dg.AssetCheckSpec(
+        VECTORS_ARE_SOUND,
+        asset=COLLECTION,
+        blocking=True,
+        partitions_def=course_partitions,
+        description="Vectors read back from the collection have the model's dimensions and length one, are finite, "
+        "and are the ones that were written. A course is published only when they are.",
+    ),
+    dg.AssetCheckSpec(
+        FEW_TEXTS_ARE_CUT,
+        asset=COLLECTION,
+        partitions_def=course_partitions,
+        description=f"At most {MAX_TRUNCATED_SHARE:.0%} of the texts embedded in the run were longer than the model's "
+        "token limit. A warning only: raise EMBEDDING_MAX_TOKENS, or have stage one make smaller chunks.",
+    ),
+    dg.AssetCheckSpec(
+        KEYWORD_INDEX_IS_COMPLETE,
+        asset=KEYWORD_INDEX,
+        blocking=True,
+        partitions_def=course_partitions,
+        description="The keyword index, read back, holds every chunk of the course. A course is published only when "
+        "it does.",
+    ),
+)
+
+SAMPLE_CHARACTERS = 120
+"""Characters shown of each text; the UI gives all columns of the table the same width."""
+SAMPLE_SCHEMA = dg.TableSchema(
+    columns=[
+        dg.TableColumn("chunk", description="The chunk's id."),
+        dg.TableColumn("place", description="Lecture › section: titles, or ids where there are none."),
+        dg.TableColumn("text", description=f"Its first {SAMPLE_CHARACTERS} characters."),
+    ]
+)
+
+
+def collection_checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetCheckEvaluation]:
+    """Results of the checks of the course's collection, in the order of `CHECK_SPECS`."""
+    cut = _truncated_share(report)
+    vectors = report.vectors
+    return (
+        dg.AssetCheckEvaluation(
+            asset_key=COLLECTION,
+            check_name=EVERY_CHUNK_IS_SEARCHABLE,
+            passed=report.complete,
+            partition=course_id,
+            description=f"{report.stored} documents for {report.fingerprint.chunks} chunks",
+            metadata={"chunks": report.fingerprint.chunks, "documents": report.stored},
+        ),
+        dg.AssetCheckEvaluation(
+            asset_key=COLLECTION,
+            check_name=VECTORS_ARE_SOUND,
+            passed=report.sound,
+            partition=course_id,
+            description=f"{vectors.unsound} of {vectors.checked} vectors are unsound; "
+            f"{vectors.dimensions} dimensions of {vectors.expected_dimensions}",
+            metadata={
+                "checked": vectors.checked,
+                "unsound": vectors.unsound,
+                "dimensions": vectors.dimensions,
+                "expected_dimensions": vectors.expected_dimensions,
+            },
+        ),
+        dg.AssetCheckEvaluation(
+            asset_key=COLLECTION,
+            check_name=FEW_TEXTS_ARE_CUT,
+            passed=cut <= MAX_TRUNCATED_SHARE,
+            severity=dg.AssetCheckSeverity.WARN,
+            partition=course_id,
+            description=f"{report.truncated} of {report.embedded} texts were cut",
+            metadata={
+                "embedded": report.embedded,
+                "truncated": report.truncated,
+                "truncated_share": dg.MetadataValue.float(round(cut, 4)),
+            },
+        ),
+    )
+
+
+def keyword_check(course_id: str, report: KeywordReport) -> dg.AssetCheckEvaluation:
+    """Result of the check of the course's keyword index."""
+    return dg.AssetCheckEvaluation(
+        asset_key=KEYWORD_INDEX,
+        check_name=KEYWORD_INDEX_IS_COMPLETE,
+        passed=report.complete,
+        partition=course_id,
+        description=f"{report.indexed} chunks in the index, {report.chunks} in the course",
+        metadata={"chunks": report.chunks, "indexed": report.indexed},
+    )
+
+
+def collection_materialization(
+    course_id: str,
+    report: IndexReport,
+    embedder: Embedder,
+    *,
+    search_url: str,
+    model_load_seconds: float,
+) -> dg.AssetMaterialization:
+    """The materialization of the course's collection.
+
+    Rates and token lengths are left out if nothing was embedded: a zero would look like a slow run.
+
+    Args:
+        course_id: The course.
+        report: Of the pass that was published.
+        embedder: Made the vectors.
+        search_url: Where people reach the search app.
+        model_load_seconds: How long the course waited for the model, which the first course of a run loads.
+    """
+    search_url, quoted_id = search_url.rstrip("/"), quote(course_id, safe="")
+    metadata: dict[str, dg.MetadataValue | int | str] = {
+        "search": dg.MetadataValue.url(f"{search_url}/?course={quoted_id}"),
+        "status": dg.MetadataValue.url(f"{search_url}/courses/{quoted_id}/embedding_status"),
+        "dagster/partition_row_count": report.fingerprint.chunks,
+        "chunks": report.fingerprint.chunks,
+        "embedded": report.embedded,
+        "updated": report.updated,
+        "kept": report.kept,
+        "removed": report.removed,
+        "truncated": report.truncated,
+        "truncated_share": dg.MetadataValue.float(round(_truncated_share(report), 4)),
+        "tokens": report.tokens,
+        "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+        "model_load_seconds": dg.MetadataValue.float(round(model_load_seconds, 3)),
+    }
+    if report.embedded:
+        seconds = max(report.seconds, 1e-9)
+        metadata["tokens_per_second"] = dg.MetadataValue.float(round(report.tokens / seconds, 1))
+        metadata["chunks_per_second"] = dg.MetadataValue.float(round(report.embedded / seconds, 1))
+        p50, p95 = np.percentile(report.token_counts, [50, 95])
+        metadata |= {"tokens_p50": round(p50), "tokens_p95": round(p95), "tokens_longest": max(report.token_counts)}
+    metadata |= {
+        "model": embedder.name,
+        "model_signature": report.fingerprint.model,
+        "dimensions": report.vectors.dimensions,
+        "device": embedder.device,
+        "rebuilt": dg.MetadataValue.bool(report.rebuilt),
+        "sample": dg.MetadataValue.table([_sample_row(record) for record in report.sample], SAMPLE_SCHEMA),
+    }
+    return dg.AssetMaterialization(
+        COLLECTION,
+        partition=course_id,
+        metadata=metadata,
+        tags={"dagster/data_version": report.fingerprint.content},
+    )
+
+
+def keyword_materialization(
+    course_id: str, published: CourseFingerprint, report: KeywordReport
+) -> dg.AssetMaterialization:
+    """The materialization of the course's keyword index; `bytes` estimates its memory in the search app."""
+    return dg.AssetMaterialization(
+        KEYWORD_INDEX,
+        partition=course_id,
+        metadata={
+            "dagster/partition_row_count": report.indexed,
+            "chunks": report.indexed,
+            "terms": report.terms,
+            "bytes": report.bytes,
+            "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+            "kept": dg.MetadataValue.bool(report.kept),
+            "analysis_version": ANALYSIS_VERSION,
+        },
+        tags={"dagster/data_version": published.content},
+    )
+
+
+def _truncated_share(report: IndexReport) -> float:
+    return report.truncated / max(1, report.embedded)
+
+
+def _sample_row(record: Record) -> dg.TableRecord:
+    text = record.text if len(record.text) <= SAMPLE_CHARACTERS else f"{record.text[:SAMPLE_CHARACTERS]}…"
+    places = (_first(record.metadata, f"{part}_title", f"{part}_id") for part in ("lecture", "section"))
+    return dg.TableRecord({"chunk": record.chunk_id, "place": " › ".join(filter(None, places)), "text": text})
+
+
+def _first(metadata: Mapping[str, object], *names: str) -> str:
+    """The first of these values that is neither missing nor empty."""
+    return next((str(value) for name in names if (value := metadata.get(name)) not in (None, "")), "")

@@ -1,0 +1,64 @@
+"""Routes about courses: trigger an embedding, follow it, list all courses.
+
+All routes are plain functions, because what they call blocks: FastAPI runs each call on a thread of its own.
+"""
+
+from fastapi import APIRouter, Security
+
+from search_api.courses.schemas import CourseList, CourseSummary, EmbeddingState, TriggerResponse
+from search_api.http import errors
+from search_api.http.auth import token_header
+from search_api.http.dependencies import AppServices, CourseId
+from search_api.http.error_responses import GUARDED, documented
+
+router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED)
+
+
+@router.post(
+    "/courses/{course_id:path}/embed",
+    summary="Embed a course",
+    responses=documented(errors.CourseNotFoundError, errors.AlreadyRunningError, errors.DatabaseUnavailableError),
+)
+def embed_course(course_id: CourseId, services: AppServices) -> TriggerResponse:
+    """Request an embedding of the course, for the first time or again, and return at once.
+
+    The pipeline does the work; `embedding_status` shows its progress. The course cannot be searched until it is done.
+    """
+    services.courses.request_embedding(course_id)
+    return TriggerResponse()
+
+
+@router.get(
+    "/courses/{course_id:path}/embedding_status",
+    summary="Progress of an embedding",
+    responses=documented(errors.CourseNotFoundError, errors.DatabaseUnavailableError),
+)
+def embedding_status(course_id: CourseId, services: AppServices) -> EmbeddingState:
+    """Status, progress from 0.0 to 1.0, and the reason if the latest embedding failed."""
+    course = services.courses.get(course_id)
+    return EmbeddingState(
+        course_id=course.id,
+        status=course.embedding_status,
+        progress=course.embedding_progress,
+        error=course.embedding_error,
+    )
+
+
+@router.get(
+    "/courses",
+    summary="All courses",
+    responses=documented(errors.DatabaseUnavailableError),
+)
+def list_courses(services: AppServices) -> CourseList:
+    """All courses with the state of their embedding. A course that is `done` can be searched."""
+    return CourseList(
+        courses=[
+            CourseSummary(
+                course_id=course.id,
+                embedding_status=course.embedding_status,
+                embedding_progress=course.embedding_progress,
+                embedding_error=course.embedding_error,
+            )
+            for course in services.courses.all()
+        ]
+    )

@@ -1,0 +1,145 @@
+"""The embedding model of the app: one instance, loaded (or connected to) once and shared by all calls.
+
+A missing model does not stop the app: calls that need no model work, and the others get the reason. An embedding
+service that was unavailable is tried again when it is needed.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from embedding.errors import EmbeddingError, EmbeddingServiceError
+from embedding.interface import Embedder, Embeddings
+from embedding.service.remote_embedder import RemoteEmbedder
+from embedding.vectors import Vectors
+from retrieval.cache import InstanceCache
+from search_api.embeddings.model_queue import ModelQueue, one_slot
+from search_api.http.errors import EmbeddingServiceUnavailableError
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+"""How long a failed connection is remembered: each attempt may take seconds."""
+_KEY = "embedding"
+
+
+class EmbeddedQuery(NamedTuple):
+    """A query as the model sees it."""
+
+    vector: Vectors
+    """Unit vector (dimensions,)."""
+    legibility: float
+    """Share of the query that the model can read, 0.0 to 1.0; see `embedding.engine.legibility`."""
+
+
+class QueryKey(NamedTuple):
+    """Cache key of an embedded query. An embedding service may be restarted with another model."""
+
+    model_signature: str
+    text: str
+
+
+class EmbeddingService:
+    """Safe to call from many threads. Calls queue for the model, queries before bulk calls.
+
+    Args:
+        load: Loads the model, or connects to the service that runs it.
+        queue_limit: Queries, and bulk calls, that may wait while another call uses the model.
+        models: Counts how often the model is used. When its entry expires or is cleared, the model itself stays.
+        queries: Keeps embedded queries.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[], Embedder],
+        queue_limit: int,
+        models: InstanceCache[str, Embedder],
+        queries: InstanceCache[QueryKey, EmbeddedQuery],
+    ) -> None:
+        self._load_model = load
+        self._models = models
+        self._queries = queries
+        self._query_slots = threading.Semaphore(queue_limit + 1)
+        self._embedder: Embedder | None = None
+        self._failed_at = 0.0
+        self._failure: EmbeddingError | None = None
+        try:
+            self._models.get(_KEY, self._load)
+        except EmbeddingError as error:
+            logger.error("The embedding model is not available: %s", error)
+        self._queue = ModelQueue(lambda: self.model, queue_limit)
+
+    @property
+    def model(self) -> Embedder:
+        """The model.
+
+        Raises:
+            EmbeddingServiceUnavailableError: It could not be loaded or reached; the message says why.
+        """
+        if self._failure is not None:
+            may_pass = isinstance(self._failure, EmbeddingServiceError)
+            if not may_pass or time.monotonic() - self._failed_at <= RETRY_SECONDS:
+                raise EmbeddingServiceUnavailableError(str(self._failure))
+        try:
+            return self._models.get(_KEY, self._load)
+        except EmbeddingError as error:
+            raise EmbeddingServiceUnavailableError(str(error)) from error
+
+    def check(self) -> None:
+        """Check that texts can be embedded; sends a request if an embedding service does it.
+
+        Raises:
+            EmbeddingServiceUnavailableError: There is no model.
+            EmbeddingServiceError: The service is unavailable.
+        """
+        model = self.model
+        if isinstance(model, RemoteEmbedder):
+            model.check()
+
+    def embed_documents(self, texts: Sequence[str]) -> Embeddings:
+        """The vectors of documents, without a prompt.
+
+        Raises:
+            EmbeddingServiceUnavailableError: There is no model.
+            EmbeddingError: The model failed.
+            OverloadedError: The queue is full.
+        """
+        return self._queue.embed_documents(texts)
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        """The vectors of queries, with the model's query prompt; errors as `embed_documents`."""
+        return self._queue.embed_queries(texts)
+
+    def embed_query(self, text: str) -> EmbeddedQuery:
+        """A query's vector and legibility, from the cache if it was embedded before; errors as `embed_documents`."""
+        key = QueryKey(self.model.signature, text)
+        known = self._queries.peek(key)
+        if known is not None:
+            return known
+        with one_slot(self._query_slots):  # also for those that wait for the same query: each blocks a thread
+            return self._queries.get(key, lambda: self._embed_query(text))
+
+    def stop_bulk(self) -> None:
+        """End bulk calls, which may take minutes; they fail."""
+        self._queue.stop_bulk()
+
+    def close(self) -> None:
+        """Stop its threads; calls that wait fail."""
+        self._queue.close()
+
+    def _embed_query(self, text: str) -> EmbeddedQuery:
+        vector = self._queue.embed_queries([text]).vectors[0]
+        return EmbeddedQuery(vector, self.model.legibility(text))
+
+    def _load(self) -> Embedder:
+        """Called by the cache, by one thread at a time."""
+        if self._embedder is None:
+            try:
+                self._embedder = self._load_model()
+            except EmbeddingError as error:
+                self._failure, self._failed_at = error, time.monotonic()
+                raise
+            self._failure = None
+        return self._embedder

@@ -1,0 +1,79 @@
+"""The probes. The liveness probe must answer even while every thread waits for something that hangs: it needs none."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+
+from embedding.errors import EmbeddingError
+from embedding.vector_store.errors import VectorStoreError
+from models.database import DatabaseUnavailableError
+from search_api.http.dependencies import AppModelServices, AppServices
+from search_api.http.error_responses import documented, error_body
+from search_api.http.errors import ApiError, NotReadyError
+from search_api.operations.schemas import (
+    Alive,
+    Component,
+    Components,
+    ModelComponents,
+    ModelReadiness,
+    NotReadyResponse,
+    Readiness,
+)
+
+R = TypeVar("R", Readiness, ModelReadiness)
+
+liveness = APIRouter(tags=["health"])
+app_readiness = APIRouter(tags=["health"])
+model_readiness = APIRouter(tags=["health"])
+
+
+@liveness.get("/healthz", summary="Liveness")
+async def alive() -> Alive:
+    """The process answers; says nothing of what it depends on."""
+    return Alive()
+
+
+@app_readiness.get(
+    "/readyz",
+    summary="Readiness",
+    responses={**documented(NotReadyError), 503: {**documented(NotReadyError)[503], "model": NotReadyResponse}},
+    response_model=Readiness,
+)
+def ready(services: AppServices) -> Readiness | JSONResponse:
+    """Whether the course database, the vector store and the model are all there; each says what is wrong with it."""
+    return _answer(
+        Readiness(
+            components=Components(
+                catalogue=_state(services.courses.check),
+                vector_store=_state(services.vector_store.check),
+                model=_state(services.embedding.check),
+            )
+        )
+    )
+
+
+@model_readiness.get("/readyz", summary="Readiness", response_model=ModelReadiness)
+def model_ready(services: AppModelServices) -> ModelReadiness | JSONResponse:
+    """Whether the model is there, or what is wrong with it."""
+    return _answer(ModelReadiness(components=ModelComponents(model=_state(services.embedding.check))))
+
+
+def _answer(readiness: R) -> R | JSONResponse:
+    states = readiness.components.model_dump()
+    failed = [f"{name}: {state['message']}" for name, state in states.items() if not state["ok"]]
+    if not failed:
+        return readiness
+    return JSONResponse(
+        error_body(NotReadyError("; ".join(failed))) | readiness.model_dump(),
+        NotReadyError.status,
+    )
+
+
+def _state(check: Callable[[], object]) -> Component:
+    try:
+        check()
+    except (DatabaseUnavailableError, EmbeddingError, VectorStoreError, ApiError) as error:
+        return Component(ok=False, message=str(error))
+    return Component(ok=True, message="")

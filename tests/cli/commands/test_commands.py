@@ -1,0 +1,201 @@
+"""The commands as a person types them: what they say, and their exit codes."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+import pytest
+from pydantic import SecretStr
+
+from cli.commands.up import _model_settings
+from cli.processes import free_port
+from embedding.model_files.directory import model_signature
+from embedding.model_settings import EmbeddingSettings
+from embedding.service.remote_embedder import RemoteEmbedder
+from embedding.vector_store.collections import CollectionInfo, VectorStore
+from embedding.vector_store.directory_lock import lock_directory
+from embedding.vector_store.files import vector_store_settings
+from embedding.vector_store.records import Record
+from embedding.vector_store.server import VectorStoreSettings
+from tests.support.chroma import chroma_server, wait_for_chroma
+from tests.support.foreign_server import foreign_server
+from tests.support.product import wait_until
+from tests.support.tiny_models import make_tiny_qwen3
+
+pytestmark = pytest.mark.integration
+
+
+def course_search(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "cli", *arguments],
+        env={**os.environ, **settings},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_help_is_quick_and_lists_the_commands() -> None:
+    code = "import sys; import cli.main; print([m for m in ('torch', 'chromadb', 'dagster') if m in sys.modules])"
+    heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert heavy.stdout.strip() == "[]"
+    helped = course_search("--help")
+    assert helped.returncode == 0
+    for command in ("up", "demo", "load", "fetch-model", "vector-store", "embedding-service"):
+        assert command in helped.stdout
+
+
+def test_up_without_a_model_says_how_to_get_one(tmp_path: Path) -> None:
+    result = course_search("up", EMBEDDING_MODEL_PATH=str(tmp_path / "nothing"))
+    assert result.returncode == 1
+    assert "course-search fetch-model" in result.stdout
+
+
+def test_up_needs_no_model_where_a_service_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that is away may come later."""
+    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tmp_path / "nothing"))
+    with foreign_server() as server:
+        monkeypatch.setenv("EMBEDDING_SERVICE_URL", server.url)
+        assert _model_settings() == {}
+        assert f"Embedding model: qwen3-embedding-0.6b ({server.url})" in capsys.readouterr().out
+    assert _model_settings() == {}
+    assert "cannot be reached" in capsys.readouterr().out
+
+
+def test_the_embedding_service_needs_a_model(tmp_path: Path) -> None:
+    result = course_search("embedding-service", EMBEDDING_MODEL_PATH=str(tmp_path / "nothing"))
+    assert result.returncode == 1
+    assert "course-search fetch-model" in result.stderr
+
+
+def test_the_embedding_service_runs_until_it_is_stopped(tmp_path: Path) -> None:
+    port, model = free_port(), make_tiny_qwen3(tmp_path / "model")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cli", "embedding-service", "--port", str(port)],
+        env={
+            **os.environ,
+            "EMBEDDING_MODEL_PATH": str(model),
+            "EMBEDDING_DEVICE": "cpu",
+            "INTERNAL_TOKEN": "s3cret",
+            "EMBED_MAX_TEXTS": "5000",
+        },
+        stderr=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        settings = EmbeddingSettings(embedding_service_url=url, embedding_service_token=SecretStr("s3cret"))
+        embedder = RemoteEmbedder(settings, patience_seconds=60)
+        assert embedder.signature == model_signature(EmbeddingSettings(embedding_model_path=model))
+        assert len(embedder.embed_documents(["copper"]).vectors) == 1
+        with ThreadPoolExecutor(1) as pool:
+            minutes_of_work = {"input": ["copper plate " * 100] * 3000}
+            headers = {"Authorization": "Bearer s3cret"}
+            call = pool.submit(httpx.post, f"{url}/v1/embeddings", json=minutes_of_work, headers=headers, timeout=60)
+            wait_until(lambda: call.done() or psutil.Process(process.pid).cpu_percent(0.2) > 50, 20, lambda: "idle")
+            process.terminate()
+            answer = call.result()
+        assert answer.status_code == httpx.codes.SERVICE_UNAVAILABLE
+        assert answer.headers["Retry-After"]
+        assert "is being stopped" in answer.json()["error"]["message"]
+    finally:
+        process.terminate()
+        assert process.wait(30) in (0, -signal.SIGTERM)
+
+
+def test_up_with_a_taken_port_says_which() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        result = course_search("up", SEARCH_PORT=str(port))
+    assert result.returncode == 1
+    assert f"Port {port} is taken" in result.stdout
+
+
+def test_a_bad_setting_is_named() -> None:
+    result = course_search("up", SEARCH_PORT="eighty")
+    assert result.returncode == 1
+    assert "SEARCH_PORT" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "announced"),
+    [
+        ([], "Qwen/Qwen3-Embedding-0.6B to models/qwen3-embedding-0.6b"),
+        (["--reranker"], "Qwen/Qwen3-Reranker-0.6B to models/qwen3-reranker-0.6b"),
+    ],
+)
+def test_fetch_model_says_what_to_do_when_there_is_no_hub(options: list[str], announced: str) -> None:
+    result = course_search("fetch-model", *options, HF_ENDPOINT=f"http://127.0.0.1:{free_port()}")
+    assert result.returncode == 1
+    assert announced in result.stdout
+    assert "HF_ENDPOINT" in result.stderr
+
+
+def test_one_chroma_server_a_directory(tmp_path: Path) -> None:
+    port = free_port()
+    command = [sys.executable, "-m", "cli", "vector-store", "--port"]
+    with subprocess.Popen([*command, str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as first:
+        try:
+            wait_for_chroma(f"http://127.0.0.1:{port}")
+            second = course_search("vector-store", "--port", str(free_port()))
+            assert second.returncode == 1
+            assert "a Chroma server runs there already" in second.stderr
+            assert httpx.get(f"http://127.0.0.1:{port}/api/v2/heartbeat").status_code == httpx.codes.OK
+        finally:
+            first.terminate()
+
+
+@pytest.mark.parametrize("leftover", ["catalogue.db", "dagster/dagster.yaml", "chroma/file"])
+def test_the_demo_begins_anew_and_spares_a_running_one(tmp_path: Path, leftover: str) -> None:
+    path = tmp_path / "data" / "demo" / leftover
+    path.parent.mkdir(parents=True)
+    path.touch()
+    lock = lock_directory(tmp_path / "data/demo/dagster", ".up.lock")
+    refused = course_search("demo", EMBEDDING_MODEL_PATH=str(tmp_path / "nothing"))
+    assert "is in use by process" in refused.stdout
+    assert path.exists()
+    os.close(lock)
+    failed = course_search("demo", EMBEDDING_MODEL_PATH=str(tmp_path / "nothing"))
+    assert failed.returncode == 1
+    assert "course-search fetch-model" in failed.stdout
+    assert not path.exists()
+
+
+def test_the_vector_store_clears_up_before_it_starts_and_says_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chroma leaves the files of deleted collections; a server on another port than the usual is found all the same."""
+    directory, port = tmp_path / "chroma", free_port()
+    with chroma_server(directory) as url:
+        store = VectorStore(VectorStoreSettings(chroma_url=url))
+        for course_id in ("stays", "goes"):
+            collection = store.create(CollectionInfo(course_id, "model", "signature"))
+            records = [Record(f"{course_id}/{number}", "Copper", {}, "hash") for number in range(1001)]  # to disk
+            collection.upsert(records, np.eye(len(records), 4, dtype=np.float32) + 1)
+        before = {path.name for path in directory.iterdir() if path.is_dir()}
+        store.delete("goes")
+        store.close()
+    assert len(before) == 2
+    assert {path.name for path in directory.iterdir() if path.is_dir()} == before, "Chroma leaves them"
+    environment = {**os.environ, "CHROMA_DB_DIR": str(directory)}
+    command = [sys.executable, "-m", "cli", "vector-store", "--port", str(port)]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        wait_for_chroma(f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("CHROMA_DB_DIR", str(directory))
+        assert vector_store_settings().chroma_url == f"http://127.0.0.1:{port}"
+        process.terminate()
+        output, _ = process.communicate()
+    assert vector_store_settings().chroma_url == VectorStoreSettings().chroma_url, "nobody is there any more"
+    [kept] = [path.name for path in directory.iterdir() if path.is_dir()]
+    assert f"Removing {directory / next(iter(before - {kept}))}" in output

@@ -1,0 +1,284 @@
+"""A model directory is read right, refused with a reason, and signed by what alters its vectors."""
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from embedding.errors import EmbeddingError, ModelUnavailableError
+from embedding.model_files.directory import model_signature, read_model_directory
+from embedding.model_settings import EmbeddingSettings
+from tests.support.tiny_models import QUERY_PROMPT
+
+Copy = Callable[[Path], Path]
+REPOSITORY = Path(__file__).parents[3]
+
+
+def edit(file: Path, **changes: Any) -> None:
+    content = json.loads(file.read_text(encoding="utf-8")) | changes
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def settings_for(path: Path, **changes: Any) -> EmbeddingSettings:
+    return EmbeddingSettings(embedding_model_path=path, **changes)
+
+
+def signature(path: Path, **changes: Any) -> str:
+    return model_signature(settings_for(path, **changes))
+
+
+# How the model wants to be used
+
+
+def test_sentence_transformers_files_are_read(tiny_qwen3: Path, tiny_bert: Path) -> None:
+    qwen3, bert = read_model_directory(tiny_qwen3), read_model_directory(tiny_bert)
+    assert (qwen3.pooling, qwen3.max_tokens, qwen3.own_query_prompt) == ("lasttoken", 32768, QUERY_PROMPT)
+    assert (bert.pooling, bert.max_tokens, bert.own_query_prompt) == ("mean", 128, None)
+    assert qwen3.document_prompt == bert.document_prompt == ""
+
+
+@pytest.mark.parametrize(
+    ("pooling", "expected"),
+    [
+        ({"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}, "cls"),
+        ({"pooling_mode_lasttoken": True, "pooling_mode_mean_tokens": False}, "lasttoken"),
+        ({"pooling_mode": "cls"}, "cls"),
+        ({"pooling_mode": ["lasttoken"], "embedding_dimension": 64}, "lasttoken"),
+    ],
+)
+def test_old_and_new_pooling_configurations(
+    tiny_bert: Path, copy_of: Copy, pooling: dict[str, Any], expected: str
+) -> None:
+    directory = copy_of(tiny_bert)
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps(pooling), encoding="utf-8")
+    assert read_model_directory(directory).pooling == expected
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"model_type": "qwen3", "architectures": ["Qwen3Model"]}, "lasttoken"),
+        ({"model_type": "unheard-of", "architectures": ["UnheardOfForCausalLM"]}, "lasttoken"),
+        ({"model_type": "bert", "architectures": ["BertModel"]}, "mean"),
+    ],
+)
+def test_without_sentence_transformers_files_the_architecture_decides(
+    tiny_bert: Path, copy_of: Copy, config: dict[str, Any], expected: str
+) -> None:
+    directory = copy_of(tiny_bert)
+    (directory / "modules.json").unlink()
+    (directory / "1_Pooling" / "config.json").unlink()
+    edit(directory / "config.json", **config)
+    assert read_model_directory(directory).pooling == expected
+
+
+def test_the_longest_text_is_what_all_parts_take(tiny_bert: Path, copy_of: Copy) -> None:
+    directory = copy_of(tiny_bert)
+    (directory / "sentence_bert_config.json").unlink()
+    assert read_model_directory(directory).max_tokens == 512  # positions
+    edit(directory / "tokenizer_config.json", model_max_length=64)
+    assert read_model_directory(directory).max_tokens == 64
+    edit(directory / "tokenizer_config.json", model_max_length=1e30)  # transformers' way to say "unknown"
+    edit(directory / "config.json", model_type="xlm-roberta", max_position_embeddings=514, pad_token_id=1)
+    assert read_model_directory(directory).max_tokens == 512  # its positions start after the padding id
+
+
+def test_query_prompt_of_a_directory_and_of_the_user(tiny_qwen3: Path) -> None:
+    directory = read_model_directory(tiny_qwen3)
+    assert directory.query_prompt(settings_for(tiny_qwen3)) == QUERY_PROMPT
+    asked = settings_for(tiny_qwen3, embedding_query_instruction="Find the formula")
+    assert directory.query_prompt(asked) == "Instruct: Find the formula\nQuery:"
+
+
+def test_a_prompt_without_a_task_is_not_replaced(tiny_bert: Path, copy_of: Copy) -> None:
+    directory = copy_of(tiny_bert)
+    prompts = {"prompts": {"query": "query: ", "passage": "passage: "}}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    model = read_model_directory(directory)
+    assert model.query_prompt(settings_for(directory, embedding_query_instruction="Find it")) == "query: "
+    assert model.document_prompt == "passage: "
+
+
+def test_the_default_prompt_serves_both_sides(tiny_bert: Path, copy_of: Copy) -> None:
+    directory = copy_of(tiny_bert)
+    prompts = {"prompts": {"sts": "similar: "}, "default_prompt_name": "sts"}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    model = read_model_directory(directory)
+    assert (model.query_prompt(settings_for(directory)), model.document_prompt) == ("similar: ", "similar: ")
+
+
+def test_a_bare_qwen3_gets_the_published_prompt_and_a_bare_bert_none(
+    tiny_qwen3: Path, tiny_bert: Path, copy_of: Copy
+) -> None:
+    qwen3 = copy_of(tiny_qwen3)
+    (qwen3 / "config_sentence_transformers.json").unlink()
+    assert read_model_directory(qwen3).query_prompt(settings_for(qwen3)) == QUERY_PROMPT
+    assert read_model_directory(tiny_bert).query_prompt(settings_for(tiny_bert)) == ""
+
+
+# What is refused
+
+
+def cut_weights(directory: Path) -> None:
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def name_shards(directory: Path) -> None:
+    (directory / "model.safetensors").unlink()
+    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def add_module(directory: Path) -> None:
+    modules = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
+    modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
+    (directory / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+
+
+BREAKAGES: dict[str, Callable[[Path], object]] = {
+    "it has no config.json": lambda directory: (directory / "config.json").unlink(),
+    "its config.json cannot be read": lambda directory: (directory / "config.json").write_text("{", encoding="utf-8"),
+    "its config.json is not a JSON object": lambda directory: (directory / "config.json").write_text("[]", "utf-8"),
+    "it has no tokenizer.json": lambda directory: (directory / "tokenizer.json").unlink(),
+    "it has no weights": lambda directory: (directory / "model.safetensors").unlink(),
+    "of its": cut_weights,
+    "is incomplete": lambda directory: (directory / "model.safetensors").write_text("version https://git-lfs", "utf-8"),
+    "model-00001-of-00002.safetensors is missing": name_shards,
+    "Dense module": add_module,
+    "its modules.json is not a list": lambda directory: (directory / "modules.json").write_text('{"a": 1}', "utf-8"),
+    "pooling max is not supported": lambda directory: edit(directory / "1_Pooling" / "config.json", pooling_mode="max"),
+    "pooling cls + mean is not": lambda directory: edit(
+        directory / "1_Pooling/config.json", pooling_mode_cls_token=True
+    ),
+    "leaves the prompt out": lambda directory: edit(directory / "1_Pooling" / "config.json", include_prompt=False),
+    "encoder-decoder": lambda directory: edit(directory / "config.json", is_encoder_decoder=True),
+}
+
+
+@pytest.mark.parametrize("reason", BREAKAGES)
+def test_a_broken_or_unsupported_directory_is_refused_with_the_reason(
+    tiny_bert: Path, copy_of: Copy, reason: str
+) -> None:
+    directory = copy_of(tiny_bert)
+    BREAKAGES[reason](directory)
+    with pytest.raises(ModelUnavailableError) as caught:
+        signature(directory)
+    message = str(caught.value)
+    assert reason in message
+    assert str(directory) in message
+    assert "course-search fetch-model" in message
+    assert "EMBEDDING_MODEL_PATH" in message
+
+
+def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelUnavailableError, match="does not exist"):
+        signature(tmp_path / "missing")
+    (tmp_path / "file").touch()
+    with pytest.raises(ModelUnavailableError, match="it is a file"):
+        signature(tmp_path / "file")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ModelUnavailableError, match="is empty"):
+        signature(tmp_path / "empty")
+
+
+def test_the_error_survives_a_process_boundary(tmp_path: Path) -> None:
+    error = ModelUnavailableError(tmp_path, "it is broken")
+    copy = pickle.loads(pickle.dumps(error))
+    assert str(copy) == str(error)
+    assert isinstance(copy, EmbeddingError)
+
+
+# The signature
+
+
+def test_signature_changes_with_whatever_alters_document_vectors(tiny_bert: Path, copy_of: Copy) -> None:
+    directory = copy_of(tiny_bert)
+    seen = [signature(directory)]
+    edit(directory / "config.json", layer_norm_eps=1e-6)
+    seen.append(signature(directory))
+    edit(directory / "tokenizer.json", version="1.1")
+    seen.append(signature(directory))
+    edit(directory / "1_Pooling" / "config.json", pooling_mode="cls")
+    seen.append(signature(directory))
+    edit(directory / "sentence_bert_config.json", do_lower_case=True)
+    seen.append(signature(directory))
+    prompts = {"prompts": {"document": "passage: "}}
+    (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    seen.append(signature(directory))
+    seen.append(signature(directory, embedding_max_tokens=64))
+    assert len(set(seen)) == len(seen)
+
+
+def test_signature_is_of_the_content_and_not_of_how_it_is_used(
+    tiny_qwen3: Path, tiny_bert: Path, copy_of: Copy
+) -> None:
+    directory = copy_of(tiny_qwen3)
+    expected = signature(tiny_qwen3)
+    assert signature(directory, embedding_model_name="another", embedding_device="cpu") == expected
+    assert signature(directory, embedding_query_instruction="Find the formula") == expected
+    edit(directory / "config_sentence_transformers.json", prompts={"query": "query: ", "document": ""})
+    (directory / "README.md").write_text("hello", encoding="utf-8")
+    assert signature(directory) == expected
+    # cut at 128 tokens by the directory whatever the setting allows above that
+    assert signature(tiny_bert, embedding_max_tokens=512) == signature(tiny_bert, embedding_max_tokens=1024)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 1.0])
+def test_signature_changes_with_a_byte_of_the_weights(tiny_bert: Path, copy_of: Copy, share: float) -> None:
+    directory = copy_of(tiny_bert)
+    file = directory / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    data = 8 + int.from_bytes(content[:8], "little")
+    content[data + int(share * (len(content) - data - 1))] ^= 1
+    file.write_bytes(content)
+    assert signature(directory) != signature(tiny_bert)
+
+
+def test_signature_of_large_and_sharded_weights(tiny_bert: Path, copy_of: Copy) -> None:
+    """Beyond a mebibyte a file is sampled: other tensors, other sizes and other weights in a sample must differ."""
+    directory = copy_of(tiny_bert)
+    (directory / "model.safetensors").unlink()
+    shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+    index = {"weight_map": dict(zip("ab", shards, strict=True))}
+    (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+    def write(shard: str, *, tensor: str = "w", size: int = 3_000_000, changed: int | None = None) -> str:
+        place = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+        header = json.dumps({"__metadata__": {"long": "x" * 100_000}, tensor: place}).encode()
+        data = bytearray(size)
+        if changed is not None:
+            data[changed] = 1
+        (directory / shard).write_bytes(len(header).to_bytes(8, "little") + header + data)
+        return signature(directory) if all((directory / name).exists() for name in shards) else ""
+
+    write(shards[0])
+    original = write(shards[1])
+    others = [write(shards[1], changed=0), write(shards[1], changed=2_999_999), write(shards[1], changed=1_600_000)]
+    others += [write(shards[1], tensor="v"), write(shards[1], size=3_000_001)]
+    assert len({original, *others}) == 6
+    assert write(shards[1]) == original
+    assert write(shards[0], changed=0) != original
+
+
+def test_neither_imports_nor_the_signature_load_torch(tiny_qwen3: Path) -> None:
+    """A sensor asks for the signature at every tick; it must not pay seconds and a gigabyte for that."""
+    program = (
+        "import sys\n"
+        "import embedding.embedder, embedding.factory, embedding.loader\n"
+        "import embedding.model_files.demo_model, embedding.model_files.download\n"
+        "from embedding.model_files.directory import model_signature\n"
+        "from embedding.model_settings import EmbeddingSettings\n"
+        "print(model_signature(EmbeddingSettings(embedding_model_path=sys.argv[1])))\n"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'huggingface_hub', 'chromadb'} & sys.modules.keys()\n"
+        "assert not heavy, heavy\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program, str(tiny_qwen3)], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    )
+    assert result.stdout.strip() == signature(tiny_qwen3)

@@ -1,0 +1,35 @@
+from sqlalchemy import event
+
+from models import ingestion
+from models.ingestion import Ingestion
+from tests.support.catalogue import Catalogue
+
+
+class TestIngestion:
+    def test_totals_of_every_course(self, catalogue: Catalogue) -> None:
+        catalogue.add_course("1", resources=["succeeded", "succeeded"], chunks=["ab", "电路板"])
+        catalogue.add_course("2", resources=["succeeded", "processing"], chunks=["abc"])
+        catalogue.add_course("3", resources=["succeeded"])
+        catalogue.add_course("4", chunks=["x"])
+        catalogue.add_course("5")
+        with catalogue.session() as session:
+            found = ingestion.ingestion_by_course(session)
+            assert found == {
+                "1": Ingestion(2, 2, 2),
+                "2": Ingestion(2, 1, 1),
+                "3": Ingestion(1, 1, 0),
+                "4": Ingestion(0, 0, 1),
+                "5": Ingestion(),
+            }
+            assert {course_id for course_id, totals in found.items() if totals.finished} == {"1", "3"}
+            assert {course_id: ingestion.ingestion_of_course(session, course_id) for course_id in found} == found
+            assert ingestion.ingestion_by_course(session, ["2", "5"]) == {"2": found["2"], "5": found["5"]}
+
+    def test_three_queries_whatever_the_number_of_courses(self, text_catalogue: Catalogue) -> None:
+        for number in range(20):
+            text_catalogue.add_course(f"c{number}", resources=["succeeded"], chunks=["x"])
+        statements: list[str] = []
+        event.listen(text_catalogue.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
+        with text_catalogue.session() as session:
+            assert len(ingestion.ingestion_by_course(session)) == 20
+        assert len(statements) == 3

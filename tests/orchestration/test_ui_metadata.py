@@ -1,0 +1,173 @@
+"""What the Dagster UI shows of a course: numbers that can be plotted, a picture, a table, links and checks."""
+
+from dataclasses import replace
+
+import dagster as dg
+import pytest
+
+from embedding.interface import Embedder
+from embedding.vector_store.indexing import IndexReport, VectorCheck
+from embedding.vector_store.records import Record
+from models.fingerprint import CourseFingerprint
+from orchestration import ui_metadata
+from orchestration.course_run.keyword_index import KeywordReport
+from orchestration.partitions import COLLECTION, KEYWORD_INDEX
+from retrieval.keywords.analysis import ANALYSIS_VERSION
+
+CHUNK = Record(
+    "c1",
+    "Copper " * 100,
+    {"lecture_id": "l1", "lecture_title": "Boards", "section_id": "s1", "section_title": None},
+    "hash",
+)
+REPORT = IndexReport(
+    fingerprint=CourseFingerprint(10, 5000, "c" * 64, "signature"),
+    stored=10,
+    embedded=4,
+    updated=1,
+    removed=2,
+    truncated=1,
+    tokens=200,
+    seconds=2.0,
+    rebuilt=False,
+    token_counts=(12, 50, 74, 64),
+    sample=(CHUNK,),
+    vectors=VectorCheck(dimensions=8, expected_dimensions=8, checked=4, unsound=0),
+)
+KEYWORD_REPORT = KeywordReport(chunks=10, indexed=10, terms=70, bytes=4000, seconds=0.25, kept=False)
+NOTHING_NEW = replace(REPORT, embedded=0, truncated=0, tokens=0, token_counts=())
+
+
+class StubEmbedder(Embedder):
+    def __init__(self) -> None:
+        self.name, self.device, self.max_tokens = "model", "cpu", 64
+
+
+def metadata(course_id: str, report: IndexReport) -> dict[str, object]:
+    event = ui_metadata.collection_materialization(
+        course_id, report, StubEmbedder(), search_url="http://search/", model_load_seconds=1.5
+    )
+    return {name: value.value for name, value in event.metadata.items()}
+
+
+def evaluation(report: IndexReport, name: str) -> dg.AssetCheckEvaluation:
+    [found] = [check for check in ui_metadata.collection_checks("c", report) if check.check_name == name]
+    return found
+
+
+def test_figures_are_numbers_so_that_they_are_plotted() -> None:
+    shown = metadata("c", REPORT)
+    assert {name: value for name, value in shown.items() if type(value) in (int, float)} == {
+        "dagster/partition_row_count": 10,
+        "chunks": 10,
+        "embedded": 4,
+        "updated": 1,
+        "kept": 5,
+        "removed": 2,
+        "truncated": 1,
+        "truncated_share": 0.25,
+        "tokens": 200,
+        "seconds": 2.0,
+        "model_load_seconds": 1.5,
+        "tokens_per_second": 100.0,
+        "chunks_per_second": 2.0,
+        "tokens_p50": 57,
+        "tokens_p95": 72,
+        "tokens_longest": 74,
+        "dimensions": 8,
+    }
+    assert (shown["model"], shown["model_signature"], shown["device"]) == ("model", "signature", "cpu")
+
+
+def test_a_run_that_embedded_nothing_is_not_shown_as_slow() -> None:
+    shown = metadata("c", NOTHING_NEW)
+    assert not shown.keys() & {"tokens_per_second", "chunks_per_second", "tokens_p50", "tokens_p95", "tokens_longest"}
+    assert shown["truncated_share"] == 0.0
+
+
+def test_the_partition_and_its_version_are_told() -> None:
+    event = ui_metadata.collection_materialization(
+        "c", REPORT, StubEmbedder(), search_url="http://search", model_load_seconds=0.0
+    )
+    assert (event.asset_key, event.partition) == (COLLECTION, "c")
+    assert event.tags == {"dagster/data_version": REPORT.fingerprint.content}
+
+
+def test_links_lead_to_the_course_whatever_its_id() -> None:
+    shown = metadata("a/b & ü?", REPORT)
+    assert shown["search"] == "http://search/?course=a%2Fb%20%26%20%C3%BC%3F"
+    assert shown["status"] == "http://search/courses/a%2Fb%20%26%20%C3%BC%3F/embedding_status"
+
+
+def test_the_sample_says_where_a_text_stands() -> None:
+    event = ui_metadata.collection_materialization(
+        "c", REPORT, StubEmbedder(), search_url="http://search", model_load_seconds=0.0
+    )
+    table = event.metadata["sample"]
+    assert isinstance(table, dg.TableMetadataValue)
+    [row] = table.records
+    assert row.data == {
+        "chunk": "c1",
+        "place": "Boards › s1",
+        "text": CHUNK.text[: ui_metadata.SAMPLE_CHARACTERS] + "…",
+    }
+    assert [column.name for column in table.schema.columns] == list(row.data)
+
+
+def test_every_check_that_is_declared_is_evaluated() -> None:
+    evaluations = [*ui_metadata.collection_checks("c", REPORT), ui_metadata.keyword_check("c", KEYWORD_REPORT)]
+    assert [check.asset_check_key for check in evaluations] == [spec.key for spec in ui_metadata.CHECK_SPECS]
+    assert {check.partition for check in evaluations} == {"c"}
+    assert {spec.name: spec.blocking for spec in ui_metadata.CHECK_SPECS} == {
+        "every_chunk_is_searchable": True,
+        "vectors_are_sound": True,
+        "few_texts_are_cut": False,
+        "keyword_index_complete": True,
+    }
+
+
+@pytest.mark.parametrize(
+    ("report", "failing"),
+    [
+        (NOTHING_NEW, set()),
+        (replace(REPORT, truncated=0), set()),
+        (replace(REPORT, truncated=1, embedded=20), set()),
+        (replace(REPORT, truncated=1, embedded=19), {"few_texts_are_cut"}),
+        (replace(NOTHING_NEW, stored=11), {"every_chunk_is_searchable"}),
+        (replace(NOTHING_NEW, vectors=VectorCheck(8, 8, 4, 1)), {"vectors_are_sound"}),
+        (replace(NOTHING_NEW, vectors=VectorCheck(7, 8, 4, 0)), {"vectors_are_sound"}),
+    ],
+)
+def test_what_each_check_is_about(report: IndexReport, failing: set[str]) -> None:
+    assert {check.check_name for check in ui_metadata.collection_checks("c", report) if not check.passed} == failing
+
+
+def test_a_keyword_index_without_every_chunk_fails_its_check() -> None:
+    assert ui_metadata.keyword_check("c", KEYWORD_REPORT).passed
+    check = ui_metadata.keyword_check("c", replace(KEYWORD_REPORT, indexed=9))
+    assert (check.passed, check.description) == (False, "9 chunks in the index, 10 in the course")
+
+
+def test_the_keyword_index_has_figures_of_its_own() -> None:
+    event = ui_metadata.keyword_materialization("c", REPORT.fingerprint, KEYWORD_REPORT)
+    assert (event.asset_key, event.partition) == (KEYWORD_INDEX, "c")
+    assert event.tags == {"dagster/data_version": REPORT.fingerprint.content}
+    assert {name: value.value for name, value in event.metadata.items()} == {
+        "dagster/partition_row_count": 10,
+        "chunks": 10,
+        "terms": 70,
+        "bytes": 4000,
+        "seconds": 0.25,
+        "kept": False,
+        "analysis_version": ANALYSIS_VERSION,
+    }
+
+
+def test_cut_texts_are_a_warning_with_figures() -> None:
+    check = evaluation(REPORT, "few_texts_are_cut")
+    assert check.severity == dg.AssetCheckSeverity.WARN
+    assert {name: value.value for name, value in check.metadata.items()} == {
+        "embedded": 4,
+        "truncated": 1,
+        "truncated_share": 0.25,
+    }

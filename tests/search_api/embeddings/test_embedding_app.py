@@ -1,0 +1,167 @@
+"""The embedding service alone, and what uses it: its vectors are those of the model at hand, and none falls with it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+
+from embedding.embedder import LocalEmbedder
+from embedding.errors import EmbeddingError, EmbeddingServiceError
+from embedding.factory import open_embedder
+from embedding.interface import Embedder
+from embedding.model_settings import EmbeddingSettings
+from embedding.service.remote_embedder import RemoteEmbedder
+from search_api.app import create_embedding_app
+from search_api.app_settings import SearchSettings
+from search_api.embeddings import service as service_module
+from tests.search_api.backstage import Backstage
+from tests.support.server import serving
+from tests.support.tiny_models import make_tiny_qwen3
+
+pytestmark = pytest.mark.integration
+
+TOKEN = "s3cret"
+TEXTS = ["A via connects layers.", "过孔连接各层。", "", " \n", "half \ud83d", *(f"text {n} " * n for n in range(70))]
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_qwen3(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@contextmanager
+def service(model_path: Path, port: int = 0) -> Iterator[str]:
+    """The service as the environment configures it, until the block ends."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("EMBEDDING_MODEL_PATH", str(model_path))
+        environment.setenv("EMBEDDING_DEVICE", "cpu")
+        environment.setenv("EMBEDDING_MAX_TOKENS", "64")
+        environment.setenv("EMBEDDING_SERVICE_URL", "http://127.0.0.1:9")  # it must not look for itself
+        app = create_embedding_app(SearchSettings(internal_token=TOKEN))
+        with serving(app, port) as url:
+            yield url
+
+
+@pytest.fixture(scope="module")
+def url(model_path: Path) -> Iterator[str]:
+    with service(model_path) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def local(model_path: Path) -> Embedder:
+    return LocalEmbedder.load(
+        EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu", embedding_max_tokens=64)
+    )
+
+
+def remote_settings(url: str) -> EmbeddingSettings:
+    return EmbeddingSettings(embedding_service_url=url, embedding_service_token=TOKEN)
+
+
+@pytest.fixture
+def remote(url: str) -> Embedder:
+    return open_embedder(remote_settings(url))
+
+
+# The service alone
+
+
+def test_what_it_has_and_what_not(url: str) -> None:
+    with httpx.Client(base_url=url, headers={"X-Internal-Token": TOKEN}) as client:
+        assert client.post("/embed", json={"texts": ["x"]}).status_code == 200
+        assert client.get("/healthz").json() == {"status": "ok"}
+        assert client.get("/readyz").json() == {"components": {"model": {"ok": True, "message": ""}}}
+        assert 'route="/embed"' in client.get("/metrics").text
+        assert client.get("/docs").status_code == 200
+        for path in ("/courses", "/caches", "/"):
+            assert client.get(path).status_code == 404
+
+
+def test_the_token_guards_it(url: str) -> None:
+    for method, path in (("POST", "/embed"), ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/metrics")):
+        assert httpx.request(method, url + path).json()["error"]["code"] == "unauthorized"
+    for path in ("/healthz", "/readyz"):
+        assert httpx.get(url + path).status_code == 200
+
+
+def test_without_a_model_it_says_so(tmp_path: Path) -> None:
+    with service(tmp_path) as url:
+        response = httpx.get(url + "/readyz")
+        assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
+        assert "EMBEDDING_MODEL_PATH" in response.json()["components"]["model"]["message"]
+        with pytest.raises(EmbeddingServiceError, match="EMBEDDING_MODEL_PATH"):
+            RemoteEmbedder(remote_settings(url))
+
+
+# The same model here and there
+
+
+def test_collections_stay_valid(local: Embedder, remote: Embedder) -> None:
+    assert remote.signature == local.signature
+    assert (remote.name, remote.dimensions, remote.max_tokens) == (local.name, local.dimensions, local.max_tokens)
+
+
+def test_documents(local: Embedder, remote: Embedder) -> None:
+    here, there = local.embed_documents(TEXTS), remote.embed_documents(TEXTS)
+    np.testing.assert_allclose(there.vectors, here.vectors, atol=1e-6)
+    assert there.token_counts == here.token_counts
+    assert there.truncated == here.truncated > 0
+
+
+def test_queries_and_how_legible_they_are(local: Embedder, remote: Embedder) -> None:
+    queries = ["copper", "过孔", "qzxv"]
+    here, there = local.embed_queries(queries), remote.embed_queries(queries)
+    np.testing.assert_allclose(there.vectors, here.vectors, atol=1e-6)
+    assert there.token_counts == here.token_counts
+    assert [remote.legibility(query) for query in queries] == [local.legibility(query) for query in queries]
+
+
+def test_a_wrong_token(url: str) -> None:
+    with pytest.raises(EmbeddingServiceError, match="EMBEDDING_SERVICE_TOKEN"):
+        RemoteEmbedder(EmbeddingSettings(embedding_service_url=url))
+
+
+def test_another_model_at_the_same_place(model_path: Path, tmp_path: Path) -> None:
+    with service(model_path) as url:
+        remote = RemoteEmbedder(remote_settings(url))
+        before, port = remote.signature, int(url.rsplit(":", 1)[1])
+    with service(make_tiny_qwen3(tmp_path / "other", seed=1), port):
+        with pytest.raises(EmbeddingError, match="another model"):
+            remote.embed_documents(["x"])
+        assert remote.signature != before
+        assert remote.embed_documents(["x"]).vectors.shape == (1, remote.dimensions)
+
+
+# The search app with a service
+
+
+def test_the_search_app_waits_for_its_service_and_outlives_it(
+    backstage: Backstage, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service_module, "RETRY_SECONDS", 0)
+    course = backstage.add_searchable_course("c", "text")
+    with service(model_path) as url:
+        port = int(url.rsplit(":", 1)[1])
+        course.signature = RemoteEmbedder(remote_settings(url)).signature
+        course.vectors = np.eye(1, 128, dtype=np.float32)
+    backstage.make_embedder = lambda: open_embedder(remote_settings(url))
+    with backstage.client() as client:
+
+        def search() -> str:
+            answer = client.post("/courses/c/search", json={"query": "copper", "method": "vector"})
+            return str(answer.json()["error"]["code"]) if answer.is_error else "found"
+
+        assert search() == "embedding_service_unavailable"
+        assert not client.get("/readyz").json()["components"]["model"]["ok"]
+        with service(model_path, port):
+            assert search() == "found"
+            assert client.get("/readyz").status_code == 200
+            assert client.post("/embed", json={"texts": ["x"]}).status_code == 200
+        assert search() == "found", "the query is remembered"
+        backstage.opened.caches["queries"].clear_cache()
+        assert search() == "embedding_service_unavailable"
+        assert not client.get("/readyz").json()["components"]["model"]["ok"]

@@ -1,0 +1,201 @@
+"""The search page in a real browser, on the real app: catalogue, Chroma server, model."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlencode
+from uuid import uuid4
+
+import pytest
+from selenium.webdriver import Chrome, Keys
+from selenium.webdriver.common.by import By
+from selenium.webdriver.remote.webelement import WebElement
+from selenium.webdriver.support.ui import Select, WebDriverWait
+from sqlalchemy import Engine
+
+from embedding.embedder import LocalEmbedder
+from embedding.model_settings import EmbeddingSettings
+from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.indexing import index_course
+from models import chunks
+from models.database import transaction
+from search_api.app import create_app
+from search_api.app_settings import SearchSettings
+from tests.search_api.backstage import Backstage
+from tests.support.browser import CHROMIUM, DRIVER, MISSING, chromium
+from tests.support.courses import change_course, empty_catalogue, read_course, write_course
+from tests.support.server import serving
+from tests.support.tiny_models import make_tiny_qwen3
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.integration,
+    pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
+]
+
+HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script> **bold** &amp; # head"
+TEXTS = ("Photosynthesis turns light, water and carbon dioxide into sugar.", "植物的光合作用把光变成糖。", HOSTILE)
+
+
+class Page:
+    """The page in front of somebody."""
+
+    def __init__(self, browser: Chrome, url: str) -> None:
+        self.browser = browser
+        self.url = url
+
+    def open(self, **address: str) -> None:
+        self.browser.get(f"{self.url}/?{urlencode(address)}")
+
+    def __getitem__(self, element_id: str) -> WebElement:
+        return self.browser.find_element(By.ID, element_id)
+
+    def texts(self) -> list[str]:
+        return [element.text for element in self.browser.find_elements(By.CSS_SELECTOR, "#results .text")]
+
+    def complaints(self) -> list[object]:
+        """What the browser has logged: scripts that failed, files that are missing or that the policy blocks."""
+        return list(self.browser.get_log("browser"))  # type: ignore[no-untyped-call]
+
+    def wait_for(self, element_id: str, text: str) -> None:
+        WebDriverWait(self.browser, 20).until(
+            lambda _: text in self[element_id].text, f"#{element_id} says {self[element_id].text!r}, not {text!r}"
+        )
+
+    def choose(self, course_id: str) -> None:
+        WebDriverWait(self.browser, 20).until(lambda _: len(Select(self["course"]).options) > 1)
+        Select(self["course"]).select_by_value(course_id)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    with chromium(tmp_path_factory.mktemp("profile")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_qwen3(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return empty_catalogue(tmp_path / "catalogue.db")
+
+
+@pytest.fixture
+def page(
+    browser: Chrome, engine: Engine, tmp_path: Path, chroma_url: str, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Page]:
+    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'catalogue.db'}")
+    monkeypatch.setenv("CHROMA_URL", chroma_url)
+    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(model_path))
+    monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
+    with serving(create_app()) as url:
+        yield Page(browser, url)
+        browser.get("about:blank")  # or its polling would hold the server open
+
+
+@pytest.fixture
+def course_id(engine: Engine, vector_store: VectorStore, model_path: Path) -> str:
+    """A searchable course; its id is one that a careless address would not survive."""
+    course_id = f"a/b & c?{uuid4()}"
+    write_course(engine, course_id, {f"{course_id}{number}": text for number, text in enumerate(TEXTS)})
+    embedder = LocalEmbedder.load(EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu"))
+    with transaction(engine) as session:
+        index_course(course_id, chunks.chunk_pages(session, course_id), vector_store, embedder, lambda _: None)
+    change_course(engine, course_id, embedding_status="done", embedding_progress=1.0)
+    return course_id
+
+
+def test_choosing_a_course_and_searching_it(page: Page, course_id: str) -> None:
+    page.open()
+    page.choose(course_id)
+    page.wait_for("status", "Ready to search")
+    page["query"].send_keys("What does photosynthesis turn light into?", Keys.ENTER)
+    page.wait_for("summary", "3 results")
+    assert page.texts()[0] == TEXTS[0]
+    assert "Lecture › Section" in page["results"].text
+    found = page.browser.current_url
+
+    page.browser.find_element(By.CSS_SELECTOR, "#options summary").click()
+    page["section"].send_keys("another", Keys.ENTER)
+    page.wait_for("summary", "Nothing found")
+    page.browser.back()
+    page.wait_for("summary", "3 results")
+    assert page.browser.current_url == found
+    assert page.complaints() == []
+
+
+def test_a_link_opens_a_course_and_searches_it(page: Page, course_id: str) -> None:
+    page.open(course=course_id, q="光合作用", top_k="1")
+    page.wait_for("summary", "1 result ")
+    assert page.texts() == [TEXTS[1]]
+    assert page["query"].get_attribute("value") == "光合作用"
+    assert course_id in page.browser.title
+
+
+def test_words_of_the_question_are_marked(page: Page, course_id: str) -> None:
+    page.open(course=course_id, q="光合作用 SUGARS", method="keyword")
+    page.wait_for("summary", "2 results")
+    marks = [mark.text for mark in page.browser.find_elements(By.CSS_SELECTOR, "#results mark")]
+    assert sorted(marks) == ["sugar", "光合作用"]
+    assert sorted(page.texts()) == sorted(TEXTS[:2])
+
+
+def test_a_hostile_text_is_only_a_text(page: Page, course_id: str) -> None:
+    page.open(course=course_id, q=HOSTILE)
+    page.wait_for("summary", "3 results")
+    assert page.texts()[0] == HOSTILE
+    assert page.browser.find_elements(By.CSS_SELECTOR, "#results img, #results script") == []
+    assert page.browser.title.endswith("Course search")
+
+
+def test_a_course_is_followed_until_it_can_be_searched(page: Page, engine: Engine, course_id: str) -> None:
+    change_course(engine, course_id, embedding_status="running", embedding_progress=0.4)
+    page.open(course=course_id, q="sugar")
+    page.wait_for("error", "running")
+    page.wait_for("status", "Is being embedded")
+    assert page["percent"].text == "40 %"
+    assert page["progress"].get_attribute("value") == "0.4"
+    assert not page["embed"].is_enabled()
+    change_course(engine, course_id, embedding_status="done", embedding_progress=1.0)
+    page.wait_for("summary", "3 results")
+    assert page["error"].text == ""
+
+
+def test_a_failed_course_says_why_and_can_be_embedded_again(page: Page, engine: Engine, course_id: str) -> None:
+    change_course(engine, course_id, embedding_status="failed", embedding_error="The GPU is <b>gone</b>")
+    page.open(course=course_id)
+    page.wait_for("embedding-error", "The GPU is <b>gone</b>")
+    page["embed"].click()
+    page.wait_for("status", "Waits to be embedded")
+    assert read_course(engine, course_id).embedding_status == "pending"
+
+
+def test_a_link_to_an_unknown_course(page: Page, course_id: str) -> None:
+    page.open(course="nobody", q="x")
+    page.wait_for("error", "There is no course 'nobody'")
+    page.choose(course_id)
+    page.wait_for("summary", "3 results")
+    assert page["error"].text == ""
+
+
+def test_an_empty_catalogue_says_what_to_do(page: Page) -> None:
+    page.open()
+    page.wait_for("error", "course-search load")
+
+
+def test_the_token_is_asked_for_and_sent(browser: Chrome, backstage: Backstage) -> None:
+    backstage.add_searchable_course("c", "A text.")
+    with serving(create_app(SearchSettings(internal_token="s3cret-tökén"), backstage.services)) as url:
+        page = Page(browser, url)
+        page.open(course="c", q="x")
+        page.wait_for("token-form", "Internal token")
+        assert page["error"].text == ""
+        page["token"].send_keys("wrong", Keys.ENTER)
+        page.wait_for("error", "X-Internal-Token")
+        page["token"].clear()
+        page["token"].send_keys("s3cret-tökén", Keys.ENTER)
+        page.wait_for("summary", "1 result ")
+        assert page.texts() == ["A text."]
+        assert not page["token-form"].is_displayed()

@@ -1,0 +1,249 @@
+"""POST /courses/{id}/search: the contract's answer, and every reason to refuse."""
+
+import json
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from embedding.errors import EmbeddingError, ModelUnavailableError
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError
+from tests.search_api.backstage import Backstage
+
+
+def search(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, Any]:
+    response = client.post(f"/courses/{course_id}/search", json=body)
+    return response.status_code, response.json()
+
+
+def refusal(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, str, str]:
+    status, answer = search(client, body, course_id)
+    return status, answer["error"]["code"], answer["error"]["message"]
+
+
+def texts(client: TestClient, **body: Any) -> list[str]:
+    status, answer = search(client, {"query": "copper", **body})
+    assert status == 200, answer
+    return [result["text"] for result in answer["results"]]
+
+
+def test_answer_to_the_plain_form_of_the_contract(backstage: Backstage, client: TestClient) -> None:
+    backstage.add_searchable_course("c", "copper is plated", "holes are drilled")
+    status, answer = search(client, {"query": "copper", "top_k": 5, "filters": {"section_id": None}})
+    assert status == 200
+    assert [(result["text"], result["metadata"]) for result in answer["results"]] == [
+        ("copper is plated", {"course_id": "c", "chunk_id": "chunk-0"}),
+        ("holes are drilled", {"course_id": "c", "chunk_id": "chunk-1"}),
+    ]
+    best, second = (result["score"] for result in answer["results"])
+    assert 1 >= best > second > 0
+    assert backstage.embedder.asked == ["copper"]
+
+
+def test_top_k_defaults_to_5(backstage: Backstage, client: TestClient) -> None:
+    backstage.add_searchable_course("c", *"abcdefgh")
+    assert texts(client) == list("abcde")
+    assert texts(client, top_k=2) == list("ab")
+    assert texts(client, top_k=20) == list("abcdefgh")
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        (None, "abcd"),
+        ({}, "abcd"),
+        ({"section_id": None}, "abcd"),
+        ({"section_id": "3"}, "ab"),
+        ({"section_id": 3, "lecture_id": -7}, "b"),
+        ({"section_id": ["3", 4]}, "abc"),
+        ({"section_id": ["4"], "lecture_id": ["-7", "1"]}, "c"),
+        ({"source_type": "pdf", "lecture_id": ""}, "d"),
+        ({"section_id": "unknown"}, ""),
+        ({"section_id": ["unknown", "5"]}, "d"),
+    ],
+)
+@pytest.mark.parametrize("method", ["vector", "keyword", "hybrid"])
+def test_filters(backstage: Backstage, client: TestClient, filters: Any, found: str, method: str) -> None:
+    """Ids are opaque text: a caller that holds them as integers gets the same answer. Null filters nothing."""
+    places = [("3", "1", "pdf"), ("3", "-7", "pdf"), ("4", "1", "pdf"), ("5", "", "pdf")]
+    fields = [dict(zip(("section_id", "lecture_id", "source_type"), place, strict=True)) for place in places]
+    backstage.add_searchable_course("c", *(f"{letter * 2} copper" for letter in "abcd"), metadata=fields)
+    assert texts(client, filters=filters, method=method) == [f"{letter * 2} copper" for letter in found]
+
+
+@pytest.mark.parametrize(
+    ("body", "field"),
+    [
+        ({}, "query"),
+        ({"query": ""}, "query"),
+        ({"query": " \n\t "}, "query"),
+        ({"query": None}, "query"),
+        ({"query": 5}, "query"),
+        ({"query": "x" * 2001}, "query"),
+        ({"query": "\ud800"}, "query"),
+        ({"query": "x", "top_k": 0}, "top_k"),
+        ({"query": "x", "top_k": 21}, "top_k"),
+        ({"query": "x", "top_k": 10**400}, "top_k"),
+        ({"query": "x", "top_k": "5"}, "top_k"),
+        ({"query": "x", "top_k": 5.0}, "top_k"),
+        ({"query": "x", "top_k": True}, "top_k"),
+        ({"query": "x", "top_k": None}, "top_k"),
+        ({"query": "x", "filters": []}, "filters"),
+        ({"query": "x", "filters": {"course_id": "1"}}, "filters"),
+        ({"query": "x", "filters": {"section_id": 1.5}}, "filters.section_id"),
+        ({"query": "x", "filters": {"section_id": True}}, "filters.section_id"),
+        ({"query": "x", "filters": {"section_id": []}}, "filters.section_id"),
+        ({"query": "x", "filters": {"section_id": [None]}}, "filters.section_id.0"),
+        ({"query": "x", "filters": {"section_id": ["1"] * 101}}, "filters.section_id"),
+        ({"query": []}, "query"),
+        ({"query": ["x", " "]}, "query.1"),
+        ({"query": ["x"] * 9}, "query"),
+        ({"query": ["x" * 2001]}, "query"),
+        ({"query": "x", "method": "magic"}, "method"),
+        ({"query": "x", "fusion": "sum"}, "fusion"),
+        ({"query": "x", "weights": {"vector": 1}}, "weights.keyword"),
+        ({"query": "x", "weights": {"vector": -1, "keyword": 1}}, "weights.vector"),
+        ({"query": "x", "weights": {"vector": 0, "keyword": 0}}, "weights"),
+        ({"query": "x", "weights": {"vector": "1", "keyword": 0}}, "weights.vector"),
+        ({"query": "x", "thresholds": {"score": "0.5"}}, "thresholds.score"),
+        ({"query": "x", "rerank": True}, "rerank"),
+        ({"query": "x", "context": -1}, "context"),
+        ({"query": "x", "context": 6}, "context"),
+        ({"query": "x", "explain": 1}, "explain"),
+        ({"query": "x", "filters": {"section_id": "\udfff"}}, "filters.section_id"),
+        ({"query": "x", "topk": 5}, "body"),
+        ({"query": "x", "": 5}, "body"),
+        ({"query": "x", "\ud800": 5}, "body"),
+        ([], "body"),
+        ("x", "body"),
+        (None, "body"),
+    ],
+)
+def test_invalid_request_names_the_field(backstage: Backstage, client: TestClient, body: Any, field: str) -> None:
+    backstage.add_searchable_course("c")
+    response = client.post(
+        "/courses/c/search", content=json.dumps(body).encode(), headers={"content-type": "application/json"}
+    )
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (422, "invalid_request")
+    assert error["message"].startswith(f"{field}: ")
+    assert backstage.embedder.asked == []
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"{", "Expecting property name"),
+        (b'{"query": "x"', "Expecting ',' delimiter"),
+        (b'{"query": "\xff"}', "UTF-8"),
+        (b"[" * 100_000, "nested"),
+        (b'{"query": ' + b"[" * 5000 + b"]" * 5000 + b"}", "nested"),
+        (b'{"query": "x", "top_k": ' + b"9" * 5000 + b"}", "not valid JSON"),
+    ],
+)
+def test_unreadable_json(client: TestClient, content: bytes, reason: str) -> None:
+    response = client.post("/courses/c/search", content=content, headers={"content-type": "application/json"})
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")
+    assert reason in response.json()["error"]["message"]
+
+
+def test_messages_stay_short_and_echo_nothing(client: TestClient) -> None:
+    for body in ({"query": ["secret" * 10_000]}, {"query": "x", "k" * 10_000: 1}, {f"key{n}": 1 for n in range(1000)}):
+        message = refusal(client, body)[2]
+        assert len(message) < 500
+        assert "secret" not in message
+
+
+@pytest.mark.parametrize(
+    ("content_type", "status"),
+    [
+        ("application/json", 200),
+        ("application/json; charset=utf-8", 200),
+        ("Application/JSON", 200),
+        ("application/vnd.course+json", 200),
+        ("text/plain", 415),
+        ("application/jsonp", 415),
+        ("application/", 415),
+        ("\xff", 415),
+        (None, 415),
+    ],
+)
+def test_content_type(backstage: Backstage, client: TestClient, content_type: str | None, status: int) -> None:
+    backstage.add_searchable_course("c")
+    headers = {} if content_type is None else {b"content-type": content_type.encode("latin-1")}
+    response = client.post("/courses/c/search", content=b'{"query": "x"}', headers=headers)
+    assert response.status_code == status
+
+
+def test_a_misspelt_field_is_named_beside_the_right_ones(client: TestClient) -> None:
+    assert (
+        refusal(client, {"query": "x", "topk": 5})[2] == "body: unknown field 'topk'; there are query, top_k, filters, "
+        "method, fusion, weights, thresholds, rerank, context, explain"
+    )
+
+
+def test_unknown_course(client: TestClient) -> None:
+    assert refusal(client, {"query": "x"}, "nobody") == (404, "course_not_found", "There is no course 'nobody'")
+
+
+@pytest.mark.parametrize("status", ["not_started", "pending", "running", "failed", "no state we know"])
+def test_only_a_done_course_is_searched(backstage: Backstage, client: TestClient, status: str) -> None:
+    backstage.add_course("c", status, embedding_error="the disk was full" if status == "failed" else None)
+    http_status, code, message = refusal(client, {"query": "x"})
+    assert (http_status, code) == (400, "embedding_not_ready")
+    assert status in message
+    assert ("the disk was full" in message) == (status == "failed")
+    assert backstage.embedder.asked == [], "a course that is not ready must not cost an embedding"
+
+
+def test_done_course_without_a_collection(backstage: Backstage, client: TestClient) -> None:
+    backstage.add_course("c")
+    status, code, message = refusal(client, {"query": "x"})
+    assert (status, code) == (400, "embedding_not_ready")
+    assert "no collection" in message
+    assert backstage.embedder.asked == []
+
+
+def test_collection_deleted_while_the_query_is_embedded(backstage: Backstage, client: TestClient) -> None:
+    backstage.add_searchable_course("c").error = CollectionNotFoundError("gone")
+    assert refusal(client, {"query": "x"})[:2] == (400, "embedding_not_ready")
+
+
+def test_collection_of_another_model(backstage: Backstage, client: TestClient) -> None:
+    """Vectors of two models have nothing to do with each other: an answer would be noise."""
+    backstage.add_searchable_course("c").signature = "another"
+    status, code, message = refusal(client, {"query": "x"})
+    assert (status, code) == (400, "embedding_not_ready")
+    assert "another model" in message
+    assert backstage.embedder.asked == []
+
+
+def test_vector_store_fails_in_the_query(backstage: Backstage, client: TestClient) -> None:
+    backstage.add_searchable_course("c").error = VectorStoreError("broken index")
+    assert refusal(client, {"query": "x"}) == (503, "vector_store_error", "broken index")
+
+
+def test_model_fails_in_the_query(backstage: Backstage, client: TestClient) -> None:
+    backstage.add_searchable_course("c")
+    backstage.embedder.error = EmbeddingError("out of memory")
+    assert refusal(client, {"query": "x"}) == (503, "embedding_service_unavailable", "out of memory")
+
+
+def test_without_a_model_only_what_needs_it_fails(backstage: Backstage) -> None:
+    backstage.load_error = ModelUnavailableError(backstage.database, "there are no weights")
+    backstage.add_searchable_course("c")
+    with backstage.client() as client:
+        status, code, message = refusal(client, {"query": "x"})
+        assert (status, code) == (503, "embedding_service_unavailable")
+        assert "there are no weights" in message
+        assert client.post("/embed", json={"texts": ["x"]}).json()["error"]["message"] == message
+        assert client.get("/courses/c/embedding_status").status_code == 200
+        assert client.post("/courses/c/embed").status_code == 200
+
+
+def test_settings_move_the_limits(backstage: Backstage) -> None:
+    backstage.add_searchable_course("c")
+    with backstage.client(search_max_top_k=30, search_max_query_chars=3) as client:
+        assert search(client, {"query": "abc", "top_k": 30})[0] == 200
+        assert refusal(client, {"query": "abc", "top_k": 31})[2] == "top_k: at most 30"
+        assert refusal(client, {"query": "abcd"})[2] == "query: at most 3 characters"
