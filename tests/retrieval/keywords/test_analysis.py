@@ -58,6 +58,7 @@ def test_what_a_text_is_analysed_into(text: str, expected: list[str]) -> None:
 
 
 @example("½ ﬁle ℀")
+@example("O’Neill.js")
 @given(texts)
 def test_every_token_stands_where_it_says(text: str) -> None:
     """In the text as it was given, not as it was folded."""
@@ -66,7 +67,7 @@ def test_every_token_stands_where_it_says(text: str) -> None:
     for token in tokens:
         assert 0 <= token.start < token.end <= len(text)
         said = unicodedata.normalize("NFKC", text[token.start : token.end]).lower().replace("’", "'")
-        assert token.term in said or token.term == stem(said)
+        assert token.term.replace("’", "'") in said or token.term == stem(said)
     assert [token.start for token in tokens] == sorted(token.start for token in tokens)
     assert [token.term for token in tokens] == terms(text)
 
