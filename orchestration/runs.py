@@ -1,6 +1,7 @@
 """Which runs are unfinished, and which courses a run embeds."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
 from uuid import UUID
 
 import dagster as dg
@@ -51,4 +52,14 @@ def courses_of(
 
 def courses_with_run(instance: dg.DagsterInstance) -> set[str]:
     """The ids of the courses of all unfinished runs."""
-    return {course_id for _, course_ids in courses_of(unfinished_runs(instance), instance) for course_id in course_ids}
+    return _course_ids(unfinished_runs(instance), instance)
+
+
+def courses_cancelled_since(instance: dg.DagsterInstance, since: datetime) -> set[str]:
+    """The ids of the courses whose run was cancelled after `since`."""
+    cancelled = dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELED], updated_after=since)
+    return _course_ids(instance.get_runs(cancelled), instance)
+
+
+def _course_ids(runs: Iterable[dg.DagsterRun], instance: dg.DagsterInstance) -> set[str]:
+    return {course_id for _, course_ids in courses_of(runs, instance) for course_id in course_ids}

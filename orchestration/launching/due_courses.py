@@ -33,7 +33,9 @@ class Candidates:
 def find_candidates(
     courses: Iterable[Course],
     ingestion: Mapping[str, Ingestion],
+    *,
     with_run: Set[str],
+    cancelled: Set[str],
     model_signature: str | None,
     cursor: str | None,
 ) -> Candidates:
@@ -43,6 +45,8 @@ def find_candidates(
         courses: All rows of the catalogue.
         ingestion: What stage one wrote, by course id.
         with_run: Ids of courses that have an unfinished run; they are left out.
+        cancelled: Ids of courses whose run was cancelled moments ago. One that is still `not_started` is left out:
+            `course_status_sensor` has yet to record the cancellation.
         model_signature: The configured model's. None if it is unavailable; then no course is outdated by its model.
         cursor: Id of the course that was read last; `changed` and `unchanged` continue behind it.
     """
@@ -54,9 +58,11 @@ def find_candidates(
             ingested.append(course.id)
         elif stage_one.finished:
             empty.append(course.id)
-        # Such a run is finished: `course_status_sensor` has yet to record how it ended.
-        has_finished_run = course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id is not None
-        if course.id in with_run or course.embedding_status == EmbeddingStatus.RUNNING or has_finished_run:
+        # The run is over, but `course_status_sensor` has yet to record how it ended.
+        unrecorded_end = (
+            course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id is not None
+        ) or (course.embedding_status == EmbeddingStatus.NOT_STARTED and course.id in cancelled)
+        if course.id in with_run or course.embedding_status == EmbeddingStatus.RUNNING or unrecorded_end:
             continue
         if course.embedding_requested_at is not None:
             requested.append(course)

@@ -23,7 +23,7 @@ from orchestration.launching.launch_reasons import LaunchReason, reason_tags, re
 from orchestration.partitions import OWNERS, course_partitions, partition_keys, range_tags
 from orchestration.prepared_instance import RESTS_UNLESS_PREPARED, SENSOR_INTERVAL_SECONDS, reason_to_rest
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
-from orchestration.runs import courses_with_run
+from orchestration.runs import courses_cancelled_since, courses_with_run
 
 MAX_RUNS_PER_TICK = 25
 """Submitting a run takes about half a second; further runs are launched by the next tick."""
@@ -53,10 +53,16 @@ def stage_one_sensor(
     signature = _model_signature(context, gpu)
     known = partition_keys(context.instance)
     with_run = courses_with_run(context.instance)
+    cancelled = courses_cancelled_since(context.instance, datetime.now(UTC) - RECENT)
     try:
         with catalogue.transaction() as session:
             candidates = find_candidates(
-                list_courses(session), ingestion_by_course(session), with_run, signature, context.cursor
+                list_courses(session),
+                ingestion_by_course(session),
+                with_run=with_run,
+                cancelled=cancelled,
+                model_signature=signature,
+                cursor=context.cursor,
             )
             due, unreadable, cursor = read_contents(session, candidates, signature)
         for course_id, problem in unreadable.items():

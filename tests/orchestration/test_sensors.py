@@ -357,16 +357,20 @@ def test_a_cancelled_run_and_a_deleted_one_are_told(instance: dg.DagsterInstance
     assert read_course(catalogue, "2").embedding_error == "the run was deleted"
 
 
+@pytest.mark.parametrize("marked", [True, False], ids=["marked as queued", "cancelled before the first tick"])
 def test_a_run_that_was_cancelled_in_the_queue_is_not_launched_again(
-    instance: dg.DagsterInstance, catalogue: Engine
+    instance: dg.DagsterInstance, catalogue: Engine, marked: bool
 ) -> None:
     """An operator launched it, so it carries no reason; the content it would have published is left alone."""
     write_course(catalogue, "1", {"a": "Copper"})
     instance.add_dynamic_partitions("courses", ["1"])
+    cursor = status_tick(instance)
     run = create_run(instance, {PARTITION_TAG: "1"})
-    status_tick(instance)
+    if marked:
+        status_tick(instance)
     instance.report_run_canceled(run)
-    status_tick(instance)
+    assert stage_one_tick(instance)[0] == [], "the row does not show the cancellation yet"
+    status_tick(instance, cursor)
     assert read_course(catalogue, "1").embedding_error == "cancelled"
     assert stage_one_tick(instance)[0] == []
     write_course(catalogue, "1", {"a": "copper"})

@@ -28,7 +28,8 @@ def decide(
     model: str | None = "model",
     cursor: str | None = None,
 ) -> Candidates:
-    return find_candidates(courses, {course.id: ingestion for course in courses}, with_run, model, cursor)
+    stage_one = {course.id: ingestion for course in courses}
+    return find_candidates(courses, stage_one, with_run=with_run, cancelled=set(), model_signature=model, cursor=cursor)
 
 
 def ids(courses: object) -> list[str]:
