@@ -29,7 +29,7 @@ class EmbeddingServiceError(EmbeddingError):
     """The service at EMBEDDING_SERVICE_URL refused a call, failed, or answered what cannot be used."""
 
 
-class EmbeddingServiceAwayError(EmbeddingServiceError):
+class EmbeddingServiceUnreachableError(EmbeddingServiceError):
     """Nobody answers at EMBEDDING_SERVICE_URL, or it has too much to do: what failed now may work later."""
 
     retry_after_seconds = 0.0

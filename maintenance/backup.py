@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from embedding.vector_store.archive import ArchiveError, ArchiveWriter, SavedCourse, new_archive
+from embedding.vector_store.archive import ArchiveError, ArchiveWriter, SavedCourse, create_archive
 from embedding.vector_store.collections import VectorStore
-from embedding.vector_store.errors import VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from maintenance.progress import progress
 from models.courses import get_course, list_courses
 from models.database import Engine, transaction
@@ -73,7 +73,7 @@ def back_up(engine: Engine, store: VectorStore, path: Path, on_message: Callable
         OSError: The file cannot be written.
         DatabaseUnavailableError: The catalogue is unavailable.
     """
-    with new_archive(path) as archive:
+    with create_archive(path) as archive:
         report = _save_all(engine, store, archive, on_message)
         for course_id, reason in (report.left_out | report.damaged).items():
             on_message(f"Left out: {course_id}: {reason}")
@@ -125,7 +125,7 @@ def _save(
             if _publication(engine, course_id) != before:
                 raise CourseBusyError("it was embedded anew while it was read")
             archive.add(spool, collection.info, before.generation, fingerprint)
-    except VectorStoreAwayError:
+    except VectorStoreUnreachableError:
         raise
     except (VectorStoreError, ArchiveError) as error:
         if _publication(engine, course_id) != before:

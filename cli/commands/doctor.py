@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cli.all_settings import ALL_SETTINGS
 from cli.courses import Json
-from maintenance.checks.examination import examine, repair
+from maintenance.checks.examination import repair, run_checks
 from maintenance.checks.findings import Diagnosis, Level
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
@@ -36,7 +36,7 @@ def doctor(
     Nothing is changed without --repair, and it may run beside everything. Exit code 1: an error remains.
     """
     diagnoses: list[Diagnosis] = []
-    for finding in examine(ALL_SETTINGS, deep=deep):
+    for finding in run_checks(ALL_SETTINGS, deep=deep):
         diagnosis = repair(finding) if with_repair else Diagnosis(finding)
         if not as_json:
             _print(diagnosis)

@@ -8,7 +8,7 @@ import typer
 from cli.commands.embed import all_done
 from cli.courses import AllCourses, CourseIds, Wait, catalogue, chosen, complain, follow
 from embedding.vector_store.collections import VectorStore
-from embedding.vector_store.errors import VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.files import vector_store_settings
 from maintenance.rebuild import CourseRefusedError, RebuildLostError, rebuild_course
 from retrieval.keywords.store import KeywordSettings, KeywordStore, KeywordStoreError
@@ -38,7 +38,7 @@ def rebuild(
             except (CourseRefusedError, RebuildLostError, KeywordStoreError, VectorStoreError) as error:
                 refused = True
                 complain(str(error))
-                if isinstance(error, VectorStoreAwayError):
+                if isinstance(error, VectorStoreUnreachableError):
                     complain(
                         f"{len(rebuilt)} of {len(ids)} courses were rebuilt; those after {course_id} were left alone."
                     )

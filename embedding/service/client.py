@@ -22,7 +22,7 @@ from tenacity import (
     wait_exponential,
 )
 
-from embedding.errors import EmbeddingServiceAwayError, EmbeddingServiceError
+from embedding.errors import EmbeddingServiceError, EmbeddingServiceUnreachableError
 from embedding.model_settings import EmbeddingSettings
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class RequestRefusedError(EmbeddingServiceError):
     """The service will never take this request as it is: too many texts, one too long, an unknown option."""
 
 
-class TooSlowError(RequestRefusedError, EmbeddingServiceAwayError):
+class RequestTimeoutError(RequestRefusedError, EmbeddingServiceUnreachableError):
     """No answer in time. The same request would take as long again, a smaller one may not."""
 
 
@@ -85,7 +85,7 @@ class ServiceClient:
 
         Raises:
             RequestRefusedError: the service will not take this request.
-            EmbeddingServiceAwayError: it is away or busy, and still is when patience ends.
+            EmbeddingServiceUnreachableError: it is away or busy, and still is when patience ends.
             EmbeddingServiceError: it failed.
         """
         return self._json(self._patiently("POST", "/v1/embeddings", json=body, timeout=self._at_most(within)))
@@ -100,7 +100,8 @@ class ServiceClient:
 
     def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
         patiently = Retrying(
-            retry=retry_if_exception_type(EmbeddingServiceAwayError) & retry_if_not_exception_type(TooSlowError),
+            retry=retry_if_exception_type(EmbeddingServiceUnreachableError)
+            & retry_if_not_exception_type(RequestTimeoutError),
             stop=stop_before_delay(self._patience),
             wait=_pause,
             before_sleep=self._tell_of_waiting,
@@ -113,7 +114,7 @@ class ServiceClient:
             response = self._http.request(method, path, **request)
         except httpx.ReadTimeout as error:
             problem = "did not answer in time (EMBEDDING_SERVICE_TIMEOUT_SECONDS)"
-            raise TooSlowError(f"The embedding service at {self.url} {problem}") from error
+            raise RequestTimeoutError(f"The embedding service at {self.url} {problem}") from error
         except httpx.TransportError as error:
             raise self._away(f"cannot be reached ({error}); start it, or correct EMBEDDING_SERVICE_URL") from error
         if response.status_code in _BUSY and not _has_failed(response):
@@ -140,8 +141,8 @@ class ServiceClient:
             raise self.error(f"{response.request.url.path} answered another form than OpenAI's")
         return answer
 
-    def _away(self, problem: str) -> EmbeddingServiceAwayError:
-        return EmbeddingServiceAwayError(f"The embedding service at {self.url} {problem}")
+    def _away(self, problem: str) -> EmbeddingServiceUnreachableError:
+        return EmbeddingServiceUnreachableError(f"The embedding service at {self.url} {problem}")
 
     def _tell_of_waiting(self, attempts: RetryCallState) -> None:
         if attempts.attempt_number == 1 and attempts.outcome:
@@ -153,7 +154,7 @@ _growing = wait_exponential(multiplier=0.1, max=5)
 
 def _pause(attempts: RetryCallState) -> float:
     error = attempts.outcome.exception() if attempts.outcome else None
-    asked = error.retry_after_seconds if isinstance(error, EmbeddingServiceAwayError) else 0.0
+    asked = error.retry_after_seconds if isinstance(error, EmbeddingServiceUnreachableError) else 0.0
     return max(asked, _growing(attempts))
 
 

@@ -23,15 +23,15 @@ from cachetools import LRUCache
 from embedding.errors import EmbeddingServiceError
 from embedding.interface import Embedder, Embeddings, Pause, joined, no_pause
 from embedding.model_settings import EmbeddingSettings
-from embedding.service.client import RequestRefusedError, ServiceClient, TooSlowError
+from embedding.service.client import RequestRefusedError, RequestTimeoutError, ServiceClient
 from embedding.vectors import ROUNDING, Vectors
 from models.text import without_surrogates
 
 logger = logging.getLogger(__name__)
 
-MOST_TEXTS = 64
+MAX_TEXTS_PER_REQUEST = 64
 """Texts of a request, to begin with; a server that takes fewer is asked for fewer from then on."""
-QUERY_SECONDS = 10.0
+MAX_QUERY_SECONDS = 10.0
 """How long a query is waited for at most: so does somebody who searches."""
 SHORTEST_CUT = 500
 """Characters. A shorter text is not refused for its length."""
@@ -70,7 +70,7 @@ class RemoteEmbedder(Embedder):
         self.device = self.dtype = "remote"
         self._settings = settings
         self._service = ServiceClient(settings, patience_seconds)
-        self._most_texts = MOST_TEXTS
+        self._most_texts = MAX_TEXTS_PER_REQUEST
         self._encoding = {"encoding_format": "base64"}
         self._legibility: LRUCache[str, float] = LRUCache(_REMEMBERED)
         self._lock = threading.Lock()
@@ -200,7 +200,7 @@ class RemoteEmbedder(Embedder):
             **({"input_type": kind} if served.is_ours else {}),
         }
         try:
-            answer = self._service.embeddings(request, within=QUERY_SECONDS if kind == "query" else math.inf)
+            answer = self._service.embeddings(request, within=MAX_QUERY_SECONDS if kind == "query" else math.inf)
         except RequestRefusedError as refusal:
             if len(texts) == 1:
                 return self._shortened(served, texts[0], kind, refusal)
@@ -214,7 +214,7 @@ class RemoteEmbedder(Embedder):
 
     def _shortened(self, served: ServedModel, text: str, kind: str, refusal: RequestRefusedError) -> Embeddings:
         """Half of a text that is too long for a server which does not cut texts itself, as ours does."""
-        if served.is_ours or isinstance(refusal, TooSlowError) or len(text) < SHORTEST_CUT:
+        if served.is_ours or isinstance(refusal, RequestTimeoutError) or len(text) < SHORTEST_CUT:
             raise refusal
         logger.warning("A text of %d characters is too long for the embedding service and is cut in half.", len(text))
         return replace(self._request(served, [text[: len(text) // 2]], kind), truncated=1)

@@ -100,7 +100,7 @@ class Spool:
 
 
 class ArchiveWriter:
-    """An archive being written; see `new_archive`."""
+    """An archive being written; see `create_archive`."""
 
     def __init__(self, archive: ZipFile, directory: Path) -> None:
         self._archive = archive
@@ -180,7 +180,7 @@ class ArchiveWriter:
 
 
 @contextmanager
-def new_archive(path: Path) -> Iterator[ArchiveWriter]:
+def create_archive(path: Path) -> Iterator[ArchiveWriter]:
     """An archive to add courses to. It appears under its name when the block ends, read back and on the disk.
 
     Raises:

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedding.vector_store.collection_names import collection_name
-from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record, equals, from_chroma, to_chroma
-from embedding.vector_store.server import ChromaServer, anybody
+from embedding.vector_store.server import ChromaConnection, anybody
 from embedding.vectors import ROUNDING, Vectors
 from models.text import without_surrogates
 
@@ -45,7 +45,7 @@ class CollectionInfo:
     """Identifies everything that shapes the vectors: queries must come from a model with the same signature."""
 
 
-class VectorStore(ChromaServer):
+class VectorStore(ChromaConnection):
     """The courses' collections on the Chroma server."""
 
     def open(self, course_id: str, before_write: Callable[[], None] = anybody) -> "CourseCollection":
@@ -102,7 +102,7 @@ class VectorStore(ChromaServer):
         """
         try:
             self.open(course_id).dimensions()
-        except VectorStoreAwayError:
+        except VectorStoreUnreachableError:
             raise
         except CollectionNotFoundError:
             return False
@@ -139,7 +139,7 @@ class CourseCollection:
     """One course's vectors, texts and metadata. Every method may raise `VectorStoreError`."""
 
     def __init__(
-        self, server: ChromaServer, collection: "ChromaCollection", before_write: Callable[[], None] = anybody
+        self, server: ChromaConnection, collection: "ChromaCollection", before_write: Callable[[], None] = anybody
     ) -> None:
         self._call = server.call
         self._collection = collection
@@ -279,7 +279,7 @@ class CourseCollection:
             write = partial(self._collection.upsert, **content, documents=texts, embeddings=vectors)
         try:
             self._call(write, self._before_write)
-        except (VectorStoreAwayError, CollectionNotFoundError):
+        except (VectorStoreUnreachableError, CollectionNotFoundError):
             raise
         except VectorStoreError as error:
             if len(records) == 1:

@@ -5,7 +5,7 @@ class VectorStoreError(Exception):
     """The vector store failed: server away, time-out, broken index."""
 
 
-class VectorStoreAwayError(VectorStoreError):
+class VectorStoreUnreachableError(VectorStoreError):
     """Nobody answers at CHROMA_URL, or not in time: what failed now may work when the server is back."""
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from embedding.interface import Embedder
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
-from embedding.vector_store.errors import VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record
 from embedding.vectors import are_sound
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
@@ -128,7 +128,7 @@ def index_course(
     index = partial(_index, course_id, pages, store, embedder, on_page=on_page, before_write=before_write)
     try:
         return index()
-    except VectorStoreAwayError:
+    except VectorStoreUnreachableError:
         raise
     except VectorStoreError as error:
         if iter(pages) is pages or not store.is_broken(course_id):

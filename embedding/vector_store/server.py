@@ -16,7 +16,7 @@ import httpx
 from pydantic import Field
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
-from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from models.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def anybody() -> None:
     """Any process may write."""
 
 
-class ChromaServer:
+class ChromaConnection:
     """The server at CHROMA_URL.
 
     Connects on first use, so that neither side needs the other to start first, and finds a server again that was away.
@@ -77,7 +77,7 @@ class ChromaServer:
         """What the operation returns, which is tried again while the server is away: it must bear being done twice.
 
         Raises:
-            VectorStoreAwayError: the server is still away.
+            VectorStoreUnreachableError: the server is still away.
             CollectionNotFoundError: what was asked for is not there.
             VectorStoreError: anything else.
         """
@@ -88,7 +88,7 @@ class ChromaServer:
                 return operation()
 
         patiently = Retrying(
-            retry=retry_if_exception_type(VectorStoreAwayError),
+            retry=retry_if_exception_type(VectorStoreUnreachableError),
             stop=stop_after_delay(self._patience),
             wait=wait_exponential(multiplier=0.1, max=5),
             before_sleep=self._tell_of_waiting,
@@ -149,9 +149,11 @@ class ChromaServer:
         except NotFoundError as error:
             raise CollectionNotFoundError(str(error)) from error
         except httpx.TimeoutException as error:
-            raise VectorStoreAwayError(f"Chroma at {self._url} did not answer within {self._timeout:g} s") from error
+            raise VectorStoreUnreachableError(
+                f"Chroma at {self._url} did not answer within {self._timeout:g} s"
+            ) from error
         except httpx.HTTPError as error:
-            raise VectorStoreAwayError(
+            raise VectorStoreUnreachableError(
                 f"Chroma at {self._url} cannot be reached ({error}); start it with `make up` "
                 "or `course-search vector-store`, or set CHROMA_URL"
             ) from error

@@ -12,7 +12,7 @@ from enum import StrEnum
 from embedding.interface import Embedder
 from embedding.vector_store.collection_names import collection_name, course_id_of
 from embedding.vector_store.collections import CourseCollection, VectorStore
-from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vectors import are_sound
 from maintenance.checks.findings import Finding, Level, first_few
 from maintenance.progress import progress
@@ -180,7 +180,7 @@ def _fault(
         return check_contents(collection, published)
     except CollectionNotFoundError:
         return Fault.MISSING
-    except VectorStoreAwayError:
+    except VectorStoreUnreachableError:
         raise
     except VectorStoreError:
         return Fault.BROKEN

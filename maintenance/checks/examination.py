@@ -45,7 +45,7 @@ EXPECTED_ERRORS = (
 """What a check or a repair may raise; the message says what is wrong."""
 
 
-def examine(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Iterator[Finding]:
+def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Iterator[Finding]:
     """Run all checks. A check that depends on one that found an error is left out.
 
     Args:

@@ -12,10 +12,10 @@ from functools import partial
 
 import dagster as dg
 
-from embedding.errors import EmbeddingServiceAwayError
+from embedding.errors import EmbeddingServiceUnreachableError
 from embedding.interface import Embedder
 from embedding.vector_store.collections import VectorStore
-from embedding.vector_store.errors import VectorStoreAwayError
+from embedding.vector_store.errors import VectorStoreUnreachableError
 from embedding.vector_store.indexing import IndexReport, index_course
 from models import course_state
 from models.chunks import chunk_page
@@ -144,8 +144,8 @@ class CourseRun:
         Another run is requested if the cause may pass by itself: a part is unavailable, or the run was interrupted
         without being cancelled. A course that is not ingested is embedded once it is.
         """
-        retry = isinstance(error, (DatabaseUnavailableError, EmbeddingServiceAwayError)) or (
-            isinstance(error, VectorStoreAwayError) and not self._vector_store.store().answers()
+        retry = isinstance(error, (DatabaseUnavailableError, EmbeddingServiceUnreachableError)) or (
+            isinstance(error, VectorStoreUnreachableError) and not self._vector_store.store().answers()
         )
         reason = str(error) or type(error).__name__
         if not isinstance(error, Exception):

@@ -26,7 +26,7 @@ from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.files import SERVER_LOCK
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
-from maintenance.checks.examination import examine, repair
+from maintenance.checks.examination import repair, run_checks
 from maintenance.checks.findings import Finding, Level
 from maintenance.restore import NEW, OLD
 from models.course_state import claim_course, fail_course, request_embedding
@@ -77,7 +77,9 @@ def doctor(*arguments: str, code: int = 0) -> Findings:
 
 def found(check: str) -> Finding:
     """The one warning of this check, as the pipeline would get it."""
-    [finding] = [one for one in examine(ALL_SETTINGS, deep=False) if (one.check, one.level) == (check, Level.WARNING)]
+    [finding] = [
+        one for one in run_checks(ALL_SETTINGS, deep=False) if (one.check, one.level) == (check, Level.WARNING)
+    ]
     return finding
 
 
@@ -441,7 +443,7 @@ class TestCourses:
             embed(catalogue, store, course_id)
             store.delete(course_id)
         embed(catalogue, store, "short").remove(["0"])
-        findings = [finding for finding in examine(ALL_SETTINGS, deep=False) if finding.level == "error"]
+        findings = [finding for finding in run_checks(ALL_SETTINGS, deep=False) if finding.level == "error"]
         with catalogue.session() as session:
             claim_course(session, "b", "run")
         assert sorted(line for finding in findings for line in repair(finding).repairs) == [

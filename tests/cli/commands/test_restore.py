@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from cli.processes import free_port
-from embedding.vector_store.archive import new_archive
+from embedding.vector_store.archive import create_archive
 from embedding.vector_store.collections import CollectionInfo, VectorStore
 from embedding.vector_store.directory_lock import lock_directory
 from embedding.vector_store.offline import OfflineVectorStore
@@ -65,7 +65,7 @@ def site(engine: Engine) -> Engine:
 def archive(tmp_path: Path) -> str:
     """A backup of that product, of former days, when there was a course `gone`, and no course `new`."""
     path = tmp_path / "backup.zip"
-    with new_archive(path) as archive:
+    with create_archive(path) as archive:
         for course_id in ("kept", "changed", "gone"):
             records, vectors, fingerprint = records_of(course_id, SAVED)
             with archive.spooled([(records, vectors)], lambda _: None) as spool:

@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from cli.processes import free_port
-from embedding.errors import EmbeddingServiceAwayError, EmbeddingServiceError
+from embedding.errors import EmbeddingServiceError, EmbeddingServiceUnreachableError
 from embedding.factory import configured_signature, open_embedder
 from embedding.interface import Embedder
 from embedding.model_settings import EmbeddingSettings
-from embedding.service.remote_embedder import MOST_TEXTS, RemoteEmbedder
+from embedding.service.remote_embedder import MAX_TEXTS_PER_REQUEST, RemoteEmbedder
 from tests.support.foreign_server import Answer, ForeignServer, foreign_server
 from tests.support.indexed_course import DIMENSIONS, vector_of
 
@@ -106,8 +106,8 @@ def test_no_texts(server: ForeignServer) -> None:
 
 def test_progress_is_told_after_each_request(server: ForeignServer) -> None:
     done: list[int] = []
-    connect(server).embed_documents(["x"] * (MOST_TEXTS + 6), done.append)
-    assert done == [MOST_TEXTS, MOST_TEXTS + 6]
+    connect(server).embed_documents(["x"] * (MAX_TEXTS_PER_REQUEST + 6), done.append)
+    assert done == [MAX_TEXTS_PER_REQUEST, MAX_TEXTS_PER_REQUEST + 6]
 
 
 def test_tokens_are_shared_out_where_only_their_sum_is_known(server: ForeignServer) -> None:
@@ -204,29 +204,29 @@ def test_a_busy_server_is_asked_again_when_it_says(server: ForeignServer, pauses
 def test_patience_ends(server: ForeignServer, pauses: list[float]) -> None:
     embedder = connect(server, patience_seconds=5)
     server.before = [JSONResponse({"message": "come back later"}, 503, {"Retry-After": "6"})]
-    with pytest.raises(EmbeddingServiceAwayError, match=rf"{server.url} answered 503: come back later"):
+    with pytest.raises(EmbeddingServiceUnreachableError, match=rf"{server.url} answered 503: come back later"):
         embedder.embed_documents(["x"])
     assert pauses == []
 
 
 def test_nobody_there() -> None:
     url = f"http://127.0.0.1:{free_port()}"
-    with pytest.raises(EmbeddingServiceAwayError, match=rf"{url} cannot be reached .*EMBEDDING_SERVICE_URL"):
+    with pytest.raises(EmbeddingServiceUnreachableError, match=rf"{url} cannot be reached .*EMBEDDING_SERVICE_URL"):
         RemoteEmbedder(EmbeddingSettings(embedding_service_url=url))
 
 
 def test_no_answer_in_time(server: ForeignServer) -> None:
     embedder = connect(server, embedding_service_timeout_seconds=0.2)
     server.change = lambda _: time.sleep(0.5)
-    with pytest.raises(EmbeddingServiceAwayError, match="EMBEDDING_SERVICE_TIMEOUT_SECONDS"):
+    with pytest.raises(EmbeddingServiceUnreachableError, match="EMBEDDING_SERVICE_TIMEOUT_SECONDS"):
         embedder.embed_documents(["x"])
 
 
 def test_a_query_is_waited_for_less_long(server: ForeignServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedding.service.remote_embedder.QUERY_SECONDS", 0.2)
+    monkeypatch.setattr("embedding.service.remote_embedder.MAX_QUERY_SECONDS", 0.2)
     embedder = connect(server)
     server.change = lambda _: time.sleep(0.5)
-    with pytest.raises(EmbeddingServiceAwayError, match="did not answer in time"):
+    with pytest.raises(EmbeddingServiceUnreachableError, match="did not answer in time"):
         embedder.embed_queries(["x"])
     assert embedder.embed_documents(["x"]).truncated == 0
 
@@ -246,7 +246,7 @@ def test_a_model_that_fails_is_not_asked_again(server: ForeignServer, pauses: li
     server.before = [JSONResponse(failure, 503)]
     with pytest.raises(EmbeddingServiceError, match="not finite") as raised:
         embedder.embed_documents(["a"])
-    assert not isinstance(raised.value, EmbeddingServiceAwayError)
+    assert not isinstance(raised.value, EmbeddingServiceUnreachableError)
     assert pauses == []
 
 

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from embedding.vector_store.archive import MANIFEST, ArchiveError, new_archive, open_archive, seal
+from embedding.vector_store.archive import MANIFEST, ArchiveError, create_archive, open_archive, seal
 from embedding.vector_store.collection_names import collection_name
 from embedding.vector_store.collections import WRITE_BATCH, CollectionInfo
 from embedding.vector_store.records import Record
@@ -45,7 +45,7 @@ def fingerprint(pages: list[Page]) -> CourseFingerprint:
 
 
 def write(path: Path, courses: Mapping[str, list[Page]]) -> Path:
-    with new_archive(path) as archive:
+    with create_archive(path) as archive:
         for course_id, pages in courses.items():
             with archive.spooled(pages, lambda _: None) as spool:
                 archive.add(spool, CollectionInfo(course_id, "model", "signature"), 7, fingerprint(pages))
@@ -257,7 +257,7 @@ def test_an_ordinary_zip_is_no_archive(tmp_path: Path) -> None:
 
 def test_a_course_that_is_not_what_was_published_stays_out_and_the_others_go_in(tmp_path: Path) -> None:
     half: Iterator[Page] = iter([page(1)])
-    with new_archive(tmp_path / "a.zip") as archive:
+    with create_archive(tmp_path / "a.zip") as archive:
         with (
             archive.spooled(half, lambda _: None) as spool,
             pytest.raises(ArchiveError, match="there are 1 chunks where 2 were published"),
@@ -269,9 +269,9 @@ def test_a_course_that_is_not_what_was_published_stays_out_and_the_others_go_in(
 
 
 def test_a_file_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
-    with pytest.raises(ArchiveError, match="no course"), new_archive(tmp_path / "new" / "empty.zip"):
+    with pytest.raises(ArchiveError, match="no course"), create_archive(tmp_path / "new" / "empty.zip"):
         pass
-    with suppress(KeyboardInterrupt), new_archive(tmp_path / "new" / "interrupted.zip"):
+    with suppress(KeyboardInterrupt), create_archive(tmp_path / "new" / "interrupted.zip"):
         assert [file.name for file in (tmp_path / "new").iterdir()] == ["interrupted.zip.partial"]
         raise KeyboardInterrupt
     assert list((tmp_path / "new").iterdir()) == []
@@ -280,7 +280,7 @@ def test_a_file_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
 @pytest.mark.parametrize("factor", [0, 1.01, np.inf, np.nan])
 def test_a_course_with_unsound_vectors_stays_out_and_the_others_go_in(tmp_path: Path, factor: float) -> None:
     records, vectors = page(1)
-    with new_archive(tmp_path / "a.zip") as archive:
+    with create_archive(tmp_path / "a.zip") as archive:
         unsound: list[Page] = [(records, vectors * np.float32(factor))]
         with pytest.raises(ArchiveError, match="of length one"), archive.spooled(unsound, lambda _: None):
             pass

@@ -12,7 +12,7 @@ import pytest
 
 from cli.processes import free_port
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
-from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
 from tests.support.chroma import chroma_server
@@ -183,7 +183,7 @@ def test_patience_has_an_end_and_every_attempt_is_allowed_first() -> None:
     attempts = []
     url = f"http://127.0.0.1:{free_port()}"
     store = VectorStore(VectorStoreSettings(chroma_url=url), patience_seconds=0.2)
-    with pytest.raises(VectorStoreAwayError, match="cannot be reached"):
+    with pytest.raises(VectorStoreUnreachableError, match="cannot be reached"):
         store.create(CollectionInfo("c", "m", "s"), before_write=lambda: attempts.append(1))
     assert len(attempts) > 1
 

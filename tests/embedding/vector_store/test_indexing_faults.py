@@ -12,7 +12,7 @@ import pytest
 
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
-from embedding.vector_store.errors import VectorStoreAwayError, VectorStoreError
+from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import index_course
 from embedding.vector_store.server import VectorStoreSettings
 from tests.support.chroma import chroma_server
@@ -154,9 +154,9 @@ class TestABrokenCollection:
             course = IndexedCourse(store, embedder, texts=["text 0"])
             course.index()
             server.stop()
-            with pytest.raises(VectorStoreAwayError):
+            with pytest.raises(VectorStoreUnreachableError):
                 course.index()
-            with pytest.raises(VectorStoreAwayError):
+            with pytest.raises(VectorStoreUnreachableError):
                 store.is_broken(course.id)
             server.start()
             assert course.index().kept == 1
