@@ -121,7 +121,7 @@ def _save(
         raise CourseDamagedError(f"its fingerprint cannot be read ({before.fingerprint}); rebuild it")
     try:
         collection = store.open(course_id)
-        with archive.spooled(collection.contents(), on_page) as spool:
+        with archive.spool(collection.contents(), on_page) as spool:
             if _publication(engine, course_id) != before:
                 raise CourseBusyError("it was embedded anew while it was read")
             archive.add(spool, collection.info, before.generation, fingerprint)

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Client of an embedding service that is reached over HTTP."""

@@ -1,7 +1,8 @@
-"""Talking to an embedding service: the OpenAI form over HTTP, with time-outs, waiting and errors that say what to do.
+"""HTTP client of an embedding service, with time-outs, retries and translated errors.
 
-The service may be our own (`course-search embedding-service`), text-embeddings-inference, vLLM or Infinity. What it has
-no time for now (429, 503) or what a connection lost is asked again, after the time it names or ever longer pauses.
+The service is `course-search embedding-service` or any server with OpenAI's embeddings API, such as
+text-embeddings-inference, vLLM or Infinity. A request is retried if the service is busy (429, 503) or the connection
+fails. The pause before a retry is the `Retry-After` of the response, or grows exponentially.
 """
 
 import logging
@@ -29,33 +30,37 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 MODELS_SECONDS = 5.0
-"""Naming its models is no work for a service."""
+"""Time-out for listing the models, which needs no computation."""
 _BUSY = (429, 502, 503, 504)
 _REFUSED = (400, 413, 422)
-_SHOWN = 300
+_MAX_REASON_LENGTH = 300
+"""Characters of the service's own error message that are quoted."""
 
 
 class RequestRefusedError(EmbeddingServiceError):
-    """The service will never take this request as it is: too many texts, one too long, an unknown option."""
+    """The service rejects this request: it has too many texts, a text that is too long, or an unknown option."""
 
 
 class RequestTimeoutError(RequestRefusedError, EmbeddingServiceUnreachableError):
-    """No answer in time. The same request would take as long again, a smaller one may not."""
+    """The request timed out. Repeating it would take as long; a smaller request may succeed."""
 
 
 class ServiceClient:
-    """The service at EMBEDDING_SERVICE_URL. Safe to share between threads; closed when it is garbage.
+    """Client of the service at EMBEDDING_SERVICE_URL. Threads may share it; garbage collection closes it.
 
     Args:
-        settings: Where the service is.
-        patience_seconds: How long a call is repeated while the service is away or busy before it raises.
+        settings: The address of the service; EMBEDDING_SERVICE_URL must be set.
+        patience_seconds: How long a call is retried while the service is unreachable or busy.
+
+    Raises:
+        EmbeddingServiceError: The URL or the token is invalid.
     """
 
     def __init__(self, settings: EmbeddingSettings, patience_seconds: float = 0.0) -> None:
-        assert settings.embedding_service_url  # noqa: S101 - who asks for a service has set it
+        assert settings.embedding_service_url  # noqa: S101 - a precondition
         self.url: str = settings.embedding_service_url.rstrip("/").removesuffix("/v1")
         self._patience = patience_seconds
-        self._longest = settings.embedding_service_timeout_seconds
+        self._timeout_seconds = settings.embedding_service_timeout_seconds
         token = settings.embedding_service_token
         try:
             self._http = httpx.Client(
@@ -67,60 +72,67 @@ class ServiceClient:
         weakref.finalize(self, self._http.close)
 
     def models(self) -> list[dict[str, Any]]:
-        """What the service says it serves; nothing where it has no `GET /v1/models`, as text-embeddings-inference.
+        """The service's list of models; empty if it has no `GET /v1/models`, like text-embeddings-inference.
 
         Raises:
-            EmbeddingServiceError: it does not answer, or not in the OpenAI form.
+            EmbeddingServiceError: The service does not answer, or the answer is not in OpenAI's format.
         """
-        response = self._patiently("GET", "/v1/models", timeout=self._at_most(MODELS_SECONDS))
+        response = self._request_with_retries("GET", "/v1/models", timeout=self._timeout(MODELS_SECONDS))
         if response.status_code in (404, 405):
             return []
         listed = self._json(response).get("data")
-        if not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
-            raise self.error("its list of models has another form than OpenAI's")
+        if not isinstance(listed, list) or not all(isinstance(model, dict) for model in listed):
+            raise self.error("its list of models is not in OpenAI's format")
         return listed
 
-    def embeddings(self, body: Mapping[str, Any], *, within: float = math.inf) -> dict[str, Any]:
-        """The answer to `POST /v1/embeddings`, as it is; `within` so many seconds, if the setting allows more.
+    def embeddings(self, body: Mapping[str, Any], *, max_seconds: float = math.inf) -> dict[str, Any]:
+        """The JSON answer to `POST /v1/embeddings`.
+
+        Args:
+            body: The JSON body of the request.
+            max_seconds: Upper limit of the time-out, which is otherwise EMBEDDING_SERVICE_TIMEOUT_SECONDS.
 
         Raises:
-            RequestRefusedError: the service will not take this request.
-            EmbeddingServiceUnreachableError: it is away or busy, and still is when patience ends.
-            EmbeddingServiceError: it failed.
+            RequestRefusedError: The service rejects this request.
+            EmbeddingServiceUnreachableError: The service was unreachable or busy at every attempt, or timed out.
+            EmbeddingServiceError: The service failed.
         """
-        return self._json(self._patiently("POST", "/v1/embeddings", json=body, timeout=self._at_most(within)))
+        timeout = self._timeout(max_seconds)
+        return self._json(self._request_with_retries("POST", "/v1/embeddings", json=body, timeout=timeout))
 
     def error(self, problem: str) -> EmbeddingServiceError:
-        """An error about what the service answered, which names it."""
+        """An error about an answer of the service, with its URL."""
         return EmbeddingServiceError(f"The embedding service at {self.url} cannot be used: {problem}")
 
-    def _at_most(self, seconds: float) -> httpx.Timeout:
-        longest = min(seconds, self._longest)
-        return httpx.Timeout(longest, connect=min(longest, CONNECT_SECONDS))
+    def _timeout(self, max_seconds: float) -> httpx.Timeout:
+        seconds = min(max_seconds, self._timeout_seconds)
+        return httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
 
-    def _patiently(self, method: str, path: str, **request: Any) -> httpx.Response:
-        patiently = Retrying(
+    def _request_with_retries(self, method: str, path: str, **options: Any) -> httpx.Response:
+        retrying = Retrying(
             retry=retry_if_exception_type(EmbeddingServiceUnreachableError)
             & retry_if_not_exception_type(RequestTimeoutError),
             stop=stop_before_delay(self._patience),
-            wait=_pause,
-            before_sleep=self._tell_of_waiting,
+            wait=_wait_seconds,
+            before_sleep=self._log_retrying,
             reraise=True,
         )
-        return patiently(self._once, method, path, **request)
+        return retrying(self._request, method, path, **options)
 
-    def _once(self, method: str, path: str, **request: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, **request)
+            response = self._http.request(method, path, **options)
         except httpx.ReadTimeout as error:
             problem = "did not answer in time (EMBEDDING_SERVICE_TIMEOUT_SECONDS)"
             raise RequestTimeoutError(f"The embedding service at {self.url} {problem}") from error
         except httpx.TransportError as error:
-            raise self._away(f"cannot be reached ({error}); start it, or correct EMBEDDING_SERVICE_URL") from error
-        if response.status_code in _BUSY and not _has_failed(response):
-            busy = self._away(f"answered {response.status_code}: {_complaint(response)}")
-            busy.retry_after_seconds = _retry_after(response)
-            raise busy
+            raise self._unreachable(
+                f"cannot be reached ({error}); start it, or correct EMBEDDING_SERVICE_URL"
+            ) from error
+        if response.status_code in _BUSY and not _reports_model_failure(response):
+            busy_error = self._unreachable(f"answered {response.status_code}: {_reason(response)}")
+            busy_error.retry_after_seconds = _retry_after(response)
+            raise busy_error
         return response
 
     def _json(self, response: httpx.Response) -> dict[str, Any]:
@@ -129,37 +141,38 @@ class ServiceClient:
             raise self.error(f"it answered {status}; set EMBEDDING_SERVICE_TOKEN to a token it accepts")
         if status in _REFUSED:
             raise RequestRefusedError(
-                f"The embedding service at {self.url} refused a request ({status}): {_complaint(response)}"
+                f"The embedding service at {self.url} refused a request ({status}): {_reason(response)}"
             )
         if not response.is_success:
-            raise self.error(f"{response.request.url.path} answered {status}: {_complaint(response)}")
+            raise self.error(f"{response.request.url.path} answered {status}: {_reason(response)}")
         try:
             answer = response.json()
         except ValueError as error:
-            raise self.error(f"{response.request.url.path} did not answer JSON") from error
+            raise self.error(f"{response.request.url.path} did not answer with JSON") from error
         if not isinstance(answer, dict):
-            raise self.error(f"{response.request.url.path} answered another form than OpenAI's")
+            raise self.error(f"{response.request.url.path} did not answer in OpenAI's format")
         return answer
 
-    def _away(self, problem: str) -> EmbeddingServiceUnreachableError:
+    def _unreachable(self, problem: str) -> EmbeddingServiceUnreachableError:
         return EmbeddingServiceUnreachableError(f"The embedding service at {self.url} {problem}")
 
-    def _tell_of_waiting(self, attempts: RetryCallState) -> None:
+    def _log_retrying(self, attempts: RetryCallState) -> None:
         if attempts.attempt_number == 1 and attempts.outcome:
-            logger.warning("%s. Waiting for it, %g s at most", attempts.outcome.exception(), self._patience)
+            logger.warning("%s. Retrying for up to %g s", attempts.outcome.exception(), self._patience)
 
 
-_growing = wait_exponential(multiplier=0.1, max=5)
+_exponential_wait = wait_exponential(multiplier=0.1, max=5)
 
 
-def _pause(attempts: RetryCallState) -> float:
+def _wait_seconds(attempts: RetryCallState) -> float:
+    """The pause before the next attempt: exponential, but at least the `Retry-After` of the last response."""
     error = attempts.outcome.exception() if attempts.outcome else None
-    asked = error.retry_after_seconds if isinstance(error, EmbeddingServiceUnreachableError) else 0.0
-    return max(asked, _growing(attempts))
+    retry_after = error.retry_after_seconds if isinstance(error, EmbeddingServiceUnreachableError) else 0.0
+    return max(retry_after, _exponential_wait(attempts))
 
 
-def _has_failed(response: httpx.Response) -> bool:
-    """Whether a service of ours says that its model failed, as it would again on the same texts."""
+def _reports_model_failure(response: httpx.Response) -> bool:
+    """Whether `course-search embedding-service` reports that its model failed, which a retry would not change."""
     try:
         code = response.json()["error"]["code"]
     except (ValueError, KeyError, TypeError):
@@ -168,7 +181,7 @@ def _has_failed(response: httpx.Response) -> bool:
 
 
 def _retry_after(response: httpx.Response) -> float:
-    """Seconds; the header names them, or a date."""
+    """The header `Retry-After` in seconds, which is a number or a date; 0.0 if it is missing or invalid."""
     value = response.headers.get("Retry-After", "")
     try:
         return max(0.0, float(value))
@@ -180,12 +193,12 @@ def _retry_after(response: httpx.Response) -> float:
         return 0.0
 
 
-def _complaint(response: httpx.Response) -> str:
-    """What the service says is wrong; every kind of service has a place of its own for it."""
+def _reason(response: httpx.Response) -> str:
+    """The error message in the response. Its place in the JSON depends on the kind of service."""
     try:
         body = response.json()
     except ValueError:
         body = response.text
     while isinstance(body, dict):
         body = next((body[key] for key in ("error", "message", "detail") if key in body), str(body))
-    return " ".join(str(body).split())[:_SHOWN] or response.reason_phrase
+    return " ".join(str(body).split())[:_MAX_REASON_LENGTH] or response.reason_phrase

@@ -1,16 +1,17 @@
-"""A backup: collections in one file that is complete, or recognizably none.
+"""The archive of a backup: the collections of courses in one zip file whose completeness can be verified.
 
-The file is a zip, so that any tool can look inside:
+    manifest.json                    format, version, time; fingerprint, model and counts of every course
+    <name of the collection>.npy     vectors, float32, one row per record
+    <name of the collection>.jsonl   records: ids, texts, metadata, hashes
 
-    manifest.json                  when and by what it was made; of each course the fingerprint, model, counts
-    <name of the collection>.npy   its vectors, float32, one row a record
-    <name of the collection>.jsonl its records: ids, texts, metadata, hashes
+Its integrity is protected in three places:
 
-Three things vouch for it. Its comment, the last 64 bytes, is the SHA-256 of every byte before: one that is cut short or
-changed anywhere is refused. The records of a course must give its published fingerprint again, so no course is half of
-one publication and half of another. And it gets its name only when it is written, read back and on the disk.
+* The zip comment, which is the last 64 bytes, is the SHA-256 of all bytes before it. A truncated or changed file is
+  rejected.
+* The records of a course must have the published fingerprint, so that they are of one generation.
+* The file has a temporary name until it is written, verified and synced to disk.
 
-Everything passes through in pages: memory does not grow with the courses.
+Reading and writing take constant memory, because they process pages.
 """
 
 import hashlib
@@ -39,30 +40,33 @@ from models.fingerprint import CourseFingerprint, FingerprintBuilder
 
 FORMAT = 1
 MANIFEST = "manifest.json"
-PARTIAL = ".partial"
-"""Ends the name of an archive that is being written, or whose writing was killed; such a file is of no use."""
+PARTIAL_SUFFIX = ".partial"
+"""Suffix of an incomplete archive: it is being written, or the process that wrote it was killed."""
 
 READ_LIMIT = 2**27
-"""Bytes of the longest manifest, or record: a small file may unpack to any size. Chroma takes requests of 40 MB, and
-JSON may make three bytes of one."""
+"""Maximum size of the manifest and of a record, in bytes, because a small zip file may unpack to any size.
+
+Chroma accepts requests of 40 MB, and escaping in JSON may triple the size.
+"""
 
 Pages = Iterable[tuple[Sequence[Record], Vectors]]
 
 _SEAL_LENGTH = 64
+"""Bytes of the seal: the SHA-256 in hex that is the zip comment."""
 _VECTOR = np.dtype("<f4")
-_UNSOUND = "not all of its vectors are finite and of length one"
+_UNSOUND = "not all of its vectors are finite and of unit length"
 
 
 class ArchiveError(Exception):
-    """The file is no backup, or not one that can be trusted."""
+    """The archive cannot be written, or the file is not an intact archive; the message says why."""
 
 
 class SavedCourse(BaseModel, frozen=True):
-    """What an archive says of one of its courses."""
+    """The entry of a course in the manifest."""
 
     course_id: str
     generation: int
-    """When it was saved; a restore makes a new one."""
+    """Generation at the time of the backup; a restore creates a new one."""
     fingerprint: str
     model_name: str
     model_signature: str
@@ -71,12 +75,12 @@ class SavedCourse(BaseModel, frozen=True):
 
     @property
     def info(self) -> CollectionInfo:
-        """What its collection is made with."""
+        """The course and the embedding model of the collection."""
         return CollectionInfo(self.course_id, self.model_name, self.model_signature)
 
 
 class Manifest(BaseModel, frozen=True):
-    """The archive's own description of itself."""
+    """The contents of `manifest.json`."""
 
     format: int
     product: str
@@ -85,13 +89,13 @@ class Manifest(BaseModel, frozen=True):
 
     @property
     def chunks(self) -> int:
-        """Of all courses together."""
+        """Number of chunks of all courses together."""
         return sum(course.chunks for course in self.courses)
 
 
 @dataclass(frozen=True)
 class Spool:
-    """A collection's contents, read once, in two anonymous files that vanish with the process."""
+    """The contents of a collection in two temporary files, which are deleted when they are closed."""
 
     vectors: BinaryIO
     records: BinaryIO
@@ -102,21 +106,21 @@ class Spool:
 class ArchiveWriter:
     """An archive being written; see `create_archive`."""
 
-    def __init__(self, archive: ZipFile, directory: Path) -> None:
-        self._archive = archive
+    def __init__(self, zip_file: ZipFile, directory: Path) -> None:
+        self._zip_file = zip_file
         self._directory = directory
         self.courses: list[SavedCourse] = []
 
     @contextmanager
-    def spooled(self, pages: Pages, on_page: Callable[[int], None]) -> Iterator[Spool]:
-        """Read a collection to its end, since only then is it known whether it may be added.
+    def spool(self, pages: Pages, on_page: Callable[[int], None]) -> Iterator[Spool]:
+        """Read a collection into temporary files, because its fingerprint is known only after the last record.
 
         Args:
-            pages: All of it.
+            pages: All records and vectors of the collection.
             on_page: Called after each page with its number of records.
 
         Raises:
-            ArchiveError: a vector is not sound; the archive goes on without the collection.
+            ArchiveError: A vector is unsound (`are_sound`). The archive is intact and does not contain the collection.
         """
         content, dimensions = FingerprintBuilder(), 0
         with TemporaryFile(dir=self._directory) as vectors, TemporaryFile(dir=self._directory) as records:
@@ -127,26 +131,27 @@ class ArchiveWriter:
                 vectors.write(rows.astype(_VECTOR).tobytes())
                 for record in page:
                     records.write(json.dumps(vars(record)).encode() + b"\n")
-                _take_in(page, content)
+                _add_records(content, page)
                 on_page(len(page))
             yield Spool(cast(BinaryIO, vectors), cast(BinaryIO, records), dimensions, content)
 
     def add(self, spool: Spool, info: CollectionInfo, generation: int, fingerprint: CourseFingerprint) -> None:
-        """Put a collection into the archive.
+        """Add a collection to the archive.
 
         Raises:
-            ArchiveError: the collection is not what the fingerprint was published for; the archive goes on without it.
+            ArchiveError: The collection does not have the published fingerprint. The archive is intact and does not
+                contain the collection.
         """
-        held = spool.content.build(info.model_signature)
-        if held != fingerprint:
-            raise ArchiveError(_difference(held, fingerprint))
+        actual = spool.content.build(info.model_signature)
+        if actual != fingerprint:
+            raise ArchiveError(_difference(actual, fingerprint))
         name = collection_name(info.course_id)
         with self._member(f"{name}.npy", ZIP_STORED) as member:  # vectors do not compress
-            shape = (held.chunks, spool.dimensions)
+            shape = (actual.chunks, spool.dimensions)
             npy.write_array_header_1_0(member, {"descr": _VECTOR.str, "fortran_order": False, "shape": shape})
-            _pour(spool.vectors, member)
+            _copy(spool.vectors, member)
         with self._member(f"{name}.jsonl", ZIP_DEFLATED) as member:
-            _pour(spool.records, member)
+            _copy(spool.records, member)
         self.courses.append(
             SavedCourse(
                 course_id=info.course_id,
@@ -154,16 +159,16 @@ class ArchiveWriter:
                 fingerprint=str(fingerprint),
                 model_name=info.model_name,
                 model_signature=info.model_signature,
-                chunks=held.chunks,
+                chunks=actual.chunks,
                 dimensions=spool.dimensions,
             )
         )
 
     def finish(self) -> None:
-        """Write the manifest, which says that nothing is missing.
+        """Write the manifest. The archive is complete then.
 
         Raises:
-            ArchiveError: there is no course in it.
+            ArchiveError: The archive contains no course.
         """
         if not self.courses:
             raise ArchiveError("There is no course to back up")
@@ -176,27 +181,27 @@ class ArchiveWriter:
     def _member(self, name: str, compression: int) -> IO[bytes]:
         info = ZipInfo(name, datetime.now(UTC).timetuple()[:6])
         info.compress_type = compression
-        return self._archive.open(info, "w", force_zip64=True)
+        return self._zip_file.open(info, "w", force_zip64=True)
 
 
 @contextmanager
 def create_archive(path: Path) -> Iterator[ArchiveWriter]:
-    """An archive to add courses to. It appears under its name when the block ends, read back and on the disk.
+    """Create an archive. At the end of the block it is verified, synced to disk and renamed to `path`.
 
     Raises:
-        ArchiveError: there is a file of that name, no course was added, or what was written can't be read back.
-        OSError: it can't be written.
+        ArchiveError: The file exists, no course was added, or the verification failed.
+        OSError: The file cannot be written.
     """
     if path.exists():
         raise ArchiveError(f"{path} exists already")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + PARTIAL)
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
     try:
-        with ZipFile(partial, "w") as archive:
-            writer = ArchiveWriter(archive, path.parent)
+        with ZipFile(partial, "w") as zip_file:
+            writer = ArchiveWriter(zip_file, path.parent)
             yield writer
             writer.finish()
-            archive.comment = b"0" * _SEAL_LENGTH
+            zip_file.comment = b"0" * _SEAL_LENGTH
         seal(partial)
         with open_archive(partial):
             pass
@@ -208,7 +213,7 @@ def create_archive(path: Path) -> Iterator[ArchiveWriter]:
 
 
 def seal(path: Path) -> None:
-    """Make the comment at the end of the zip the digest of everything before, and wait until it is on the disk."""
+    """Write the digest of all preceding bytes to the zip comment, and sync the file to disk."""
     with path.open("r+b") as file:
         digest = _digest_before_seal(file)
         file.seek(-_SEAL_LENGTH, os.SEEK_END)
@@ -218,26 +223,30 @@ def seal(path: Path) -> None:
 
 
 class Archive:
-    """An archive that was found sound; see `open_archive`."""
+    """An open, verified archive; see `open_archive`."""
 
-    def __init__(self, archive: ZipFile, manifest: Manifest) -> None:
-        self._archive = archive
+    def __init__(self, zip_file: ZipFile, manifest: Manifest) -> None:
+        self._zip_file = zip_file
         self.manifest = manifest
 
     @property
     def size(self) -> int:
-        """Of everything in it, unpacked, in bytes."""
-        return sum(member.file_size for member in self._archive.infolist())
+        """Uncompressed size of all members, in bytes."""
+        return sum(member.file_size for member in self._zip_file.infolist())
 
     def pages(self, course: SavedCourse) -> Iterator[tuple[list[Record], Vectors]]:
-        """What a course's collection held, `WRITE_BATCH` records at a time, or fewer where they are long."""
+        """The records and vectors of a course, in pages of `WRITE_BATCH` records, or fewer if they are long.
+
+        Raises:
+            ArchiveError: The numbers of records and vectors differ from the manifest, or a record is too long.
+        """
         name = collection_name(course.course_id)
-        with self._archive.open(f"{name}.npy") as vectors, self._archive.open(f"{name}.jsonl") as records:
+        with self._zip_file.open(f"{name}.npy") as vectors, self._zip_file.open(f"{name}.jsonl") as records:
             npy.read_magic(vectors)
             header = npy.read_array_header_1_0(vectors)
             if header != ((course.chunks, course.dimensions), False, _VECTOR):
                 raise ArchiveError(f"The vectors of course {course.course_id} are not of the size the manifest says")
-            while lines := _lines(records):
+            while lines := _read_lines(records):
                 rows = vectors.read(len(lines) * course.dimensions * _VECTOR.itemsize)
                 yield (
                     [Record(**json.loads(line)) for line in lines],
@@ -249,56 +258,58 @@ class Archive:
 
 @contextmanager
 def open_archive(path: Path) -> Iterator[Archive]:
-    """Read an archive from end to end, and open it if all of it is as it was written.
+    """Verify an archive, which reads it completely, and open it.
 
     Raises:
-        ArchiveError: it is not; the message says what is wrong.
-        OSError: it can't be read.
+        ArchiveError: The file is not an archive, or is damaged, incomplete or inconsistent.
+        OSError: The file cannot be read.
     """
     with path.open("rb") as file:
         if not is_zipfile(file):
-            raise ArchiveError(f"{path} is no backup, or was cut short")
+            raise ArchiveError(f"{path} is not a backup, or is truncated")
         if _digest_before_seal(file) != file.read():
-            raise ArchiveError(f"{path} is damaged: it was cut short or changed after it was written (SHA-256 differs)")
+            raise ArchiveError(f"{path} is damaged: it was truncated or changed after the backup (SHA-256 differs)")
         try:
-            archive = _checked(ZipFile(file))
+            archive = _verify(ZipFile(file))
         except ArchiveError as error:
-            raise ArchiveError(f"{path} can't be restored: {error}") from error
+            raise ArchiveError(f"{path} cannot be restored: {error}") from error
         except OSError:
             raise
-        except Exception as error:  # whatever zipfile, json, numpy and pydantic say to what somebody else wrote
-            raise ArchiveError(f"{path} can't be restored: it was not written by `backup` ({error})") from error
+        except Exception as error:  # zipfile, json, numpy and pydantic raise many types for foreign files
+            raise ArchiveError(
+                f"{path} cannot be restored: it was not written by `course-search backup` ({error})"
+            ) from error
         yield archive
 
 
-def _checked(archive: ZipFile) -> Archive:
-    """The archive, when its manifest and its members agree."""
-    with archive.open(MANIFEST) as member:
-        description = json.loads(_within_limit(member.read(READ_LIMIT + 1)))
-    if description["format"] != FORMAT:
-        raise ArchiveError(f"it has format {description['format']}, this version of the product reads {FORMAT}")
-    manifest = Manifest.model_validate(description)
+def _verify(zip_file: ZipFile) -> Archive:
+    """The archive, if its manifest and its members are consistent."""
+    with zip_file.open(MANIFEST) as member:
+        fields = json.loads(_within_limit(member.read(READ_LIMIT + 1)))
+    if fields["format"] != FORMAT:
+        raise ArchiveError(f"it has format {fields['format']}, but this version of the product reads format {FORMAT}")
+    manifest = Manifest.model_validate(fields)
     names = [collection_name(course.course_id) for course in manifest.courses]
     if len(names) > len(set(names)):
-        raise ArchiveError("a course is in it twice")
+        raise ArchiveError("it contains a course twice")
     members = {f"{name}.{kind}" for name in names for kind in ("npy", "jsonl")}
-    if missing := sorted(members.difference(archive.namelist())):
-        raise ArchiveError(f"it lacks {', '.join(missing)}")
-    sound = Archive(archive, manifest)
+    if missing := sorted(members.difference(zip_file.namelist())):
+        raise ArchiveError(f"it does not contain {', '.join(missing)}")
+    archive = Archive(zip_file, manifest)
     for course in manifest.courses:
         content = FingerprintBuilder()
-        for records, vectors in sound.pages(course):
+        for records, vectors in archive.pages(course):
             if not are_sound(vectors, course.dimensions).all():
                 raise ArchiveError(f"course {course.course_id}: {_UNSOUND}")
-            _take_in(records, content)
-        held, published = content.build(course.model_signature), CourseFingerprint.parse(course.fingerprint)
-        if held != published or held.chunks != course.chunks:
-            raise ArchiveError(f"course {course.course_id}: {_difference(held, published)}")
-    return sound
+            _add_records(content, records)
+        actual, published = content.build(course.model_signature), CourseFingerprint.parse(course.fingerprint)
+        if actual != published or actual.chunks != course.chunks:
+            raise ArchiveError(f"course {course.course_id}: {_difference(actual, published)}")
+    return archive
 
 
-def _lines(records: IO[bytes]) -> list[bytes]:
-    """The next page of them."""
+def _read_lines(records: IO[bytes]) -> list[bytes]:
+    """The lines of the next page; an empty list at the end."""
     lines: list[bytes] = []
     size = 0
     while len(lines) < WRITE_BATCH and size < READ_LIMIT and (line := records.readline(READ_LIMIT + 1)):
@@ -309,39 +320,39 @@ def _lines(records: IO[bytes]) -> list[bytes]:
 
 def _within_limit(content: bytes) -> bytes:
     if len(content) > READ_LIMIT:
-        raise ArchiveError(f"its manifest or a record is longer than {READ_LIMIT} bytes")
+        raise ArchiveError(f"the manifest or a record is longer than {READ_LIMIT} bytes")
     return content
 
 
-def _take_in(records: Iterable[Record], content: FingerprintBuilder) -> None:
+def _add_records(content: FingerprintBuilder, records: Iterable[Record]) -> None:
     for record in records:
         content.add_hashed(record.chunk_id, record.content_hash, len(record.text))
 
 
-def _difference(held: CourseFingerprint, published: CourseFingerprint | None) -> str:
-    if published is not None and held.chunks != published.chunks:
-        return f"there are {held.chunks} chunks where {published.chunks} were published"
+def _difference(actual: CourseFingerprint, published: CourseFingerprint | None) -> str:
+    if published is not None and actual.chunks != published.chunks:
+        return f"it has {actual.chunks} chunks, but {published.chunks} were published"
     return "its chunks or its model are not those that were published"
 
 
 def _digest_before_seal(file: BinaryIO) -> bytes:
-    """SHA-256, in hex, of a file but for its seal, which is what a read goes on with."""
+    """SHA-256, in hex, of all bytes before the seal. Leaves the file position at the seal."""
     digest = hashlib.sha256()
-    left = file.seek(0, os.SEEK_END) - _SEAL_LENGTH
+    remaining = file.seek(0, os.SEEK_END) - _SEAL_LENGTH
     file.seek(0)
-    while left > 0 and (block := file.read(min(left, 2**20))):
+    while remaining > 0 and (block := file.read(min(remaining, 2**20))):
         digest.update(block)
-        left -= len(block)
+        remaining -= len(block)
     return digest.hexdigest().encode()
 
 
-def _pour(source: BinaryIO, target: IO[bytes]) -> None:
+def _copy(source: BinaryIO, target: IO[bytes]) -> None:
     source.seek(0)
     shutil.copyfileobj(source, target, 2**20)
 
 
 def _sync_directory(directory: Path) -> None:
-    """Make a rename in the directory survive a power cut."""
+    """Sync a rename in the directory to disk, so that it survives a power failure."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)

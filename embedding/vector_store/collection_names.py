@@ -1,8 +1,8 @@
-"""Course id → Chroma collection name, reversibly.
+"""Converts course ids to names of Chroma collections and back.
 
-Chroma allows 3–512 of `[a-zA-Z0-9._-]` with alphanumeric ends and no `..`; a course id is any text. Plain ids keep the
-contract's form `course_{id}`; in others every byte that is not allowed becomes `.` and two hex digits, `.` itself
-included, so that no two ids share a name.
+Chroma allows names of 3–512 characters of `[a-zA-Z0-9._-]` that begin and end with a letter or digit and do not contain
+`..`, whereas a course id is any text. The name of a plain id is `course_{id}`. In other ids every byte that is not
+allowed, and `.` itself, becomes `.` and two hex digits. So different ids have different names.
 """
 
 import hashlib
@@ -10,22 +10,22 @@ import re
 
 PREFIX = "course_"
 MAX_LENGTH = 512
-_HASHED = PREFIX + ".h"  # `h` is no hex digit: never the start of an escape
+_HASHED = PREFIX + ".h"  # `h` is not a hex digit, so no escaped id begins like this
 
 
 def collection_name(course_id: str) -> str:
-    """Name of the course's collection: legal for Chroma, and a different one for every id.
+    """The name of the course's collection: valid for Chroma and unique per course id.
 
-    An id too long to be escaped is named by its SHA-256; the collection's metadata still holds the id itself.
+    If the escaped id is too long, the name contains its SHA-256 instead; the collection's metadata contain the id.
 
     Raises:
-        ValueError: the id is empty or not encodable as UTF-8.
+        ValueError: The id is empty or cannot be encoded as UTF-8.
     """
     if not course_id:
         raise ValueError("A course id must not be empty")
     last = len(course_id) - 1
     name = PREFIX + "".join(
-        char if _is_plain(char, is_last=index == last) else _escape(char) for index, char in enumerate(course_id)
+        char if _is_allowed(char, is_last=index == last) else _escape(char) for index, char in enumerate(course_id)
     )
     if len(name) > MAX_LENGTH:
         return _HASHED + hashlib.sha256(course_id.encode()).hexdigest()
@@ -33,7 +33,7 @@ def collection_name(course_id: str) -> str:
 
 
 def course_id_of(name: str) -> str | None:
-    """The id behind a collection name, or None when the name is hashed or not a course's at all."""
+    """The course id that the collection name encodes; None if the name is hashed or not a course's."""
     if not name.startswith(PREFIX) or name.startswith(_HASHED):
         return None
     escaped = name.removeprefix(PREFIX).encode()
@@ -43,7 +43,7 @@ def course_id_of(name: str) -> str | None:
         return None
 
 
-def _is_plain(char: str, *, is_last: bool) -> bool:
+def _is_allowed(char: str, *, is_last: bool) -> bool:
     return char.isascii() and (char.isalnum() or (char in "_-" and not is_last))
 
 

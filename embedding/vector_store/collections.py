@@ -1,12 +1,12 @@
-"""The vector store: one Chroma collection a course, reached over HTTP.
+"""The vector store: one Chroma collection per course, accessed over HTTP.
 
-Chroma's directory must never be shared between processes (readers then see deleted documents and writers lose
-vectors without an error), so the pipeline and the search app both talk to one Chroma server. Only this module knows
-what lies there; `chroma` knows how to reach it, `records` what it takes. Whatever goes wrong is a `VectorStoreError`;
-a course that has no collection is a `CollectionNotFoundError`.
+Two processes must never open Chroma's directory at the same time: readers would see deleted documents, and writers
+would lose vectors without an error. So the pipeline and the search app use one Chroma server. Every failure is raised
+as a `VectorStoreError`.
 
-All operations bear being done twice, so those of a patient store are tried again while the server is away. A writer
-that may lose its right to write passes `before_write`: it is called right before every attempt to write, and raises.
+All operations are idempotent, so they can be retried while the server is unreachable (`patience_seconds`). A writer
+that may lose ownership of its course passes `before_write`, which is called before every attempt to write and raises if
+ownership is lost.
 """
 
 import itertools
@@ -20,8 +20,8 @@ import numpy as np
 
 from embedding.vector_store.collection_names import collection_name
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
-from embedding.vector_store.records import Hashes, Record, equals, from_chroma, to_chroma
-from embedding.vector_store.server import ChromaConnection, anybody
+from embedding.vector_store.records import Hashes, Record, from_chroma, matches_stored, to_chroma
+from embedding.vector_store.server import ChromaConnection, no_check
 from embedding.vectors import ROUNDING, Vectors
 from models.text import without_surrogates
 
@@ -30,44 +30,44 @@ if TYPE_CHECKING:
     from chromadb.api.types import GetResult, Include
 
 WRITE_BATCH = 500
-"""Records a request: far below Chroma's limits (5461 records, 40 MB) and large enough to hide the round trip."""
+"""Records per request: far below Chroma's limits (5461 records, 40 MB), and enough to hide the round trip."""
 READ_BATCH = 2500
-"""The same where nothing but names is read."""
+"""Ids or collections per request, if their contents are not read."""
 
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """What a collection says of its making."""
+    """The course and the embedding model of a collection, as its metadata record them."""
 
     course_id: str
     model_name: str
     model_signature: str
-    """Identifies everything that shapes the vectors: queries must come from a model with the same signature."""
+    """Identity of the weights and of all settings that affect the vectors. Queries need the same signature."""
 
 
 class VectorStore(ChromaConnection):
-    """The courses' collections on the Chroma server."""
+    """The collections of all courses on the Chroma server."""
 
-    def open(self, course_id: str, before_write: Callable[[], None] = anybody) -> "CourseCollection":
-        """The course's collection, for reading or writing.
+    def open(self, course_id: str, before_write: Callable[[], None] = no_check) -> "CourseCollection":
+        """The course's collection.
 
         Raises:
-            CollectionNotFoundError: the course has none.
-            VectorStoreError: the vector store failed.
+            CollectionNotFoundError: The course has no collection.
+            VectorStoreError: The vector store failed.
         """
         name = collection_name(course_id)
-        collection = self.call(lambda: self._connect().get_collection(name, embedding_function=None))
+        collection = self.call(lambda: self.connect().get_collection(name, embedding_function=None))
         return CourseCollection(self, collection, before_write)
 
-    def create(self, info: CollectionInfo, before_write: Callable[[], None] = anybody) -> "CourseCollection":
-        """A new, empty collection for the course; one that it has already is returned as it is: see its `info`.
+    def create(self, info: CollectionInfo, before_write: Callable[[], None] = no_check) -> "CourseCollection":
+        """Create an empty collection for the course. If it has one, return that unchanged, with its previous `info`.
 
         Raises:
-            VectorStoreError: the vector store failed.
+            VectorStoreError: The vector store failed.
         """
         name = collection_name(info.course_id)
         collection = self.call(
-            lambda: self._connect().get_or_create_collection(
+            lambda: self.connect().get_or_create_collection(
                 name,
                 embedding_function=None,
                 configuration={"hnsw": {"space": "cosine"}},
@@ -81,24 +81,24 @@ class VectorStore(ChromaConnection):
         )
         return CourseCollection(self, collection, before_write)
 
-    def delete(self, course_id: str, before_write: Callable[[], None] = anybody) -> None:
-        """Remove the course's collection; removing one that is not there is no error.
+    def delete(self, course_id: str, before_write: Callable[[], None] = no_check) -> None:
+        """Delete the course's collection, if it has one.
 
         Raises:
-            VectorStoreError: the vector store failed.
+            VectorStoreError: The vector store failed.
         """
         name = collection_name(course_id)
         with suppress(CollectionNotFoundError):
-            self.call(lambda: self._connect().delete_collection(name), before_write)
+            self.call(lambda: self.connect().delete_collection(name), before_write)
 
     def is_broken(self, course_id: str) -> bool:
-        """Whether the course has a collection that cannot be read though the server answers other questions.
+        """Whether the course's collection exists but cannot be read, although the server answers other requests.
 
-        It happens when Chroma is killed while it writes, and nothing but deleting the collection helps. Chroma takes
-        seconds to say so.
+        This happens if Chroma is killed while it writes. Only deleting the collection helps. Chroma takes seconds to
+        report the error.
 
         Raises:
-            VectorStoreError: the server answers nothing at all.
+            VectorStoreError: The server answers no request.
         """
         try:
             self.open(course_id).dimensions()
@@ -112,10 +112,10 @@ class VectorStore(ChromaConnection):
         return False
 
     def collections(self) -> Iterator["CourseCollection"]:
-        """All collections the server has, whoever made them; their contents are not read.
+        """All collections on the server, including those of other programs. Their contents are not read.
 
         Raises:
-            VectorStoreError: the vector store failed.
+            VectorStoreError: The vector store failed.
         """
         for offset in itertools.count(step=READ_BATCH):
             page = self.call(partial(self._list, offset))
@@ -124,35 +124,35 @@ class VectorStore(ChromaConnection):
                 return
 
     def version(self) -> str:
-        """Which version of its API the server says it speaks.
+        """The version of the server's API.
 
         Raises:
-            VectorStoreError: the vector store failed.
+            VectorStoreError: The vector store failed.
         """
-        return self.call(lambda: self._connect().get_version())
+        return self.call(lambda: self.connect().get_version())
 
     def _list(self, offset: int) -> "Sequence[ChromaCollection]":
-        return self._connect().list_collections(limit=READ_BATCH, offset=offset)
+        return self.connect().list_collections(limit=READ_BATCH, offset=offset)
 
 
 class CourseCollection:
-    """One course's vectors, texts and metadata. Every method may raise `VectorStoreError`."""
+    """The vectors, texts and metadata of one course. Every method may raise `VectorStoreError`."""
 
     def __init__(
-        self, server: ChromaConnection, collection: "ChromaCollection", before_write: Callable[[], None] = anybody
+        self, connection: ChromaConnection, collection: "ChromaCollection", before_write: Callable[[], None] = no_check
     ) -> None:
-        self._call = server.call
+        self._call = connection.call
         self._collection = collection
         self._before_write = before_write
 
     @property
     def name(self) -> str:
-        """What Chroma calls it."""
+        """The collection's name in Chroma."""
         return self._collection.name
 
     @property
     def info(self) -> CollectionInfo:
-        """What the collection was made with; empty strings where it was not made by this product."""
+        """The course and the embedding model; empty strings if another program created the collection."""
         metadata = self._collection.metadata or {}
         return CollectionInfo(
             course_id=str(metadata.get("course_id", "")),
@@ -161,48 +161,54 @@ class CourseCollection:
         )
 
     def count(self) -> int:
-        """How many chunks it holds."""
+        """The number of chunks."""
         return self._call(self._collection.count)
 
     def dimensions(self) -> int:
-        """Length of its vectors, read from one of them; 0 when it holds none."""
-        one = self._call(lambda: self._collection.get(include=["embeddings"], limit=1))
-        return np.asarray(one["embeddings"]).shape[-1] if one["ids"] else 0
+        """The dimensions of the vectors; 0 if the collection is empty."""
+        first = self._call(lambda: self._collection.get(include=["embeddings"], limit=1))
+        return np.asarray(first["embeddings"]).shape[-1] if first["ids"] else 0
 
     def chunk_ids(self) -> Iterator[list[str]]:
-        """Ids of all it holds, a page at a time, the last page first: removing what was seen shifts nothing else."""
+        """All chunk ids, in pages. The last page comes first, so that the caller may remove chunks of a page."""
         for offset in reversed(range(0, self.count(), READ_BATCH)):
             page = self._call(partial(self._collection.get, include=[], limit=READ_BATCH, offset=offset))
             yield page["ids"]
 
     def hashes(self, chunk_ids: Sequence[str]) -> dict[str, Hashes]:
-        """Chunk id → hashes of those of the chunks that it holds."""
+        """The stored hashes by chunk id, for those of the chunks that are in the collection."""
         return {
             chunk_id: Hashes(str(metadata.get("text_hash", "")), str(metadata.get("content_hash", "")))
             for page in self._get(chunk_ids, ["metadatas"])
             for chunk_id, metadata in zip(page["ids"], page["metadatas"] or [], strict=True)
         }
 
-    def differing(self, records: Sequence[Record], vectors: Vectors | None = None) -> list[str]:
-        """Ids of the records that do not read back as they are; vectors (n × dimensions) are compared where given."""
-        sent = {
+    def find_mismatches(self, records: Sequence[Record], vectors: Vectors | None = None) -> list[str]:
+        """Read records back and return the ids of those that are missing or differ.
+
+        Args:
+            records: The records as they were written.
+            vectors: The vectors as they were written, (records, dimensions); None does not compare vectors.
+        """
+        unmatched = {
             record.chunk_id: (record, vector)
             for record, vector in zip(records, itertools.repeat(None) if vectors is None else vectors, strict=False)
         }
-        for page in self._get(list(sent), ["documents", "metadatas", "embeddings"]):
+        for page in self._get(list(unmatched), ["documents", "metadatas", "embeddings"]):
             vectors_read = np.asarray(page["embeddings"], dtype=np.float32)
             rows = zip(page["ids"], page["documents"] or [], page["metadatas"] or [], vectors_read, strict=True)
             for chunk_id, text, metadata, vector in rows:
-                record, vector_sent = sent[chunk_id]
-                is_near = vector_sent is None or np.allclose(vector, vector_sent, rtol=0, atol=ROUNDING)
-                if is_near and equals(record, text, metadata):
-                    del sent[chunk_id]
-        return list(sent)
+                record, vector_written = unmatched[chunk_id]
+                is_close = vector_written is None or np.allclose(vector, vector_written, rtol=0, atol=ROUNDING)
+                if is_close and matches_stored(record, text, metadata):
+                    del unmatched[chunk_id]
+        return list(unmatched)
 
     def contents(self, page_size: int = WRITE_BATCH) -> Iterator[tuple[list[Record], Vectors]]:
-        """All it holds, a page of records and their vectors (rows × dimensions) at a time.
+        """All records with their vectors (records, dimensions), in pages, as `upsert` accepts them.
 
-        What `upsert` takes. A page is about 10 MB under way; one that is written meanwhile may be seen half.
+        The response for a page of the default size is about 10 MB. If the collection changes during the iteration,
+        records may be missing or repeated.
         """
         read = partial(self._collection.get, include=["documents", "metadatas", "embeddings"], limit=page_size)
         for offset in itertools.count(step=page_size):
@@ -217,12 +223,12 @@ class CourseCollection:
             yield records, np.asarray(page["embeddings"], dtype=np.float32)
 
     def upsert(self, records: Sequence[Record], vectors: Vectors) -> None:
-        """Write records and their vectors (unit rows, n × dimensions), replacing what has the same chunk id."""
+        """Write records with their unit vectors (records, dimensions); replace records of the same chunk ids."""
         for start in range(0, len(records), WRITE_BATCH):
             self._write(records[start : start + WRITE_BATCH], vectors[start : start + WRITE_BATCH])
 
     def update(self, records: Sequence[Record]) -> None:
-        """Replace the metadata of records that it holds; their texts and vectors stay."""
+        """Replace the metadata of records in the collection. Their texts and vectors do not change."""
         for start in range(0, len(records), WRITE_BATCH):
             self._write(records[start : start + WRITE_BATCH])
 
@@ -233,19 +239,19 @@ class CourseCollection:
             self._call(partial(self._collection.delete, ids=ids), self._before_write)
 
     def query(self, vector: Vectors, top_k: int, filters: Mapping[str, Sequence[str]]) -> list[tuple[Record, float]]:
-        """The `top_k` chunks nearest to a unit vector (dimensions,), by approximate search.
+        """The chunks nearest to a query, by approximate search.
 
         Args:
-            vector: Of the query.
-            top_k: How many chunks.
+            vector: Unit vector of the query, (dimensions,).
+            top_k: Number of chunks.
             filters: Accepted values by metadata field; a chunk has one of them in every field.
 
         Returns:
-            Records, whose content hash is left empty, with their cosine similarity, -1.0 to 1.0; the nearest first,
-            equal ones by chunk id.
+            Records with their cosine similarities, -1.0 to 1.0, in descending order; equal similarities are ordered by
+            chunk id. The records have no content hash.
         """
         conditions: list[Any] = [{field: {"$in": list(values)}} for field, values in filters.items()]
-        found = self._call(
+        result = self._call(
             lambda: self._collection.query(
                 query_embeddings=vector[None, :],
                 n_results=top_k,
@@ -254,20 +260,20 @@ class CourseCollection:
             )
         )
         rows = zip(
-            found["ids"][0],
-            (found["documents"] or [[]])[0],
-            (found["metadatas"] or [[]])[0],
-            (found["distances"] or [[]])[0],
+            result["ids"][0],
+            (result["documents"] or [[]])[0],
+            (result["metadatas"] or [[]])[0],
+            (result["distances"] or [[]])[0],
             strict=True,
         )
         nearest = [
             (Record(chunk_id, text or "", from_chroma(metadata or {}), ""), max(-1.0, min(1.0, 1.0 - float(distance))))
             for chunk_id, text, metadata, distance in rows
         ]
-        return sorted(nearest, key=lambda found: (-found[1], found[0].chunk_id))
+        return sorted(nearest, key=lambda hit: (-hit[1], hit[0].chunk_id))
 
     def _write(self, records: Sequence[Record], vectors: Vectors | None = None) -> None:
-        """One request; when Chroma refuses it, one a record, so that the error names the chunk."""
+        """Write records in one request. If Chroma rejects it, write one by one, so that the error names the chunk."""
         content: dict[str, Any] = {
             "ids": [record.chunk_id for record in records],
             "metadatas": [to_chroma(record) for record in records],

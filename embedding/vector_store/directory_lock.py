@@ -1,7 +1,7 @@
-"""A lock on a directory that lives exactly as long as the processes that hold it.
+"""A lock on a directory, held as long as one of the processes that share its file descriptor lives.
 
-`flock` belongs to the open file: a child that inherits it keeps the lock, and the kernel drops it with the last of
-them, however they die. So a stale lock file never stands in anybody's way.
+`flock` locks the open file. A child process inherits the open file and with it the lock. The kernel releases the lock
+when the last of these processes ends, even if it is killed. So a lock file left on disk blocks nothing.
 """
 
 import fcntl
@@ -10,21 +10,21 @@ from pathlib import Path
 
 
 class DirectoryInUseError(Exception):
-    """Another process works on the directory."""
+    """Another process holds the lock on the directory."""
 
 
 def lock_directory(directory: Path, name: str) -> int:
-    """Lock a directory for this process and every child that inherits the descriptor.
+    """Lock a directory for this process and for every child that inherits the file descriptor.
 
     Args:
-        directory: Made when it is not there.
-        name: Of the lock file in it; different uses of a directory have different locks.
+        directory: Created if it does not exist.
+        name: Name of the lock file in the directory. Different uses of a directory have different lock files.
 
     Returns:
-        The file descriptor that holds the lock; inheritable.
+        The inheritable file descriptor that holds the lock.
 
     Raises:
-        DirectoryInUseError: the lock is taken; the message names the process that took it.
+        DirectoryInUseError: Another process holds the lock; the message names its process id.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / name
@@ -42,7 +42,7 @@ def lock_directory(directory: Path, name: str) -> int:
 
 
 def lock_holder(directory: Path, name: str) -> str | None:
-    """The process that holds the lock, if one does. This only looks: nothing is written, and many may look at once."""
+    """The id of the process that holds the lock, or None. Nothing is written."""
     path = directory / name
     if not path.exists():
         return None

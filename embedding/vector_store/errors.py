@@ -1,12 +1,12 @@
-"""TODO."""
+"""Errors of the vector store."""
 
 
 class VectorStoreError(Exception):
-    """The vector store failed: server away, time-out, broken index."""
+    """A call to the vector store failed: server unreachable, time-out, damaged index."""
 
 
 class VectorStoreUnreachableError(VectorStoreError):
-    """Nobody answers at CHROMA_URL, or not in time: what failed now may work when the server is back."""
+    """The server at CHROMA_URL does not answer, or not in time. The same call may succeed later."""
 
 
 class CollectionNotFoundError(VectorStoreError):

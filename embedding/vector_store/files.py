@@ -1,4 +1,4 @@
-"""TODO."""
+"""Files in Chroma's directory besides its database: the lock, the server's address, the collections' directories."""
 
 import sqlite3
 from contextlib import closing
@@ -9,13 +9,13 @@ from embedding.vector_store.directory_lock import lock_holder
 from embedding.vector_store.server import VectorStoreSettings
 
 SERVER_LOCK = ".server.lock"
-"""Name of the lock file in Chroma's directory that a server holds while it runs."""
+"""Name of the lock file in Chroma's directory. A running server holds the lock."""
 SERVER_ADDRESS = ".server.url"
-"""Name of the file with the address of the last server."""
+"""Name of the file in Chroma's directory that contains the URL of the server that was started last."""
 
 
 def vector_store_settings() -> VectorStoreSettings:
-    """The settings; a server that runs over CHROMA_DB_DIR says itself where, unless CHROMA_URL is set."""
+    """The settings, with the URL of the server that runs over CHROMA_DB_DIR unless CHROMA_URL is set."""
     settings = VectorStoreSettings()
     directory, address = settings.chroma_db_dir, settings.chroma_db_dir / SERVER_ADDRESS
     if "chroma_url" in settings.model_fields_set or not address.exists() or not lock_holder(directory, SERVER_LOCK):
@@ -24,16 +24,15 @@ def vector_store_settings() -> VectorStoreSettings:
 
 
 def orphaned_directories(directory: Path) -> list[Path]:
-    """Directories of collections that Chroma has deleted; it never removes them itself.
-
-    They are listed before the table is read: Chroma writes the row of a new one first.
+    """Directories of deleted collections, which Chroma never removes from disk.
 
     Args:
-        directory: Chroma's, absolute.
+        directory: Chroma's directory, as an absolute path.
     """
     database = directory / "chroma.sqlite3"
     if not database.exists():
         return []
+    # Listed before the table is read: Chroma writes the row of a new collection before it creates the directory.
     candidates = sorted(path for path in directory.iterdir() if path.is_dir() and _is_uuid(path.name))
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         known = {segment for (segment,) in connection.execute("SELECT id FROM segments")}

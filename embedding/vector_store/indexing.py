@@ -1,11 +1,11 @@
-"""A course's chunks → its collection, touching only what changed.
+"""Brings a course's collection in line with its chunks, and writes only the differences.
 
-Every record carries hashes of the chunk it was made from, so a second pass embeds new and changed texts alone, rewrites
-metadata where nothing else changed, drops what vanished and leaves the rest. Interrupted half way, the next pass finds
-what is missing in the same manner. The cost grows with the change; memory holds a page of chunks and a number a chunk.
+Every record is stored with hashes of its chunk. A pass over the chunks embeds new and changed texts, updates changed
+metadata, and removes records whose chunk no longer exists. After an interruption the next pass embeds only what is
+missing. The cost grows with the number of changes; memory holds one page of chunks, and one integer per chunk.
 
-What is written is read back, and what is not as it should be is taken out again: a record that is there is right.
-Vectors of different models cannot be compared: when the model changes, the collection is built anew.
+A pass reads back every record it writes, and removes records that differ, so every record in a collection is correct.
+Vectors of different models cannot be compared, so a collection is rebuilt if the model has changed.
 """
 
 import logging
@@ -28,72 +28,75 @@ from models.tables import Chunk
 from models.text import is_unicode
 
 EMBED_BATCH = 64
-"""Texts embedded and written at a time: a unit of progress, and what an interruption costs."""
+"""Texts embedded and written together. Progress is reported per batch; an interruption loses one batch."""
 SAMPLE_SIZE = 5
+"""Records in a report's sample."""
 
 logger = logging.getLogger(__name__)
 
 
 class EmptyCourseError(Exception):
-    """The course has no chunks, so there is nothing to search; has stage one written them?"""
+    """The course has no chunks, because stage one has not written any."""
 
 
 class UnusableChunkError(Exception):
-    """A chunk that no collection can hold; the message says which."""
+    """A chunk's id cannot be stored in a collection; the message contains the id."""
 
 
 @dataclass(frozen=True)
 class VectorCheck:
-    """What the vectors turned out to be."""
+    """The result of reading back the vectors that were written."""
 
     dimensions: int
-    """Of the collection, as read back from it."""
+    """Dimensions of the collection's vectors."""
     expected_dimensions: int
-    """Of the model."""
+    """Dimensions of the model's vectors."""
     checked: int
-    """Records that this pass wrote and read back; those it kept were checked by the pass that wrote them."""
+    """Number of records written by this pass. Kept records were checked by the pass that wrote them."""
     unsound: int
-    """How many of them had a vector that is not finite or not of length one, or did not read back as they were."""
+    """Number of checked records whose vector is not a finite unit vector, or that differ when read back."""
 
 
 @dataclass(frozen=True)
 class IndexReport:
-    """What one pass over a course did."""
+    """The result of one pass over a course."""
 
     fingerprint: CourseFingerprint
-    """Of the chunks that were read: what the collection now holds."""
+    """Fingerprint of the chunks that were read."""
     stored: int
-    """Documents in the collection afterwards; equals `fingerprint.chunks` unless something else wrote to it."""
+    """Number of documents in the collection after the pass."""
     embedded: int
-    """Chunks whose text was new or another."""
+    """Number of chunks whose text was new or had changed."""
     updated: int
-    """Chunks whose text was the same and whose metadata was not."""
+    """Number of chunks of which only the metadata had changed."""
     removed: int
+    """Number of removed records whose chunk no longer exists."""
     truncated: int
-    """How many embedded texts were cut to the model's token limit."""
+    """Number of embedded texts that were truncated to the model's token limit."""
     tokens: int
+    """Tokens of all embedded texts together."""
     seconds: float
     rebuilt: bool
-    """Whether a collection had to be deleted first: broken, or made with another model."""
+    """Whether the previous collection was deleted, because it was damaged or made with another model."""
     token_counts: Sequence[int]
     """Tokens of each embedded text."""
     sample: tuple[Record, ...]
-    """The first few records of the course."""
+    """The first `SAMPLE_SIZE` records of the course."""
     vectors: VectorCheck
 
     @property
     def kept(self) -> int:
-        """Chunks that were as they should be."""
+        """Number of chunks that had not changed."""
         return self.fingerprint.chunks - self.embedded - self.updated
 
     @property
     def complete(self) -> bool:
-        """Whether the collection holds exactly the chunks of the course."""
+        """Whether the collection holds as many documents as the course has chunks."""
         return self.stored == self.fingerprint.chunks
 
     @property
     def sound(self) -> bool:
-        """Whether the vectors are right."""
+        """Whether no checked vector is unsound, and the dimensions are those of the model."""
         return self.vectors.unsound == 0 and self.vectors.dimensions == self.vectors.expected_dimensions
 
 
@@ -108,22 +111,22 @@ def index_course(
 ) -> IndexReport:
     """Bring the course's collection in line with its chunks.
 
-    A collection that cannot be read any more, because Chroma was killed while it wrote, is built anew, once.
+    If the collection cannot be read, because Chroma was killed while it wrote, it is deleted and built again, once.
 
     Args:
         course_id: The course.
-        pages: All of its chunks, in id order. They are read from the start again when a broken collection has to be
-            built anew; an iterator can be read but once, so it leaves that to the next call.
-        store: Holds the collection.
-        embedder: Turns texts into vectors.
-        on_page: Called after each page and each batch with the number of chunks finished so far; may raise to stop.
-        before_write: Called right before every attempt to write; raises when the collection is no longer ours.
+        pages: All of the course's chunks, in pages, ordered by id. To rebuild a damaged collection they are iterated
+            twice; if they are an iterator, which allows one iteration, the error is raised instead.
+        store: The vector store.
+        embedder: The embedding model.
+        on_page: Called after each page and each batch with the number of finished chunks; it may raise to stop.
+        before_write: Called before every attempt to write; it raises if the caller no longer owns the course.
 
     Raises:
-        EmptyCourseError: there are no chunks; the collection is left as it was.
-        UnusableChunkError: a chunk has no proper id.
-        EmbeddingError: the model failed.
-        VectorStoreError: the vector store failed.
+        EmptyCourseError: There are no chunks; the collection is unchanged.
+        UnusableChunkError: A chunk's id is empty or not valid Unicode.
+        EmbeddingError: The model failed.
+        VectorStoreError: The vector store failed.
     """
     index = partial(_index, course_id, pages, store, embedder, on_page=on_page, before_write=before_write)
     try:
@@ -133,7 +136,7 @@ def index_course(
     except VectorStoreError as error:
         if iter(pages) is pages or not store.is_broken(course_id):
             raise
-        logger.warning("The collection of course %s is broken and is built anew: %s", course_id, error)
+        logger.warning("The collection of course %s is damaged and is rebuilt: %s", course_id, error)
     store.delete(course_id, before_write)
     return replace(index(), rebuilt=True)
 
@@ -148,47 +151,47 @@ def _index(
     before_write: Callable[[], None],
 ) -> IndexReport:
     started = time.perf_counter()
-    rest = iter(pages)
-    first = next(rest, None)
-    if not first:
+    remaining_pages = iter(pages)
+    first_page = next(remaining_pages, None)
+    if not first_page:
         raise EmptyCourseError(f"Course {course_id} has no chunks: nothing to embed until stage one writes some")
-    wanted = CollectionInfo(course_id, embedder.name, embedder.signature)
-    collection = store.create(wanted, before_write)
-    rebuilt = collection.info != wanted
+    expected_info = CollectionInfo(course_id, embedder.name, embedder.signature)
+    collection = store.create(expected_info, before_write)
+    rebuilt = collection.info != expected_info
     if rebuilt:
-        logger.info("Course %s was embedded with another model (%s): building it anew", course_id, collection.info)
+        logger.info("The collection of course %s is of another model (%s) and is rebuilt", course_id, collection.info)
         store.delete(course_id, before_write)
-        collection = store.create(wanted, before_write)
-    work = _Pass(collection, embedder, on_page)
-    for page in chain([first], rest):
-        work.take(page)
-    work.remove_vanished()
-    return work.report(rebuilt=rebuilt, seconds=time.perf_counter() - started)
+        collection = store.create(expected_info, before_write)
+    indexing = _IndexingPass(collection, embedder, on_page)
+    for page in chain([first_page], remaining_pages):
+        indexing.process(page)
+    indexing.remove_deleted()
+    return indexing.report(rebuilt=rebuilt, seconds=time.perf_counter() - started)
 
 
-class _Pass:
-    """One walk over a course's chunks: what it has seen and done so far."""
+class _IndexingPass:
+    """One pass over a course's chunks, with its results so far."""
 
     def __init__(self, collection: CourseCollection, embedder: Embedder, on_page: Callable[[int], None]) -> None:
         self._collection = collection
         self._embedder = embedder
         self._on_page = on_page
         self._fingerprint = FingerprintBuilder()
-        self._seen = array("q")
+        self._id_hashes = array("q")
         self._sample: list[Record] = []
         self._token_counts = array("I")
         self._finished = self._updated = self._removed = self._truncated = self._unsound = 0
 
-    def take(self, page: Sequence[Chunk]) -> None:
-        """Bring the records of these chunks in line."""
+    def process(self, page: Sequence[Chunk]) -> None:
+        """Write the records of new and changed chunks."""
         records = [_record(chunk, self._fingerprint) for chunk in page]
         chunk_ids = [record.chunk_id for record in records]
-        self._seen.extend(map(hash, chunk_ids))
+        self._id_hashes.extend(map(hash, chunk_ids))
         self._sample += records[: SAMPLE_SIZE - len(self._sample)]
-        held = self._collection.hashes(chunk_ids)
-        outdated = [record for record in records if _held(held, record).content != record.content_hash]
-        to_update = [record for record in outdated if _held(held, record).text == record.text_hash]
-        to_embed = [record for record in outdated if _held(held, record).text != record.text_hash]
+        stored = self._collection.hashes(chunk_ids)
+        changed = [record for record in records if _stored_hashes(stored, record).content != record.content_hash]
+        to_update = [record for record in changed if _stored_hashes(stored, record).text == record.text_hash]
+        to_embed = [record for record in changed if _stored_hashes(stored, record).text != record.text_hash]
         self._update(to_update)
         self._finish(len(records) - len(to_embed))
         for start in range(0, len(to_embed), EMBED_BATCH):
@@ -196,19 +199,23 @@ class _Pass:
             self._embed(batch)
             self._finish(len(batch))
 
-    def remove_vanished(self) -> None:
-        """Remove what the collection holds beyond the chunks seen. It holds all of those, so their number tells."""
+    def remove_deleted(self) -> None:
+        """Remove records whose chunk no longer exists.
+
+        The collection holds every processed chunk that is not unsound, so it holds further records only if its count is
+        higher.
+        """
         if self._collection.count() <= self._finished - self._unsound:
             return
-        seen = np.array(self._seen)
+        id_hashes = np.array(self._id_hashes)
         for chunk_ids in self._collection.chunk_ids():
-            is_seen = np.isin(list(map(hash, chunk_ids)), seen)
-            vanished = list(compress(chunk_ids, ~is_seen))
-            self._collection.remove(vanished)
-            self._removed += len(vanished)
+            exists = np.isin(list(map(hash, chunk_ids)), id_hashes)
+            deleted = list(compress(chunk_ids, ~exists))
+            self._collection.remove(deleted)
+            self._removed += len(deleted)
 
     def report(self, *, rebuilt: bool, seconds: float) -> IndexReport:
-        """What was done, and what the collection holds now."""
+        """The results, with the present count and dimensions of the collection."""
         return IndexReport(
             fingerprint=self._fingerprint.build(self._embedder.signature),
             stored=self._collection.count(),
@@ -236,7 +243,7 @@ class _Pass:
 
     def _update(self, records: Sequence[Record]) -> None:
         self._collection.update(records)
-        self._take_out(self._collection.differing(records))
+        self._remove_unsound(self._collection.find_mismatches(records))
         self._updated += len(records)
 
     def _embed(self, records: Sequence[Record]) -> None:
@@ -245,21 +252,21 @@ class _Pass:
         sound, vectors = list(compress(records, is_sound)), embeddings.vectors[is_sound]
         self._collection.upsert(sound, vectors)
         unsound = [record.chunk_id for record in compress(records, ~is_sound)]
-        self._take_out(unsound + self._collection.differing(sound, vectors))
+        self._remove_unsound(unsound + self._collection.find_mismatches(sound, vectors))
         self._token_counts.extend(embeddings.token_counts)
         self._truncated += embeddings.truncated
 
-    def _take_out(self, chunk_ids: list[str]) -> None:
-        """Remove records that are not right: kept, they would pass for finished the next time."""
+    def _remove_unsound(self, chunk_ids: list[str]) -> None:
+        """Remove records that were not stored correctly; otherwise the next pass would keep them."""
         if chunk_ids:
-            logger.error("%d records are not as they should be, the first of chunk %r", len(chunk_ids), chunk_ids[0])
+            logger.error("%d records were not stored correctly; the first is of chunk %r", len(chunk_ids), chunk_ids[0])
             self._collection.remove(chunk_ids)
             self._unsound += len(chunk_ids)
 
 
 def _record(chunk: Chunk, fingerprint: FingerprintBuilder) -> Record:
     if not chunk.id or not is_unicode(chunk.id):
-        raise UnusableChunkError(f"A chunk of course {chunk.course_id} has no proper id: {chunk.id!r}")
+        raise UnusableChunkError(f"A chunk of course {chunk.course_id} has an unusable id: {chunk.id!r}")
     metadata = dict(chunk.extra or {}) | {
         "course_id": chunk.course_id,
         "lecture_id": chunk.lecture_id,
@@ -270,5 +277,5 @@ def _record(chunk: Chunk, fingerprint: FingerprintBuilder) -> Record:
     return Record(chunk.id, chunk.text or "", metadata, fingerprint.add(chunk))  # stage one's column may allow NULL
 
 
-def _held(hashes: Mapping[str, Hashes], record: Record) -> Hashes:
+def _stored_hashes(hashes: Mapping[str, Hashes], record: Record) -> Hashes:
     return hashes.get(record.chunk_id, Hashes("", ""))

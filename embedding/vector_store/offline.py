@@ -1,4 +1,4 @@
-"""A vector store that no server serves: a restore builds a directory by itself before any server may open it."""
+"""The vector store without a server: a restore builds a new Chroma directory in its process."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 
 class OfflineVectorStore(VectorStore):
-    """The vector store of a Chroma directory that this process has for itself.
+    """The vector store in a Chroma directory that this process opens directly.
 
-    Only with a lock on the directory: Chroma takes none, and a second process would damage it.
+    The caller must hold the lock on the directory: Chroma does not lock it, and two processes would damage it.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -21,7 +21,7 @@ class OfflineVectorStore(VectorStore):
         self._directory = directory
 
     def close(self) -> None:
-        """Close every file of the directory; from then on it may be moved."""
+        """Close all files of the directory, which can be moved then. The next call opens it again."""
         if self._client is not None:
             self._client.close()
             self._client = None

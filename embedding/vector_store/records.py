@@ -1,7 +1,7 @@
-"""A chunk as its collection holds it, and how Chroma is told.
+"""The stored form of a chunk, and its conversion to and from Chroma's metadata.
 
-Chroma takes flat metadata, numbers of 64 bits and text that can be encoded; stage one may have written anything. What
-does not fit travels as JSON, and half of a surrogate pair becomes U+FFFD.
+Chroma accepts only flat metadata, 64-bit numbers and valid Unicode, whereas a chunk's metadata may be any JSON object.
+Values that Chroma does not accept are stored as JSON text, and unpaired surrogates are replaced by U+FFFD.
 """
 
 import hashlib
@@ -17,34 +17,35 @@ _FIELDS = ("course_id", "lecture_id", "section_id", "source_type", "language", "
 
 @dataclass(frozen=True)
 class Record:
-    """A chunk as the collection holds it."""
+    """A chunk as it is stored in a collection."""
 
     chunk_id: str
     text: str
     metadata: Mapping[str, Any]
     content_hash: str
-    """Of the text and the metadata."""
+    """SHA-256 of the text and the metadata, in hex; see `models.fingerprint.chunk_hash`."""
 
     @property
     def text_hash(self) -> str:
-        """SHA-256 of the text, in hex: where it is the same, the vector is."""
+        """SHA-256 of the text, in hex. Records with equal text hashes have equal vectors."""
         return hashlib.sha256(without_surrogates(self.text).encode()).hexdigest()
 
 
 class Hashes(NamedTuple):
-    """What tells whether a record is still as it should be."""
+    """The hashes stored with a record, which show whether its chunk has changed since."""
 
     text: str
-    """Empty in a record written before there was such a hash."""
+    """Empty if the record was written by a version that did not store text hashes."""
     content: str
 
 
 def to_chroma(record: Record) -> dict[str, str | int | float | bool | None]:
-    """Chroma's metadata are flat: what can be filtered by stands alone, the rest travels as JSON.
+    """The record's metadata in Chroma's flat form.
 
-    A write merges metadata, and a key is dropped only by writing None, hence every field is always there.
+    The fields that searches filter by, and a few others, have separate keys; the rest is one JSON text. Every key is
+    always present: Chroma merges metadata on write and removes a key only if its value is None.
     """
-    fields = {field: value for field in _FIELDS if _is_plain(value := record.metadata.get(field))}
+    fields = {field: value for field in _FIELDS if _is_storable(value := record.metadata.get(field))}
     rest = {key: value for key, value in record.metadata.items() if key not in fields}
     return {
         **dict.fromkeys(_FIELDS),
@@ -55,18 +56,18 @@ def to_chroma(record: Record) -> dict[str, str | int | float | bool | None]:
     }
 
 
-def _is_plain(value: object) -> bool:
-    """Whether Chroma can hold the value as it is: it refuses numbers beyond 64 bits, or rounds them."""
+def _is_storable(value: object) -> bool:
+    """Whether Chroma stores the value unchanged. It rejects or rounds numbers beyond 64 bits."""
     return value is None or isinstance(value, str) or (isinstance(value, int | float) and abs(value) < 2**63)
 
 
-def equals(record: Record, text: str | None, metadata: Mapping[str, Any] | None) -> bool:
-    """Whether the record was read back as it was written; fields that are None are not there."""
+def matches_stored(record: Record, text: str | None, metadata: Mapping[str, Any] | None) -> bool:
+    """Whether the text and metadata read from Chroma are those of the record. Chroma omits fields that are None."""
     written = to_chroma(record)
     return text == without_surrogates(record.text) and written == {key: (metadata or {}).get(key) for key in written}
 
 
 def from_chroma(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata of a record, from what Chroma holds of it."""
-    rest: dict[str, Any] = json.loads(metadata.get("extra") or "{}", parse_constant=lambda _: None)  # NaN is no JSON
+    """The record's metadata, from Chroma's flat form."""
+    rest: dict[str, Any] = json.loads(metadata.get("extra") or "{}", parse_constant=lambda _: None)  # NaN is not JSON
     return {field: metadata.get(field) for field in _FIELDS} | rest

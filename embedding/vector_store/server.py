@@ -1,7 +1,7 @@
-"""Reaching the Chroma server: connections, time-outs, waiting, errors.
+"""The connection to the Chroma server, with time-outs, retries and translated errors.
 
-Chroma's client has no setting for a time-out and raises whatever happens; here every call ends in time, and every
-failure is a `VectorStoreError`.
+Chroma's client has no setting for a time-out and raises errors of many types. `ChromaConnection` gives every call a
+time-out and raises every failure as a `VectorStoreError`.
 """
 
 import logging
@@ -29,26 +29,25 @@ logger = logging.getLogger(__name__)
 
 
 class VectorStoreSettings(Settings):
-    """Where the Chroma server is, and where it keeps its files."""
+    """The address of the Chroma server, and the directory of its files."""
 
-    chroma_db_dir: Path = Field(Path("./data/chroma"), description="Directory the Chroma server keeps its files in.")
-    chroma_url: str = Field("http://127.0.0.1:8001", description="Where the pipeline and the search app reach Chroma.")
-    chroma_timeout_seconds: float = Field(10.0, gt=0, description="Longest wait for an answer of Chroma.")
+    chroma_db_dir: Path = Field(Path("./data/chroma"), description="Directory of the Chroma server's files.")
+    chroma_url: str = Field("http://127.0.0.1:8001", description="URL of the Chroma server.")
+    chroma_timeout_seconds: float = Field(10.0, gt=0, description="Time-out of a request to Chroma, in seconds.")
 
 
-def anybody() -> None:
-    """Any process may write."""
+def no_check() -> None:
+    """The default check before a write: it allows every write."""
 
 
 class ChromaConnection:
-    """The server at CHROMA_URL.
+    """The connection to the server at CHROMA_URL. Threads may share it.
 
-    Connects on first use, so that neither side needs the other to start first, and finds a server again that was away.
-    Safe to share between threads.
+    The first call connects, so the server may start later than this process. After an outage the next call reconnects.
 
     Args:
-        settings: Where the server is.
-        patience_seconds: How long a call waits for a server that is away before it raises.
+        settings: The address of the server.
+        patience_seconds: How long a call is retried while the server is unreachable.
     """
 
     def __init__(self, settings: VectorStoreSettings, patience_seconds: float = 0.0) -> None:
@@ -59,27 +58,31 @@ class ChromaConnection:
         self._lock = threading.Lock()
 
     def check(self) -> None:
-        """Read something, since a heartbeat says only that the server listens.
+        """Check that the server can read its database; a heartbeat shows only that the server is running.
 
         Raises:
-            VectorStoreError: the server does not answer a read.
+            VectorStoreError: The server cannot read its database.
         """
-        self.call(lambda: self._connect().count_collections())
+        self.call(lambda: self.connect().count_collections())
 
     def answers(self) -> bool:
-        """Whether the server listens: a quick question without Chroma's client."""
+        """Whether the server answers a heartbeat. Fast, because it does not import Chroma's client."""
         try:
             return httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).is_success
         except httpx.HTTPError:
             return False
 
-    def call(self, operation: Callable[[], T], before_attempt: Callable[[], None] = anybody) -> T:
-        """What the operation returns, which is tried again while the server is away: it must bear being done twice.
+    def call(self, operation: Callable[[], T], before_attempt: Callable[[], None] = no_check) -> T:
+        """Run an operation, which must be idempotent: it is retried while the server is unreachable.
+
+        Args:
+            operation: Calls Chroma's client.
+            before_attempt: Called before every attempt; it may raise to prevent it.
 
         Raises:
-            VectorStoreUnreachableError: the server is still away.
-            CollectionNotFoundError: what was asked for is not there.
-            VectorStoreError: anything else.
+            VectorStoreUnreachableError: The server was unreachable at every attempt.
+            CollectionNotFoundError: The collection does not exist.
+            VectorStoreError: The operation failed for any other reason.
         """
 
         def attempt() -> T:
@@ -87,17 +90,17 @@ class ChromaConnection:
             with self._translated_errors():
                 return operation()
 
-        patiently = Retrying(
+        retrying = Retrying(
             retry=retry_if_exception_type(VectorStoreUnreachableError),
             stop=stop_after_delay(self._patience),
             wait=wait_exponential(multiplier=0.1, max=5),
-            before_sleep=self._tell_of_waiting,
+            before_sleep=self._log_retrying,
             reraise=True,
         )
-        return patiently(attempt)
+        return retrying(attempt)
 
     def close(self) -> None:
-        """Close the connections; the next use opens new ones."""
+        """Close the connections; the next call opens new ones."""
         with self._lock:
             client, self._client = self._client, None
         if client is not None:
@@ -105,11 +108,16 @@ class ChromaConnection:
                 session.close()
             client.close()
 
-    def _tell_of_waiting(self, attempts: RetryCallState) -> None:
+    def _log_retrying(self, attempts: RetryCallState) -> None:
         if attempts.attempt_number == 1 and attempts.outcome:
-            logger.warning("%s. Waiting for it, %g s at most", attempts.outcome.exception(), self._patience)
+            logger.warning("%s. Retrying for up to %g s", attempts.outcome.exception(), self._patience)
 
-    def _connect(self) -> "Client":
+    def connect(self) -> "Client":
+        """Chroma's client, connected to the server. Its calls bypass the retries and the error translation of `call`.
+
+        Raises:
+            httpx.HTTPError: The server is unreachable.
+        """
         if self._client is None:
             if not self._lock.acquire(timeout=self._timeout):
                 raise httpx.ConnectTimeout("another thread is still connecting")
@@ -123,7 +131,7 @@ class ChromaConnection:
         from chromadb import HttpClient
         from chromadb.config import Settings as ChromaSettings
 
-        # The constructor calls the server without a time-out: only go there when the server answers.
+        # The constructor calls the server without a time-out, so check first that the server answers.
         httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).raise_for_status()
         url = urlsplit(self._url)
         try:
@@ -133,7 +141,7 @@ class ChromaConnection:
                 ssl=url.scheme == "https",
                 settings=ChromaSettings(anonymized_telemetry=False),
             )
-        except ValueError as error:  # it has vanished since
+        except ValueError as error:  # the server has stopped since
             raise httpx.ConnectError(str(error)) from error
         client = cast("Client", connected)
         for session in _http_sessions(client):
@@ -158,10 +166,10 @@ class ChromaConnection:
                 "or `course-search vector-store`, or set CHROMA_URL"
             ) from error
         except Exception as error:
-            # The client raises a bare Exception for an answer that is not JSON, and errors of its own for the rest.
+            # The client raises a plain Exception if the answer is not JSON, and Chroma's errors otherwise.
             raise VectorStoreError(f"Chroma at {self._url} failed: {error}") from error
 
 
 def _http_sessions(client: "Client") -> list[httpx.Client]:
-    """Chroma offers no setting for the time-out, and its `close` leaves the connections open; a test pins both."""
+    """The client's HTTP connections, which are private: Chroma has no time-out setting, and its `close` leaks them."""
     return [part._server._session for part in (client, client._admin_client)]  # type: ignore[union-attr]

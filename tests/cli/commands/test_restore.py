@@ -68,7 +68,7 @@ def archive(tmp_path: Path) -> str:
     with create_archive(path) as archive:
         for course_id in ("kept", "changed", "gone"):
             records, vectors, fingerprint = records_of(course_id, SAVED)
-            with archive.spooled([(records, vectors)], lambda _: None) as spool:
+            with archive.spool([(records, vectors)], lambda _: None) as spool:
                 archive.add(spool, CollectionInfo(course_id, MODEL, SIGNATURE), 1, fingerprint)
     return str(path)
 

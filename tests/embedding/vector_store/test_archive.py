@@ -1,8 +1,8 @@
-"""The backup archive: what goes in comes out, and what is not whole is refused."""
+"""The backup archive: round trips, and rejection of damaged and inconsistent files."""
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ Page = tuple[list[Record], Vectors]
 
 
 def page(number: int, first: int = 0) -> Page:
-    """Records with everything a record may have, and vectors that no decimal notation would survive."""
+    """Records with non-ASCII texts and nested metadata, and random unit vectors."""
     records = [
         Record(f"c{index}", f"文 {index}\n", {"course_id": "c", "nested": {"a": [1, None, 0.1]}}, f"{index:064x}")
         for index in range(first, first + number)
@@ -44,45 +44,45 @@ def fingerprint(pages: list[Page]) -> CourseFingerprint:
     return content.build("signature")
 
 
-def write(path: Path, courses: Mapping[str, list[Page]]) -> Path:
+def write_archive(path: Path, courses: Mapping[str, list[Page]]) -> Path:
     with create_archive(path) as archive:
         for course_id, pages in courses.items():
-            with archive.spooled(pages, lambda _: None) as spool:
+            with archive.spool(pages, lambda _: None) as spool:
                 archive.add(spool, CollectionInfo(course_id, "model", "signature"), 7, fingerprint(pages))
     return path
 
 
-def read(path: Path) -> dict[str, list[Page]]:
+def read_archive(path: Path) -> dict[str, list[Page]]:
     with open_archive(path) as archive:
         return {course.course_id: list(archive.pages(course)) for course in archive.manifest.courses}
 
 
-def assert_same(pages: list[Page], others: list[Page]) -> None:
-    assert [record for records, _ in pages for record in records] == [r for records, _ in others for r in records]
-    assert np.array_equal(np.concatenate([rows for _, rows in pages]), np.concatenate([rows for _, rows in others]))
+def assert_equal(pages: list[Page], expected: list[Page]) -> None:
+    assert [record for records, _ in pages for record in records] == [r for records, _ in expected for r in records]
+    assert np.array_equal(np.concatenate([rows for _, rows in pages]), np.concatenate([rows for _, rows in expected]))
 
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
     courses = {course_id: [page(number + 1)] for number, course_id in enumerate(ODD_IDS)}
-    return write(tmp_path_factory.mktemp("archives") / "good.zip", courses)
+    return write_archive(tmp_path_factory.mktemp("archives") / "good.zip", courses)
 
 
-def test_what_goes_in_comes_out_to_the_last_bit_under_any_course_id(good: Path) -> None:
-    courses = read(good)
+def test_round_trip_is_exact_for_any_course_id(good: Path) -> None:
+    courses = read_archive(good)
     assert list(courses) == ODD_IDS
     for number, pages in enumerate(courses.values()):
-        assert_same(pages, [page(number + 1)])
+        assert_equal(pages, [page(number + 1)])
 
 
-def test_pages_of_any_size_come_out_in_pages_of_one_size(tmp_path: Path) -> None:
+def test_pages_returns_pages_of_fixed_size(tmp_path: Path) -> None:
     pages = [page(700), page(1, first=700), page(400, first=701)]
-    [back] = read(write(tmp_path / "a.zip", {"c": pages})).values()
-    assert [len(records) for records, _ in back] == [WRITE_BATCH, WRITE_BATCH, 101]
-    assert_same(back, pages)
+    [pages_read] = read_archive(write_archive(tmp_path / "a.zip", {"c": pages})).values()
+    assert [len(records) for records, _ in pages_read] == [WRITE_BATCH, WRITE_BATCH, 101]
+    assert_equal(pages_read, pages)
 
 
-def test_the_manifest_tells_what_is_in_it(good: Path) -> None:
+def test_manifest_describes_the_courses(good: Path) -> None:
     with open_archive(good) as archive:
         course = archive.manifest.courses[1]
         assert archive.manifest.format == 1
@@ -91,7 +91,7 @@ def test_the_manifest_tells_what_is_in_it(good: Path) -> None:
     assert CourseFingerprint.parse(course.fingerprint) == fingerprint([page(2)])
 
 
-def test_usual_tools_can_read_it(good: Path) -> None:
+def test_archive_is_readable_by_zipfile_and_numpy(good: Path) -> None:
     name = collection_name("课程 一")
     with ZipFile(good) as archive:
         assert archive.testzip() is None
@@ -102,7 +102,7 @@ def test_usual_tools_can_read_it(good: Path) -> None:
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_changed_byte_anywhere_is_noticed(good: Path, tmp_path: Path, data: st.DataObject) -> None:
+def test_any_changed_byte_is_detected(good: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = bytearray(good.read_bytes())
     position = data.draw(st.integers(0, len(content) - 1))
     content[position] ^= data.draw(st.integers(1, 255))
@@ -114,17 +114,18 @@ def test_a_changed_byte_anywhere_is_noticed(good: Path, tmp_path: Path, data: st
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_an_end_that_is_missing_or_too_much_is_noticed(good: Path, tmp_path: Path, data: st.DataObject) -> None:
+def test_missing_or_additional_bytes_are_detected(good: Path, tmp_path: Path, data: st.DataObject) -> None:
     content = good.read_bytes()
     broken = tmp_path / "broken.zip"
-    cut = data.draw(st.integers(0, len(content) - 1))
-    broken.write_bytes(data.draw(st.sampled_from([content[:cut], content[cut + 1 :], content + content[: cut + 1]])))
+    position = data.draw(st.integers(0, len(content) - 1))
+    variants = [content[:position], content[position + 1 :], content + content[: position + 1]]
+    broken.write_bytes(data.draw(st.sampled_from(variants)))
     with pytest.raises(ArchiveError), open_archive(broken):
         pass
 
 
 def forge(good: Path, path: Path, change: Callable[[dict[str, bytes]], object]) -> Path:
-    """An archive with other members, and a seal that fits."""
+    """Copy an archive with changed members and a valid seal."""
     with ZipFile(good) as archive:
         members = {name: archive.read(name) for name in archive.namelist()}
     change(members)
@@ -136,8 +137,8 @@ def forge(good: Path, path: Path, change: Callable[[dict[str, bytes]], object]) 
     return path
 
 
-def describe(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, bytes]], None]:
-    """A change of the manifest."""
+def change_manifest(change: Callable[[dict[str, Any]], object]) -> Callable[[dict[str, bytes]], None]:
+    """A change of the manifest, for `forge`."""
 
     def apply(members: dict[str, bytes]) -> None:
         manifest = json.loads(members[MANIFEST])
@@ -158,55 +159,58 @@ def replace(name: str, old: bytes, new: bytes) -> Callable[[dict[str, bytes]], N
 FIRST_NUMBER = page(1)[1].tobytes()[:4]
 FORGERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "no manifest": (lambda members: members.pop(MANIFEST), "not written by"),
-    "manifest is no JSON": (lambda members: members.update({MANIFEST: b"{"}), "not written by"),
-    "manifest too deep": (lambda members: members.update({MANIFEST: b"[" * 100_000}), "not written by"),
+    "manifest not JSON": (lambda members: members.update({MANIFEST: b"{"}), "not written by"),
+    "manifest nested too deeply": (lambda members: members.update({MANIFEST: b"[" * 100_000}), "not written by"),
     "manifest of another shape": (lambda members: members.update({MANIFEST: b"[]"}), "not written by"),
-    "another format": (describe(lambda manifest: manifest.update(format=2)), "has format 2"),
-    "no courses": (describe(lambda manifest: manifest.pop("courses")), "not written by"),
-    "a course twice": (describe(lambda m: m["courses"].append(m["courses"][0])), "in it twice"),
-    "no vectors": (lambda members: members.pop("course_plain.npy"), "lacks course_plain.npy"),
-    "no records": (lambda members: members.pop("course_plain.jsonl"), "lacks course_plain.jsonl"),
-    "other count": (describe(lambda m: m["courses"][0].update(chunks=2)), "not of the size"),
-    "other dimensions": (describe(lambda m: m["courses"][0].update(dimensions=2)), "not of the size"),
-    "zero dimensions": (describe(lambda m: m["courses"][0].update(dimensions=0)), "greater than 0"),
-    "too many dimensions": (describe(lambda m: m["courses"][0].update(dimensions=2**40)), "less than or equal"),
-    "other model": (describe(lambda m: m["courses"][0].update(model_signature="x")), "not those that were published"),
+    "another format": (change_manifest(lambda manifest: manifest.update(format=2)), "has format 2"),
+    "no courses": (change_manifest(lambda manifest: manifest.pop("courses")), "not written by"),
+    "course twice": (change_manifest(lambda m: m["courses"].append(m["courses"][0])), "contains a course twice"),
+    "no vectors": (lambda members: members.pop("course_plain.npy"), "does not contain course_plain.npy"),
+    "no records": (lambda members: members.pop("course_plain.jsonl"), "does not contain course_plain.jsonl"),
+    "other count": (change_manifest(lambda m: m["courses"][0].update(chunks=2)), "not of the size"),
+    "other dimensions": (change_manifest(lambda m: m["courses"][0].update(dimensions=2)), "not of the size"),
+    "zero dimensions": (change_manifest(lambda m: m["courses"][0].update(dimensions=0)), "greater than 0"),
+    "too many dimensions": (change_manifest(lambda m: m["courses"][0].update(dimensions=2**40)), "less than or equal"),
+    "other model": (
+        change_manifest(lambda m: m["courses"][0].update(model_signature="x")),
+        "not those that were published",
+    ),
     "other id": (replace("course_plain.jsonl", b'"c0"', b'"c9"'), "not those that were published"),
-    "a record too many": (
+    "too many records": (
         lambda members: members.update({"course_plain.jsonl": members["course_plain.jsonl"] * 2}),
         "not written by",
     ),
-    "no record": (lambda members: members.update({"course_plain.jsonl": b""}), "more vectors than records"),
-    "a record of another shape": (replace("course_plain.jsonl", b'"text"', b'"txt"'), "not written by"),
-    "a number that is none": (
+    "no records in file": (lambda members: members.update({"course_plain.jsonl": b""}), "more vectors than records"),
+    "record of another shape": (replace("course_plain.jsonl", b'"text"', b'"txt"'), "not written by"),
+    "vector not finite": (
         replace("course_plain.npy", FIRST_NUMBER, np.float32("nan").tobytes()),
-        "finite and of length one",
+        "finite and of unit length",
     ),
-    "a vector of another length": (
+    "vector not of unit length": (
         replace("course_plain.npy", FIRST_NUMBER, np.float32(2).tobytes()),
-        "finite and of length one",
+        "finite and of unit length",
     ),
-    "a vector cut short": (
+    "truncated vectors": (
         lambda members: members.update({"course_plain.npy": members["course_plain.npy"][:-4]}),
         "not written by",
     ),
-    "no array": (replace("course_plain.npy", b"NUMPY", b"numpy"), "not written by"),
+    "not an array": (replace("course_plain.npy", b"NUMPY", b"numpy"), "not written by"),
 }
 
 
 @pytest.mark.parametrize("forgery", FORGERIES)
-def test_a_seal_does_not_excuse_what_disagrees(good: Path, tmp_path: Path, forgery: str) -> None:
-    change, complaint = FORGERIES[forgery]
-    with pytest.raises(ArchiveError, match=complaint), open_archive(forge(good, tmp_path / "forged.zip", change)):
+def test_inconsistent_archive_with_valid_seal_is_rejected(good: Path, tmp_path: Path, forgery: str) -> None:
+    change, message = FORGERIES[forgery]
+    with pytest.raises(ArchiveError, match=message), open_archive(forge(good, tmp_path / "forged.zip", change)):
         pass
 
 
 ENCRYPTED, ODD_COMPRESSION = (8, 1), (10, 99)
-"""Offset in a member's entry in the zip's directory, and what is written there."""
+"""Offset in the central directory entry of a member, and the byte written there."""
 
 
 @pytest.mark.parametrize("entry", [ENCRYPTED, ODD_COMPRESSION])
-def test_members_that_cannot_be_unpacked_are_refused(good: Path, tmp_path: Path, entry: tuple[int, int]) -> None:
+def test_members_that_cannot_be_unpacked_are_rejected(good: Path, tmp_path: Path, entry: tuple[int, int]) -> None:
     path = forge(good, tmp_path / "forged.zip", lambda members: None)
     content = bytearray(path.read_bytes())
     offset, value = entry
@@ -218,7 +222,7 @@ def test_members_that_cannot_be_unpacked_are_refused(good: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("member", [MANIFEST, "course_plain.jsonl"])
-def test_what_unpacks_to_more_than_can_be_read_at_once_is_refused(
+def test_member_that_unpacks_to_more_than_the_limit_is_rejected(
     good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, member: str
 ) -> None:
     limit = 10_000
@@ -228,47 +232,46 @@ def test_what_unpacks_to_more_than_can_be_read_at_once_is_refused(
         pass
 
 
-def test_pages_of_long_records_are_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_long_records_have_fewer_records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedding.vector_store.archive.READ_LIMIT", 10_000)
     records, vectors = page(5)
-    long = [Record(record.chunk_id, "x" * 6_000, {}, record.content_hash) for record in records]
-    [back] = read(write(tmp_path / "a.zip", {"c": [(long, vectors)]})).values()
-    assert [len(records) for records, _ in back] == [2, 2, 1]
-    assert_same(back, [(long, vectors)])
+    long_records = [Record(record.chunk_id, "x" * 6_000, {}, record.content_hash) for record in records]
+    [pages_read] = read_archive(write_archive(tmp_path / "a.zip", {"c": [(long_records, vectors)]})).values()
+    assert [len(records) for records, _ in pages_read] == [2, 2, 1]
+    assert_equal(pages_read, [(long_records, vectors)])
 
 
-def test_a_forged_archive_is_refused_for_its_change_alone(good: Path, tmp_path: Path) -> None:
-    assert list(read(forge(good, tmp_path / "forged.zip", lambda members: None))) == ODD_IDS
+def test_forged_archive_without_a_change_is_accepted(good: Path, tmp_path: Path) -> None:
+    assert list(read_archive(forge(good, tmp_path / "forged.zip", lambda members: None))) == ODD_IDS
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 1000], ids=["empty", "text"])
-def test_another_file_is_no_archive(tmp_path: Path, content: bytes) -> None:
+def test_other_file_is_rejected(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "other"
     path.write_bytes(content)
-    with pytest.raises(ArchiveError, match="no backup"), open_archive(path):
+    with pytest.raises(ArchiveError, match="not a backup"), open_archive(path):
         pass
 
 
-def test_an_ordinary_zip_is_no_archive(tmp_path: Path) -> None:
+def test_ordinary_zip_is_rejected(tmp_path: Path) -> None:
     path = Path(shutil.make_archive(str(tmp_path / "other"), "zip", Path(__file__).parent))
     with pytest.raises(ArchiveError, match="SHA-256 differs"), open_archive(path):
         pass
 
 
-def test_a_course_that_is_not_what_was_published_stays_out_and_the_others_go_in(tmp_path: Path) -> None:
-    half: Iterator[Page] = iter([page(1)])
+def test_course_with_other_fingerprint_is_left_out_and_others_are_saved(tmp_path: Path) -> None:
     with create_archive(tmp_path / "a.zip") as archive:
         with (
-            archive.spooled(half, lambda _: None) as spool,
-            pytest.raises(ArchiveError, match="there are 1 chunks where 2 were published"),
+            archive.spool([page(1)], lambda _: None) as spool,
+            pytest.raises(ArchiveError, match="it has 1 chunks, but 2 were published"),
         ):
-            archive.add(spool, CollectionInfo("half", "model", "signature"), 1, fingerprint([page(2)]))
-        with archive.spooled([page(2)], lambda _: None) as spool:
-            archive.add(spool, CollectionInfo("whole", "model", "signature"), 1, fingerprint([page(2)]))
-    assert list(read(tmp_path / "a.zip")) == ["whole"]
+            archive.add(spool, CollectionInfo("incomplete", "model", "signature"), 1, fingerprint([page(2)]))
+        with archive.spool([page(2)], lambda _: None) as spool:
+            archive.add(spool, CollectionInfo("complete", "model", "signature"), 1, fingerprint([page(2)]))
+    assert list(read_archive(tmp_path / "a.zip")) == ["complete"]
 
 
-def test_a_file_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
+def test_incomplete_archive_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="no course"), create_archive(tmp_path / "new" / "empty.zip"):
         pass
     with suppress(KeyboardInterrupt), create_archive(tmp_path / "new" / "interrupted.zip"):
@@ -278,27 +281,27 @@ def test_a_file_gets_its_name_only_when_it_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("factor", [0, 1.01, np.inf, np.nan])
-def test_a_course_with_unsound_vectors_stays_out_and_the_others_go_in(tmp_path: Path, factor: float) -> None:
+def test_course_with_unsound_vectors_is_left_out_and_others_are_saved(tmp_path: Path, factor: float) -> None:
     records, vectors = page(1)
     with create_archive(tmp_path / "a.zip") as archive:
         unsound: list[Page] = [(records, vectors * np.float32(factor))]
-        with pytest.raises(ArchiveError, match="of length one"), archive.spooled(unsound, lambda _: None):
+        with pytest.raises(ArchiveError, match="of unit length"), archive.spool(unsound, lambda _: None):
             pass
-        with archive.spooled([page(2)], lambda _: None) as spool:
+        with archive.spool([page(2)], lambda _: None) as spool:
             archive.add(spool, CollectionInfo("sound", "model", "signature"), 1, fingerprint([page(2)]))
-    assert list(read(tmp_path / "a.zip")) == ["sound"]
+    assert list(read_archive(tmp_path / "a.zip")) == ["sound"]
 
 
-def test_what_cannot_be_read_back_is_no_backup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_archive_that_fails_verification_is_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedding.vector_store.archive.READ_LIMIT", 10)
     with pytest.raises(ArchiveError, match="longer than"):
-        write(tmp_path / "a.zip", {"c": [page(1)]})
+        write_archive(tmp_path / "a.zip", {"c": [page(1)]})
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_backup_is_never_overwritten(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.zip", {"c": [page(1)]})
+def test_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    path = write_archive(tmp_path / "a.zip", {"c": [page(1)]})
     with pytest.raises(ArchiveError, match="exists already"):
-        write(path, {"c": [page(2)]})
-    assert_same(read(path)["c"], [page(1)])
+        write_archive(path, {"c": [page(2)]})
+    assert_equal(read_archive(path)["c"], [page(1)])
     assert list(tmp_path.iterdir()) == [path]

@@ -1,8 +1,7 @@
-"""The vector store on a real Chroma server: what is written is read back, and its failures have one type."""
+"""The vector store on a real Chroma server: reading, writing, errors and retries."""
 
 import socket
 import threading
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from uuid import uuid4
@@ -32,13 +31,13 @@ def record(chunk_id: str, **metadata: object) -> Record:
     return Record(chunk_id, f"text of {chunk_id}", {"course_id": "c", **METADATA, **metadata}, f"hash of {chunk_id}")
 
 
-def test_a_collection_remembers_what_it_was_made_with(vector_store: VectorStore, collection: CourseCollection) -> None:
+def test_info_returns_course_and_model(vector_store: VectorStore, collection: CourseCollection) -> None:
     info = collection.info
     assert vector_store.open(info.course_id).info == info
     assert (info.model_name, info.model_signature) == ("model", "signature")
 
 
-def test_texts_scores_and_metadata_come_back(collection: CourseCollection) -> None:
+def test_query_returns_texts_cosines_and_metadata(collection: CourseCollection) -> None:
     nested = {"heading_path": ["A", "B"], "page": 3, "lecture_title": "讲座", "null": None}
     collection.upsert([record("a", **nested), record("b")], AXES[:2])
     (best, cosine), (other, other_cosine) = collection.query(AXES[0], 5, {})
@@ -49,32 +48,32 @@ def test_texts_scores_and_metadata_come_back(collection: CourseCollection) -> No
     assert other_cosine == pytest.approx(0.0, abs=1e-6)
 
 
-def test_of_every_filter_one_value_must_match(collection: CourseCollection) -> None:
+def test_query_filters_match_one_value_of_every_field(collection: CourseCollection) -> None:
     collection.upsert([record("a"), record("b", section_id="s2"), record("c", section_id=None)], AXES[:3])
-    assert [found.chunk_id for found, _ in collection.query(AXES[0], 5, {"section_id": ["s1", "s2"]})] == ["a", "b"]
-    assert [found.chunk_id for found, _ in collection.query(AXES[0], 5, {"section_id": ["s2"]})] == ["b"]
-    assert [
-        found.chunk_id for found, _ in collection.query(AXES[0], 5, {"section_id": ["s2"], "lecture_id": ["l1"]})
-    ] == ["b"]
+    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 5, {"section_id": ["s1", "s2"]})] == ["a", "b"]
+    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 5, {"section_id": ["s2"]})] == ["b"]
+    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 5, {"section_id": ["s2"], "lecture_id": ["l1"]})] == [
+        "b"
+    ]
     assert collection.query(AXES[0], 5, {"section_id": ["s2"], "lecture_id": ["l2"]}) == []
 
 
-def test_equal_scores_are_ordered_by_chunk_id(collection: CourseCollection) -> None:
+def test_query_orders_equal_cosines_by_chunk_id(collection: CourseCollection) -> None:
     collection.upsert([record(name) for name in "cab"], np.repeat(AXES[:1], 3, axis=0))
-    assert [found.chunk_id for found, _ in collection.query(AXES[0], 3, {})] == ["a", "b", "c"]
+    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 3, {})] == ["a", "b", "c"]
 
 
-def test_an_upsert_leaves_nothing_of_the_old_metadata(collection: CourseCollection) -> None:
+def test_upsert_replaces_all_metadata(collection: CourseCollection) -> None:
     collection.upsert([record("a", page=3)], AXES[:1])
     collection.upsert([record("a", section_id=None)], AXES[1:2])
-    [(found, cosine)] = collection.query(AXES[1], 5, {})
+    [(hit, cosine)] = collection.query(AXES[1], 5, {})
     assert cosine == pytest.approx(1.0)
-    assert found.metadata["section_id"] is None
-    assert "page" not in found.metadata
+    assert hit.metadata["section_id"] is None
+    assert "page" not in hit.metadata
     assert collection.query(AXES[1], 5, {"section_id": ["s1"]}) == []
 
 
-def test_an_update_replaces_the_metadata_alone(collection: CourseCollection) -> None:
+def test_update_replaces_only_metadata(collection: CourseCollection) -> None:
     collection.upsert([record("a", page=3), record("b")], AXES[:2])
     collection.update([record("a", section_id=None, heading="A")])
     (best, cosine), (other, _) = collection.query(AXES[0], 5, {})
@@ -83,15 +82,15 @@ def test_an_update_replaces_the_metadata_alone(collection: CourseCollection) -> 
     assert best.metadata == {"course_id": "c", **METADATA, "section_id": None, "heading": "A"}
 
 
-def test_hashes_tell_texts_from_records(collection: CourseCollection) -> None:
+def test_hashes_returns_text_and_content_hashes_of_stored_chunks(collection: CourseCollection) -> None:
     collection.upsert([record("a"), record("b")], AXES[:2])
-    held = collection.hashes(["a", "b", "not there"])
-    assert {chunk_id: hashes.content for chunk_id, hashes in held.items()} == {"a": "hash of a", "b": "hash of b"}
-    assert held["a"].text == record("a", page=3).text_hash != held["b"].text
+    stored = collection.hashes(["a", "b", "not there"])
+    assert {chunk_id: hashes.content for chunk_id, hashes in stored.items()} == {"a": "hash of a", "b": "hash of b"}
+    assert stored["a"].text == record("a", page=3).text_hash != stored["b"].text
     assert collection.hashes([]) == {}
 
 
-def test_more_than_one_request_lists_reads_and_removes_all(collection: CourseCollection) -> None:
+def test_collection_larger_than_one_request(collection: CourseCollection) -> None:
     ids = [f"chunk-{number:05}" for number in range(2600)]
     collection.upsert([record(chunk_id) for chunk_id in ids], np.resize(AXES, (len(ids), 4)))
     assert len(collection.hashes(ids)) == 2600
@@ -104,49 +103,49 @@ def test_more_than_one_request_lists_reads_and_removes_all(collection: CourseCol
     assert list(collection.chunk_ids()) == [ids[:1]]
 
 
-def test_what_reads_back_otherwise_is_named(collection: CourseCollection) -> None:
+def test_find_mismatches_returns_ids_of_differing_records(collection: CourseCollection) -> None:
     records = [record(chunk_id) for chunk_id in "abc"]
-    assert collection.differing(records, AXES[:3]) == ["a", "b", "c"]
+    assert collection.find_mismatches(records, AXES[:3]) == ["a", "b", "c"]
     collection.upsert(records, AXES[:3])
-    assert collection.differing(records, AXES[:3]) == []
-    assert collection.differing(records, AXES[[0, 1, 3]]) == ["c"]
-    assert collection.differing([record("a", page=3), *records[1:]]) == ["a"]
-    assert collection.differing([records[0], Record("b", "other", records[1].metadata, "hash of b")]) == ["b"]
+    assert collection.find_mismatches(records, AXES[:3]) == []
+    assert collection.find_mismatches(records, AXES[[0, 1, 3]]) == ["c"]
+    assert collection.find_mismatches([record("a", page=3), *records[1:]]) == ["a"]
+    assert collection.find_mismatches([records[0], Record("b", "other", records[1].metadata, "hash of b")]) == ["b"]
 
 
-def test_dimensions_are_those_of_the_vectors(collection: CourseCollection) -> None:
+def test_dimensions_of_empty_and_filled_collection(collection: CourseCollection) -> None:
     assert collection.dimensions() == 0
     collection.upsert([record("a")], AXES[:1])
     assert collection.dimensions() == 4
 
 
-def test_creating_what_is_there_changes_nothing(vector_store: VectorStore, collection: CourseCollection) -> None:
-    """As it happens when the answer to the first attempt got lost."""
+def test_create_returns_existing_collection_unchanged(vector_store: VectorStore, collection: CourseCollection) -> None:
+    """A retry creates the collection twice if the response to the first attempt was lost."""
     collection.upsert([record("a")], AXES[:1])
     again = vector_store.create(CollectionInfo(collection.info.course_id, "other model", "other signature"))
     assert again.info == collection.info
     assert again.count() == 1
 
 
-def test_a_course_without_a_collection(vector_store: VectorStore) -> None:
+def test_course_without_collection_cannot_be_opened_but_deleted(vector_store: VectorStore) -> None:
     with pytest.raises(CollectionNotFoundError):
         vector_store.open("never embedded")
     vector_store.delete("never embedded")
 
 
-def test_a_collection_deleted_meanwhile(vector_store: VectorStore, collection: CourseCollection) -> None:
+def test_query_of_deleted_collection_raises_not_found(vector_store: VectorStore, collection: CourseCollection) -> None:
     vector_store.delete(collection.info.course_id)
     with pytest.raises(CollectionNotFoundError):
         collection.query(AXES[0], 1, {})
 
 
-def test_vectors_of_another_size_are_refused(collection: CourseCollection) -> None:
+def test_query_rejects_vector_of_other_dimensions(collection: CourseCollection) -> None:
     collection.upsert([record("a")], AXES[:1])
     with pytest.raises(VectorStoreError, match="dimension"):
         collection.query(np.ones(5, dtype=np.float32), 1, {})
 
 
-def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
+def test_store_reconnects_after_an_outage(tmp_path: Path) -> None:
     port = free_port()
     store = VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{port}", chroma_timeout_seconds=5))
     with pytest.raises(VectorStoreError, match="cannot be reached"):
@@ -161,34 +160,39 @@ def test_a_server_that_goes_away_and_comes_back(tmp_path: Path) -> None:
     store.close()
 
 
-def test_patience_outlasts_a_restart(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """It starts with a server that has not been started yet; the waiting is told of once an operation."""
+def test_calls_are_retried_until_the_server_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The server starts before the second attempt. The retries are logged once per call."""
     port = free_port()
     settings = VectorStoreSettings(chroma_url=f"http://127.0.0.1:{port}")
+    attempts = 0
     with ExitStack() as server, closing(VectorStore(settings, patience_seconds=60)) as store:
-        start = threading.Timer(1, lambda: server.enter_context(chroma_server(tmp_path / "chroma", port)))
-        start.start()
-        collection = store.create(CollectionInfo("c", "m", "s"))
-        start.join()
-        collection.upsert([record("a")], AXES[:1])
+
+        def start_server_at_second_attempt() -> None:
+            nonlocal attempts
+            attempts += 1
+            if attempts == 2:
+                server.enter_context(chroma_server(tmp_path / "chroma", port))
+
+        collection = store.create(CollectionInfo("c", "m", "s"), start_server_at_second_attempt)
         server.close()
-        start = threading.Timer(1, lambda: server.enter_context(chroma_server(tmp_path / "chroma", port)))
-        start.start()
+        attempts = 0
+        collection.upsert([record("a")], AXES[:1])
         assert collection.count() == 1
-        start.join()
-    assert caplog.text.count("Waiting for it, 60 s at most") == 2
+    assert caplog.text.count("Retrying for up to 60 s") == 2
 
 
-def test_patience_has_an_end_and_every_attempt_is_allowed_first() -> None:
+def test_retries_end_and_before_write_precedes_every_attempt() -> None:
     attempts = []
-    url = f"http://127.0.0.1:{free_port()}"
-    store = VectorStore(VectorStoreSettings(chroma_url=url), patience_seconds=0.2)
+    settings = VectorStoreSettings(chroma_url=f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(VectorStoreUnreachableError):
+        VectorStore(settings).check()  # imports Chroma's client, which would take most of the time below
+    store = VectorStore(settings, patience_seconds=1)
     with pytest.raises(VectorStoreUnreachableError, match="cannot be reached"):
         store.create(CollectionInfo("c", "m", "s"), before_write=lambda: attempts.append(1))
     assert len(attempts) > 1
 
 
-def test_other_failures_are_not_waited_for(vector_store: VectorStore, chroma_url: str) -> None:
+def test_other_errors_are_not_retried(vector_store: VectorStore, chroma_url: str) -> None:
     attempts = []
     with closing(VectorStore(VectorStoreSettings(chroma_url=chroma_url), patience_seconds=60)) as store:
         with pytest.raises(CollectionNotFoundError):
@@ -200,30 +204,28 @@ def test_other_failures_are_not_waited_for(vector_store: VectorStore, chroma_url
     assert attempts == [1]
 
 
-@pytest.fixture
-def silent_server() -> Iterator[str]:
-    """Accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+def test_first_call_times_out() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent_server:
+        url = f"http://127.0.0.1:{silent_server.getsockname()[1]}"
+        store = VectorStore(VectorStoreSettings(chroma_url=url, chroma_timeout_seconds=0.2))
+        with pytest.raises(VectorStoreUnreachableError, match=r"did not answer within 0\.2 s"):
+            store.check()
 
 
-def test_a_server_that_never_answers_is_given_up_in_time(silent_server: str) -> None:
-    store = VectorStore(VectorStoreSettings(chroma_url=silent_server, chroma_timeout_seconds=0.2))
-    with pytest.raises(VectorStoreError, match=r"did not answer within 0\.2 s"):
-        store.check()
+def test_later_calls_time_out(tmp_path: Path) -> None:
+    port = free_port()
+    settings = VectorStoreSettings(chroma_url=f"http://127.0.0.1:{port}", chroma_timeout_seconds=2)
+    with closing(VectorStore(settings)) as store:
+        with chroma_server(tmp_path / "chroma", port):
+            store.check()
+        with (
+            socket.create_server(("127.0.0.1", port)),  # accepts connections and never answers
+            pytest.raises(VectorStoreUnreachableError, match="did not answer within 2 s"),
+        ):
+            store.open("c")
 
 
-def test_a_server_that_stops_answering_is_given_up_in_time(chroma_url: str, silent_server: str) -> None:
-    """The time-out holds for every call, not only for the first."""
-    store = VectorStore(VectorStoreSettings(chroma_url=chroma_url, chroma_timeout_seconds=0.2))
-    store.check()
-    store._client._server._api_url = f"{silent_server}/api/v2"  # type: ignore[union-attr]
-    with pytest.raises(VectorStoreError, match=r"did not answer within 0\.2 s"):
-        store.open("c")
-    store.close()
-
-
-def test_threads_share_one_store(vector_store: VectorStore, collection: CourseCollection) -> None:
+def test_threads_can_share_a_store(vector_store: VectorStore, collection: CourseCollection) -> None:
     collection.upsert([record("a"), record("b")], AXES[:2])
     course_id, errors = collection.info.course_id, []
 

@@ -1,11 +1,10 @@
-"""Indexing while Chroma fails in earnest: damaged files, a full disk, restarts."""
+"""Indexing while a real Chroma server fails: damaged files, a full disk, restarts."""
 
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
-from threading import Timer
 from typing import Any
 
 import pytest
@@ -13,7 +12,7 @@ import pytest
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
-from embedding.vector_store.indexing import index_course
+from embedding.vector_store.indexing import EMBED_BATCH, index_course
 from embedding.vector_store.server import VectorStoreSettings
 from tests.support.chroma import chroma_server
 from tests.support.indexed_course import IndexedCourse, StubEmbedder, vector_of
@@ -27,7 +26,7 @@ def embedder() -> StubEmbedder:
 
 
 class Server:
-    """A Chroma server whose files may be damaged while it is stopped."""
+    """A Chroma server that can be stopped, started and damaged."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -48,12 +47,12 @@ class Server:
         return VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{self.port}"), patience_seconds)
 
     def damage_log(self, course: IndexedCourse) -> None:
-        """What Chroma has yet to apply can't be read: "Failed to pull logs"."""
+        """Damage the queue of writes that Chroma has not applied yet; its error is "Failed to pull logs"."""
         [[collection_id]] = self.execute("SELECT id FROM collections WHERE name = ?", f"course_{course.id}")
         self.execute("UPDATE embeddings_queue SET vector = x'00' WHERE topic LIKE ?", f"%{collection_id}")
 
     def damage_index(self, course: IndexedCourse) -> None:
-        """The file of its vectors is empty, as after a kill while it is written: "Error loading hnsw index"."""
+        """Empty a file of the vector index, as a kill during a write may; its error is "Error loading hnsw index"."""
         [[segment]] = self.execute(
             "SELECT s.id FROM segments s JOIN collections c ON s.collection = c.id "
             "WHERE c.name = ? AND s.scope = 'VECTOR'",
@@ -70,9 +69,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     server.stop()
 
 
-class TestABrokenCollection:
+class TestDamagedCollection:
     @pytest.mark.parametrize(("damage", "chunks"), [(Server.damage_log, 20), (Server.damage_index, 1100)])
-    def test_is_built_anew_and_its_neighbour_left_alone(
+    def test_damaged_collection_is_rebuilt_and_others_are_unchanged(
         self,
         server: Server,
         embedder: StubEmbedder,
@@ -82,46 +81,45 @@ class TestABrokenCollection:
     ) -> None:
         with closing(server.store()) as store:
             course = IndexedCourse(store, embedder, texts=[f"text {number}" for number in range(chunks)])
-            neighbour = IndexedCourse(store, embedder, texts=["neighbour"])
+            other_course = IndexedCourse(store, embedder, texts=["other"])
             course.index(page_size=500)
-            neighbour.index()
+            other_course.index()
             server.stop()
             damage(server, course)
             server.start()
             with pytest.raises(VectorStoreError, match="failed"):
                 course.collection.query(vector_of("text 1"), 1, {})
             assert store.is_broken(course.id)
-            assert not store.is_broken(neighbour.id)
-            once = iter(course.pages())
+            assert not store.is_broken(other_course.id)
+            iterator = iter(course.pages())  # cannot be read again, so the collection cannot be rebuilt
             with pytest.raises(VectorStoreError, match="failed"):
-                index_course(course.id, once, store, embedder, lambda _: None)
+                index_course(course.id, iterator, store, embedder, lambda _: None)
 
             with caplog.at_level(logging.WARNING, "embedding"):
                 report = course.index(page_size=500)
             assert (report.rebuilt, report.embedded, report.complete, report.sound) == (True, chunks, True, True)
-            assert "is broken and is built anew" in caplog.text
+            assert "is damaged and is rebuilt" in caplog.text
             assert course.held() == course.written()
-            assert neighbour.held() == neighbour.written()
-            assert neighbour.index().kept == 1
+            assert other_course.held() == other_course.written()
+            assert other_course.index().kept == 1
 
-    def test_breaks_during_the_pass(self, server: Server, embedder: StubEmbedder) -> None:
+    def test_collection_damaged_during_the_pass_is_rebuilt(self, server: Server, embedder: StubEmbedder) -> None:
         with closing(server.store()) as store:
             course = IndexedCourse(store, embedder, texts=[f"text {number}" for number in range(200)])
 
-            def break_once(finished: int) -> None:
-                if not reached:
+            def damage_once(finished: int) -> None:
+                if not progress:
                     server.stop()
                     server.damage_log(course)
                     server.start()
-                reached.append(finished)
+                progress.append(finished)
 
-            reached: list[int] = []
-            report = course.index(on_page=break_once)
+            progress: list[int] = []
+            report = course.index(on_page=damage_once)
             assert (report.rebuilt, report.embedded, report.complete) == (True, 200, True)
             assert course.held() == course.written()
 
-    def test_is_not_one_that_cannot_be_written(self, server: Server, embedder: StubEmbedder) -> None:
-        """A full disk. The error names a chunk that could not be stored."""
+    def test_full_disk_is_an_error_that_names_a_chunk(self, server: Server, embedder: StubEmbedder) -> None:
         with closing(server.store()) as store:
             course = IndexedCourse(store, embedder, texts=["text 0", "text 1"])
             course.index()
@@ -135,7 +133,7 @@ class TestABrokenCollection:
                 course.index()
             assert course.held() == before
 
-    def test_a_chunk_that_chroma_refuses_is_named(self, server: Server, embedder: StubEmbedder) -> None:
+    def test_rejected_chunk_is_named(self, server: Server, embedder: StubEmbedder) -> None:
         with closing(server.store()) as store:
             course = IndexedCourse(store, embedder, texts=["text 0"])
             course.index()
@@ -149,7 +147,7 @@ class TestABrokenCollection:
             with pytest.raises(VectorStoreError, match="'chunk-0002' cannot be stored"):
                 course.index()
 
-    def test_is_not_one_that_cannot_be_reached(self, server: Server, embedder: StubEmbedder) -> None:
+    def test_unreachable_server_is_not_a_damaged_collection(self, server: Server, embedder: StubEmbedder) -> None:
         with closing(server.store()) as store:
             course = IndexedCourse(store, embedder, texts=["text 0"])
             course.index()
@@ -162,21 +160,31 @@ class TestABrokenCollection:
             assert course.index().kept == 1
 
 
-def test_a_server_that_restarts_in_the_middle_is_waited_for(
+def test_indexing_continues_after_a_restart_of_the_server(
     server: Server, embedder: StubEmbedder, caplog: pytest.LogCaptureFixture
 ) -> None:
-    restart = Timer(1, server.start)
+    """The server stops after the second batch, and starts again before the second attempt to write the third."""
+    is_stopped = False
+    failed_attempts = 0
 
-    def stop(finished: int) -> None:
-        if finished == 100:
+    def stop_server(finished: int) -> None:
+        nonlocal is_stopped
+        if finished == 2 * EMBED_BATCH:
             server.stop()
-            restart.start()
+            is_stopped = True
+
+    def start_server_at_second_attempt() -> None:
+        nonlocal is_stopped, failed_attempts
+        if is_stopped and failed_attempts == 1:
+            server.start()
+            is_stopped = False
+        failed_attempts += is_stopped
 
     with closing(server.store(patience_seconds=60)) as store:
         course = IndexedCourse(store, embedder, texts=[f"text {number}" for number in range(200)])
-        report = course.index(on_page=stop)
-        restart.join()
+        report = course.index(page_size=200, on_page=stop_server, before_write=start_server_at_second_attempt)
         assert (report.embedded, report.complete, report.sound, report.rebuilt) == (200, True, True, False)
         assert course.held() == course.written()
+    assert failed_attempts == 1
     assert caplog.text.count("cannot be reached") == 1
-    assert "Waiting for it, 60 s at most" in caplog.text
+    assert "Retrying for up to 60 s" in caplog.text
