@@ -1,7 +1,8 @@
-"""The model is elsewhere: what a server answers becomes sound vectors in order, or an error that tells what to do."""
+"""`RemoteEmbedder` with a server that has only OpenAI's embeddings API: vectors, retries and errors."""
 
 import base64
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator
 from email.utils import formatdate
@@ -26,7 +27,7 @@ from tests.support.indexed_course import DIMENSIONS, vector_of
 pytestmark = pytest.mark.integration
 
 PROMPT = "Instruct: Given a web search query, retrieve relevant passages that answer the query\nQuery:"
-BUSY = JSONResponse({"error": "Model is overloaded", "error_type": "Overloaded"}, 429)
+OVERLOADED = JSONResponse({"error": "Model is overloaded", "error_type": "Overloaded"}, 429)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def settings_for(server: ForeignServer, **changes: Any) -> EmbeddingSettings:
 
 
 def connect(server: ForeignServer, patience_seconds: float = 0.0, **changes: Any) -> RemoteEmbedder:
-    """A client that has met the server; what it asked for that is forgotten."""
+    """A connected embedder; the server's log of requests is empty."""
     embedder = RemoteEmbedder(settings_for(server, **changes), patience_seconds)
     server.asked.clear()
     return embedder
@@ -52,16 +53,24 @@ def vectors_of(*texts: str) -> Any:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """How long was waited, without waiting."""
+    """The lengths of the pauses between retries, in seconds. The pauses themselves are skipped."""
     pauses: list[float] = []
-    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=pauses.append))  # and nobody else's sleep
+    monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=pauses.append))  # not `time.sleep` for all modules
     return pauses
 
 
-# What is asked, and what comes of it
+@pytest.fixture
+def released(server: ForeignServer) -> Iterator[threading.Event]:
+    """An event that a hanging server waits for; it is set at the end of the test at the latest."""
+    event = threading.Event()
+    yield event
+    event.set()
 
 
-def test_documents_are_bare_and_come_back_in_order(server: ForeignServer) -> None:
+# Requests and answers
+
+
+def test_documents_have_no_prompt_and_vectors_are_in_order(server: ForeignServer) -> None:
     embedder: Embedder = connect(server)
     texts = [f"text {number}" for number in range(10)]
     embeddings = embedder.embed_documents(texts)
@@ -71,7 +80,7 @@ def test_documents_are_bare_and_come_back_in_order(server: ForeignServer) -> Non
     assert request == {"model": "Qwen/Qwen3-Embedding-0.6B", "input": texts, "encoding_format": "base64"}
 
 
-def test_queries_carry_the_published_prompt(server: ForeignServer) -> None:
+def test_queries_have_the_published_prompt(server: ForeignServer) -> None:
     embeddings = connect(server).embed_queries(["copper", "via"])
     assert np.array_equal(embeddings.vectors, vectors_of(PROMPT + "copper", PROMPT + "via"))
 
@@ -79,7 +88,7 @@ def test_queries_carry_the_published_prompt(server: ForeignServer) -> None:
 @pytest.mark.parametrize(
     ("instruction", "prompt"), [({}, ""), ({"embedding_query_instruction": "Find"}, "Instruct: Find\nQuery:")]
 )
-def test_other_models_have_a_prompt_only_where_one_is_set(
+def test_other_models_have_a_prompt_only_if_it_is_set(
     server: ForeignServer, instruction: dict[str, Any], prompt: str
 ) -> None:
     server.models = ["bge-m3"]
@@ -87,51 +96,51 @@ def test_other_models_have_a_prompt_only_where_one_is_set(
     assert server.texts == [prompt + "copper"]
 
 
-def test_a_server_that_knows_no_base64(server: ForeignServer) -> None:
+def test_server_without_base64(server: ForeignServer) -> None:
     server.takes_base64 = False
     embeddings = connect(server).embed_documents(["a", "b"])
     assert np.array_equal(embeddings.vectors, vectors_of("a", "b"))
 
 
-def test_texts_that_servers_or_json_do_not_take(server: ForeignServer) -> None:
+def test_empty_texts_and_unpaired_surrogates_are_replaced(server: ForeignServer) -> None:
     assert len(connect(server).embed_documents(["", "half \ud83d"]).vectors) == 2
     assert server.texts[0] == " "
     json.dumps(server.texts, ensure_ascii=False).encode()
 
 
-def test_no_texts(server: ForeignServer) -> None:
+def test_no_texts_need_no_request(server: ForeignServer) -> None:
     assert connect(server).embed_documents([]).vectors.shape == (0, DIMENSIONS)
     assert server.asked == []
 
 
-def test_progress_is_told_after_each_request(server: ForeignServer) -> None:
+def test_progress_is_reported_after_each_request(server: ForeignServer) -> None:
     done: list[int] = []
     connect(server).embed_documents(["x"] * (MAX_TEXTS_PER_REQUEST + 6), done.append)
     assert done == [MAX_TEXTS_PER_REQUEST, MAX_TEXTS_PER_REQUEST + 6]
 
 
-def test_tokens_are_shared_out_where_only_their_sum_is_known(server: ForeignServer) -> None:
+def test_token_counts_are_estimated_from_their_sum(server: ForeignServer) -> None:
     embeddings = connect(server).embed_documents(["x", "xxx" * 100, "xx"])
     assert sum(embeddings.token_counts) == 30
     assert max(embeddings.token_counts) == embeddings.token_counts[1]
 
 
-@pytest.mark.parametrize("end", ["", "/", "/v1", "/v1/"])
-def test_the_url_may_end_as_openai_clients_have_it(server: ForeignServer, end: str) -> None:
-    server.url += end
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+def test_url_may_end_like_those_of_openai_clients(server: ForeignServer, suffix: str) -> None:
+    server.url += suffix
     assert connect(server).dimensions == DIMENSIONS
 
 
-def test_one_place_decides(server: ForeignServer) -> None:
+def test_factory_uses_the_service_if_its_url_is_set(server: ForeignServer) -> None:
     embedder = open_embedder(settings_for(server))
     assert isinstance(embedder, RemoteEmbedder)
     assert configured_signature(settings_for(server)) == embedder.signature
 
 
-# Servers that take fewer texts at once
+# Limits of the server
 
 
-def test_a_server_that_takes_fewer_texts_is_asked_for_fewer_from_then_on(server: ForeignServer) -> None:
+def test_batches_stay_smaller_after_the_server_rejected_a_large_one(server: ForeignServer) -> None:
     server.most_texts = 32
     embedder = connect(server)
     texts = [f"text {number}" for number in range(70)]
@@ -141,7 +150,7 @@ def test_a_server_that_takes_fewer_texts_is_asked_for_fewer_from_then_on(server:
     assert server.batches[4:] == [32, 32, 6]
 
 
-def test_a_text_that_is_refused_is_an_error_and_changes_nothing(server: ForeignServer) -> None:
+def test_rejected_text_is_an_error_and_does_not_reduce_the_batches(server: ForeignServer) -> None:
     embedder = connect(server)
     server.before = [JSONResponse({"object": "error", "message": "too long"}, 400)] * 3
     with pytest.raises(EmbeddingServiceError, match=r"refused a request \(400\): too long"):
@@ -151,7 +160,7 @@ def test_a_text_that_is_refused_is_an_error_and_changes_nothing(server: ForeignS
     assert server.batches[3:] == [4]
 
 
-def test_a_text_too_long_for_a_server_is_cut_until_it_fits(
+def test_text_too_long_for_the_server_is_halved_until_accepted(
     server: ForeignServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     server.most_characters = 1000
@@ -162,10 +171,10 @@ def test_a_text_too_long_for_a_server_is_cut_until_it_fits(
     assert "3500 characters is too long" in caplog.text
     server.asked.clear()
     embedder.embed_documents(["x"] * 3)
-    assert server.batches == [3], "it was a text, not their number"
+    assert server.batches == [3], "a text was too long, not the batch"
 
 
-def test_a_short_text_is_not_cut(server: ForeignServer) -> None:
+def test_short_text_is_not_halved(server: ForeignServer) -> None:
     embedder = connect(server)
     server.most_characters = 10
     with pytest.raises(EmbeddingServiceError, match="less than 512 tokens"):
@@ -173,35 +182,33 @@ def test_a_short_text_is_not_cut(server: ForeignServer) -> None:
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
-@given(number=st.integers(0, 150), most=st.integers(1, 70))
-def test_whatever_a_server_takes_at_once_each_text_gets_its_own_vector(
-    server: ForeignServer, number: int, most: int
-) -> None:
-    server.most_texts = most
-    texts = [f"text {n}" for n in range(number)]
+@given(count=st.integers(0, 150), limit=st.integers(1, 70))
+def test_every_text_gets_its_vector_for_any_limit_of_the_server(server: ForeignServer, count: int, limit: int) -> None:
+    server.most_texts = limit
+    texts = [f"text {number}" for number in range(count)]
     embeddings = connect(server).embed_documents(texts)
-    assert len(embeddings.token_counts) == number
+    assert len(embeddings.token_counts) == count
     assert all(np.array_equal(vector, vector_of(text)) for vector, text in zip(embeddings.vectors, texts, strict=True))
 
 
-# Waiting
+# Retries and time-outs
 
 
-def test_a_busy_server_is_asked_again_when_it_says(server: ForeignServer, pauses: list[float]) -> None:
-    embedder = connect(server, patience_seconds=60)
+def test_busy_server_is_asked_again_after_its_retry_after(server: ForeignServer, pauses: list[float]) -> None:
+    embedder = connect(server, patience_seconds=600)
     server.before = [
         JSONResponse({}, 503, {"Retry-After": "7"}),
-        JSONResponse({}, 429, {"Retry-After": formatdate(time.time() + 9, usegmt=True)}),
-        BUSY,
+        JSONResponse({}, 429, {"Retry-After": formatdate(time.time() + 300, usegmt=True)}),
+        OVERLOADED,
         JSONResponse({}, 502),
     ]
     assert np.array_equal(embedder.embed_documents(["x"]).vectors, vectors_of("x"))
     assert pauses[0] == 7
-    assert 7 < pauses[1] <= 9
+    assert 200 < pauses[1] <= 300
     assert 0 < pauses[2] < pauses[3] < 2
 
 
-def test_patience_ends(server: ForeignServer, pauses: list[float]) -> None:
+def test_retries_end_before_a_retry_after_beyond_the_patience(server: ForeignServer, pauses: list[float]) -> None:
     embedder = connect(server, patience_seconds=5)
     server.before = [JSONResponse({"message": "come back later"}, 503, {"Retry-After": "6"})]
     with pytest.raises(EmbeddingServiceUnreachableError, match=rf"{server.url} answered 503: come back later"):
@@ -209,38 +216,42 @@ def test_patience_ends(server: ForeignServer, pauses: list[float]) -> None:
     assert pauses == []
 
 
-def test_nobody_there() -> None:
+def test_unreachable_service_is_an_error() -> None:
     url = f"http://127.0.0.1:{free_port()}"
     with pytest.raises(EmbeddingServiceUnreachableError, match=rf"{url} cannot be reached .*EMBEDDING_SERVICE_URL"):
         RemoteEmbedder(EmbeddingSettings(embedding_service_url=url))
 
 
-def test_no_answer_in_time(server: ForeignServer) -> None:
-    embedder = connect(server, embedding_service_timeout_seconds=0.2)
-    server.change = lambda _: time.sleep(0.5)
+def test_time_out_is_an_error(server: ForeignServer, released: threading.Event) -> None:
+    embedder = connect(server, embedding_service_timeout_seconds=1)
+    server.change = lambda _: released.wait(60)
     with pytest.raises(EmbeddingServiceUnreachableError, match="EMBEDDING_SERVICE_TIMEOUT_SECONDS"):
         embedder.embed_documents(["x"])
 
 
-def test_a_query_is_waited_for_less_long(server: ForeignServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_queries_have_a_shorter_time_out_than_documents(
+    server: ForeignServer, released: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("embedding.service.remote_embedder.MAX_QUERY_SECONDS", 0.2)
     embedder = connect(server)
-    server.change = lambda _: time.sleep(0.5)
+    server.change = lambda _: released.wait(60)
     with pytest.raises(EmbeddingServiceUnreachableError, match="did not answer in time"):
         embedder.embed_queries(["x"])
+    released.set()
+    server.change = lambda _: time.sleep(0.5)  # longer than the time-out of queries
     assert embedder.embed_documents(["x"]).truncated == 0
 
 
-def test_what_takes_too_long_is_asked_for_in_smaller_parts(server: ForeignServer) -> None:
+def test_request_that_times_out_is_divided(server: ForeignServer) -> None:
     embedder = connect(server, patience_seconds=60, embedding_service_timeout_seconds=1)
     server.seconds_per_text = 0.3
     texts = [f"text {number}" for number in range(4)]
     assert np.array_equal(embedder.embed_documents(texts).vectors, vectors_of(*texts))
     assert server.batches[0] == 4
-    assert max(server.batches[1:]) < 4, "the same is not asked for again"
+    assert max(server.batches[1:]) < 4, "the same request is not repeated"
 
 
-def test_a_model_that_fails_is_not_asked_again(server: ForeignServer, pauses: list[float]) -> None:
+def test_failure_of_the_model_is_not_retried(server: ForeignServer, pauses: list[float]) -> None:
     embedder = connect(server, patience_seconds=60)
     failure = {"error": {"code": "embedding_service_unavailable", "message": "text 0 got a vector that is not finite"}}
     server.before = [JSONResponse(failure, 503)]
@@ -250,67 +261,67 @@ def test_a_model_that_fails_is_not_asked_again(server: ForeignServer, pauses: li
     assert pauses == []
 
 
-def test_the_token(server: ForeignServer) -> None:
+def test_token_is_sent_and_a_missing_token_is_an_error(server: ForeignServer) -> None:
     server.token = "s3cret"
     with pytest.raises(EmbeddingServiceError, match=r"answered 401; set EMBEDDING_SERVICE_TOKEN"):
         connect(server)
     assert connect(server, embedding_service_token="s3cret").dimensions == DIMENSIONS
 
 
-# What is not taken for vectors
+# Invalid answers
 
 
-def spoil(item: int, **changes: Any) -> Callable[[Answer], object]:
-    return lambda answer: answer["data"][item].update(changes)
+def change_first(**changes: Any) -> Callable[[Answer], object]:
+    return lambda answer: answer["data"][0].update(changes)
 
 
 NAN = base64.b64encode(np.full(DIMENSIONS, np.nan, dtype="<f4").tobytes()).decode()
-SPOILT: dict[str, tuple[Callable[[Answer], object], str]] = {
-    "a vector too few": (lambda answer: answer["data"].pop(), "2 vectors for 3 texts"),
-    "one vector twice": (lambda answer: answer["data"].append(answer["data"][0]), "4 vectors for 3 texts"),
-    "two of one number": (lambda answer: [item.update(index=0) for item in answer["data"]], "numbered them wrongly"),
-    "no number": (lambda answer: answer["data"][0].pop("index"), "one vector of numbers a text"),
-    "no vectors": (lambda answer: answer.pop("data"), "one vector of numbers a text"),
-    "not finite": (spoil(0, embedding=NAN), "zero or not finite"),
-    "zero": (spoil(0, embedding=[0.0] * DIMENSIONS), "zero or not finite"),
-    "of another size": (spoil(0, embedding=[1.0] * 5), "all of one size"),
-    "all of another size": (
+INVALID_ANSWERS: dict[str, tuple[Callable[[Answer], object], str]] = {
+    "missing vector": (lambda answer: answer["data"].pop(), "2 vectors for 3 texts"),
+    "repeated vector": (lambda answer: answer["data"].append(answer["data"][0]), "4 vectors for 3 texts"),
+    "repeated index": (lambda answer: [item.update(index=0) for item in answer["data"]], "wrong indexes"),
+    "missing index": (lambda answer: answer["data"][0].pop("index"), "one vector per text"),
+    "missing data": (lambda answer: answer.pop("data"), "one vector per text"),
+    "not finite": (change_first(embedding=NAN), "zero or not finite"),
+    "zero vector": (change_first(embedding=[0.0] * DIMENSIONS), "zero or not finite"),
+    "one vector of other dimensions": (change_first(embedding=[1.0] * 5), "all of the same dimensions"),
+    "all vectors of other dimensions": (
         lambda answer: [item.update(embedding=[1.0] * 5) for item in answer["data"]],
         f"5 dimensions, not {DIMENSIONS}",
     ),
-    "of vectors": (spoil(0, embedding=[[1.0] * DIMENSIONS]), "one vector of numbers a text"),
-    "of words": (spoil(0, embedding=["x"] * DIMENSIONS), "one vector of numbers a text"),
-    "broken base64": (spoil(0, embedding="!"), "one vector of numbers a text"),
-    "not JSON": (lambda answer: answer.update(text="<html>"), "did not answer JSON"),
+    "list of vectors": (change_first(embedding=[[1.0] * DIMENSIONS]), "one vector per text"),
+    "list of words": (change_first(embedding=["x"] * DIMENSIONS), "one vector per text"),
+    "invalid base64": (change_first(embedding="!"), "one vector per text"),
+    "not JSON": (lambda answer: answer.update(text="<html>"), "did not answer with JSON"),
 }
 
 
-@pytest.mark.parametrize("name", SPOILT)
-def test_spoilt_answers(server: ForeignServer, name: str) -> None:
+@pytest.mark.parametrize("name", INVALID_ANSWERS)
+def test_invalid_answer_is_an_error_that_names_the_service(server: ForeignServer, name: str) -> None:
     embedder = connect(server)
-    server.change, complaint = SPOILT[name]
-    with pytest.raises(EmbeddingServiceError, match=complaint) as raised:
+    server.change, message = INVALID_ANSWERS[name]
+    with pytest.raises(EmbeddingServiceError, match=message) as raised:
         embedder.embed_documents(["a", "b", "c"])
     assert server.url in str(raised.value)
 
 
-def test_vectors_are_brought_to_length_one(server: ForeignServer) -> None:
+def test_vectors_are_normalized(server: ForeignServer) -> None:
     server.change = lambda answer: [item.update(embedding=[3.0, 4.0] + [0.0] * 6) for item in answer["data"]]
     np.testing.assert_allclose(connect(server).embed_documents(["x"]).vectors[0, :2], [0.6, 0.8], atol=1e-7)
 
 
-def test_a_failure_of_the_server_is_passed_on(server: ForeignServer) -> None:
+def test_error_of_the_server_is_reported(server: ForeignServer) -> None:
     embedder = connect(server)
     server.before = [JSONResponse({"error": {"message": "CUDA error"}}, 500)]
     with pytest.raises(EmbeddingServiceError, match="/v1/embeddings answered 500: CUDA error"):
         embedder.embed_documents(["x"])
 
 
-# Which model
+# Name and signature of the model
 
 
-def test_a_server_without_a_list_of_models(server: ForeignServer) -> None:
-    """text-embeddings-inference names its model with the vectors alone."""
+def test_server_without_list_of_models(server: ForeignServer) -> None:
+    """text-embeddings-inference reports the name of its model only in the answers with vectors."""
     server.lists_models = False
     assert connect(server).name == "qwen3-embedding-0.6b"
     server.models = ["BAAI/bge-m3"]
@@ -318,7 +329,7 @@ def test_a_server_without_a_list_of_models(server: ForeignServer) -> None:
         connect(server)
 
 
-def test_one_of_several_models_is_chosen_by_name(server: ForeignServer) -> None:
+def test_model_is_selected_by_name(server: ForeignServer) -> None:
     server.models = ["BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B"]
     connect(server).embed_documents(["x"])
     assert server.asked[0]["model"] == "Qwen/Qwen3-Embedding-0.6B"
@@ -326,9 +337,9 @@ def test_one_of_several_models_is_chosen_by_name(server: ForeignServer) -> None:
         connect(server, embedding_model_name="e5")
 
 
-def test_the_signature_is_that_of_the_model_wherever_it_runs(server: ForeignServer) -> None:
-    with foreign_server(models=["qwen3-embedding-0.6b"], lists_models=False, takes_base64=False) as elsewhere:
-        assert connect(elsewhere).signature == connect(server).signature
+def test_signature_depends_on_model_and_dimensions_only(server: ForeignServer) -> None:
+    with foreign_server(models=["qwen3-embedding-0.6b"], lists_models=False, takes_base64=False) as other_server:
+        assert connect(other_server).signature == connect(server).signature
     signature = connect(server).signature
     server.change = lambda answer: [item.update(embedding=[1.0] * 5) for item in answer["data"]]
     assert connect(server).signature != signature, "other dimensions"
@@ -336,7 +347,7 @@ def test_the_signature_is_that_of_the_model_wherever_it_runs(server: ForeignServ
     assert connect(server, embedding_model_name="bge-m3").signature != signature
 
 
-def test_a_server_that_changes_its_model_is_noticed(server: ForeignServer) -> None:
+def test_changed_model_of_the_server_is_detected(server: ForeignServer) -> None:
     embedder = connect(server)
     signature = embedder.signature
     server.change = lambda answer: answer.update(model="bge-m3")
@@ -347,7 +358,7 @@ def test_a_server_that_changes_its_model_is_noticed(server: ForeignServer) -> No
     assert embedder.signature == signature
 
 
-def test_something_else_at_the_url(server: ForeignServer) -> None:
+def test_other_web_server_is_an_error(server: ForeignServer) -> None:
     server.before = [PlainTextResponse("hello")]
-    with pytest.raises(EmbeddingServiceError, match="did not answer JSON"):
+    with pytest.raises(EmbeddingServiceError, match="did not answer with JSON"):
         connect(server)
