@@ -1,1 +1,1 @@
-"""Text → vector → collection: the model, the vector store, and what keeps the two in line with the chunks."""
+"""Embedding models and services, and the vector store that keeps one collection per course."""

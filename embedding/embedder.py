@@ -22,7 +22,7 @@ from embedding.engine.legibility import Legibility
 from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, batches, packs
 from embedding.engine.precision import Precision
 from embedding.errors import EmbeddingError
-from embedding.interface import Embedder, Embeddings, Pause, joined, no_pause
+from embedding.interface import Embedder, Embeddings, Pause, concatenate_embeddings, no_pause
 from embedding.loader import load_embedding_model
 from embedding.model_files.directory import ModelDirectory, read_model_directory
 from embedding.model_settings import EmbeddingSettings
@@ -148,7 +148,7 @@ class LocalEmbedder(Embedder):
         for start in range(0, len(texts), TEXTS_AHEAD):
             report = (lambda done, before=start: on_progress(before + done)) if on_progress else None
             parts.append(self._embed_some(texts[start : start + TEXTS_AHEAD], start, compute, workers, report))
-        return joined(parts, self.dimensions)
+        return concatenate_embeddings(parts, self.dimensions)
 
     def _embed_some(
         self,

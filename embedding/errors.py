@@ -1,17 +1,14 @@
-"""What can go wrong between a text, its vector and its collection.
-
-Callers catch `EmbeddingError` of the model and `VectorStoreError` of Chroma; the others say more.
-"""
+"""Exceptions of embedding models, embedding services and model downloads; all derive from `EmbeddingError`."""
 
 from pathlib import Path
 
 
 class EmbeddingError(Exception):
-    """A text could not be turned into a vector."""
+    """A text could not be embedded."""
 
 
 class ModelUnavailableError(EmbeddingError):
-    """The model directory is missing, incomplete, broken, or of a kind that is not supported."""
+    """The model directory is missing, incomplete or broken, or its model is not supported."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)  # both arguments, so that the error survives pickling
@@ -26,15 +23,15 @@ class ModelUnavailableError(EmbeddingError):
 
 
 class EmbeddingServiceError(EmbeddingError):
-    """The service at EMBEDDING_SERVICE_URL refused a call, failed, or answered what cannot be used."""
+    """The service at EMBEDDING_SERVICE_URL refused a request, failed, or returned an invalid response."""
 
 
 class EmbeddingServiceUnreachableError(EmbeddingServiceError):
-    """Nobody answers at EMBEDDING_SERVICE_URL, or it has too much to do: what failed now may work later."""
+    """The service at EMBEDDING_SERVICE_URL does not answer or is overloaded; a retry may succeed."""
 
     retry_after_seconds = 0.0
-    """How long it asked to be left alone."""
+    """The delay before a retry that the service asked for (Retry-After); 0 if it asked for none."""
 
 
 class ModelFetchError(EmbeddingError):
-    """The model could not be downloaded; the message says what to do."""
+    """The model could not be downloaded. The message says how to fix this."""

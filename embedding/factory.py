@@ -1,4 +1,4 @@
-"""The one place that decides where vectors come from: a model loaded here, or a service that is asked over HTTP."""
+"""Creates the configured embedder: a local model, or the client of an embedding service."""
 
 from embedding.embedder import LocalEmbedder
 from embedding.interface import Embedder
@@ -6,19 +6,19 @@ from embedding.model_files.directory import model_signature
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import RemoteEmbedder
 
-SIGNATURE_SECONDS = 5.0
-"""Who asks for the signature alone has little time: a sensor, a diagnosis."""
+SIGNATURE_TIMEOUT_SECONDS = 5.0
+"""Upper limit of the time-out when only the signature is read: sensors and the doctor must not block for long."""
 
 
 def open_embedder(settings: EmbeddingSettings, patience_seconds: float = 0.0) -> Embedder:
-    """The model as it is configured, ready to use; loading one takes seconds.
+    """Return the configured embedder, ready to use. Loading a local model takes seconds.
 
     Args:
-        settings: With EMBEDDING_SERVICE_URL, no model is loaded here, and none need be here.
-        patience_seconds: How long a call waits for a service that is away or busy.
+        settings: If EMBEDDING_SERVICE_URL is set, no local model is loaded and no model files are needed.
+        patience_seconds: How long a call is retried while the service is unreachable or busy.
 
     Raises:
-        EmbeddingError: the model cannot be loaded; with a service, it is away or runs another model.
+        EmbeddingError: The model cannot be loaded, or the service is unreachable or runs another model.
     """
     if settings.embedding_service_url:
         return RemoteEmbedder(settings, patience_seconds)
@@ -26,13 +26,13 @@ def open_embedder(settings: EmbeddingSettings, patience_seconds: float = 0.0) ->
 
 
 def configured_signature(settings: EmbeddingSettings) -> str:
-    """The signature of that model, without loading it.
+    """Return the model signature of the configured embedder without loading the model.
 
     Raises:
-        ModelUnavailableError: the model directory is missing or incomplete.
-        EmbeddingServiceError: the service is away or runs another model.
+        ModelUnavailableError: The model directory is missing or incomplete.
+        EmbeddingServiceError: The service is unreachable or runs another model.
     """
     if not settings.embedding_service_url:
         return model_signature(settings)
-    seconds = min(SIGNATURE_SECONDS, settings.embedding_service_timeout_seconds)
-    return RemoteEmbedder(settings.model_copy(update={"embedding_service_timeout_seconds": seconds})).signature
+    timeout = min(SIGNATURE_TIMEOUT_SECONDS, settings.embedding_service_timeout_seconds)
+    return RemoteEmbedder(settings.model_copy(update={"embedding_service_timeout_seconds": timeout})).signature

@@ -1,4 +1,4 @@
-"""Text → vector: what an embedder does, be it a model loaded here or a service that is asked over HTTP."""
+"""The interface of embedders: text → vector, by a local model or by an embedding service."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,41 +7,41 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pause = Callable[[], None]
-"""Called again and again by the threads that do bulk work; it may wait, and it may raise to end the work."""
+"""Called at intervals by the threads that do bulk work. It may block, to let queries go first, or raise, to stop."""
 
 
 def no_pause() -> None:
-    """For bulk work that gives way to nothing."""
+    """Let bulk work run without interruption."""
 
 
 @dataclass(frozen=True)
 class Embeddings:
-    """The vectors of some texts, in the order of the texts."""
+    """The vectors of a list of texts, in the same order."""
 
     vectors: NDArray[np.float32]
-    """(texts, dimensions), each row of length one."""
+    """(texts, dimensions), rows of unit length."""
     token_counts: tuple[int, ...]
-    """Tokens the model read of each text, prompt and special tokens included."""
+    """Tokens per text after truncation, including the prompt and special tokens."""
     truncated: int
-    """How many texts were cut."""
+    """Number of truncated texts."""
 
     @property
     def truncated_share(self) -> float:
-        """The cut texts among all, 0.0 to 1.0."""
+        """Truncated texts divided by all texts, 0.0 to 1.0."""
         return self.truncated / len(self.token_counts) if self.token_counts else 0.0
 
 
 class Embedder:
-    """A model that is ready to embed. Several threads may use one instance."""
+    """An embedding model that is ready to use; thread-safe."""
 
     name: str
     dimensions: int
     max_tokens: int
-    """What a text is cut to, its prompt and special tokens included."""
+    """Longer texts are truncated. The limit includes the prompt and special tokens."""
     device: str
     dtype: str
     signature: str
-    """Of whatever decides the vectors: those of two embedders with the same signature may stand in one collection."""
+    """The model signature. Embedders with the same signature may write to the same collection."""
 
     def embed_documents(
         self,
@@ -49,26 +49,29 @@ class Embedder:
         on_progress: Callable[[int], None] | None = None,
         pause: Pause = no_pause,
     ) -> Embeddings:
-        """Vectors of passages, of any number of them.
+        """Embed any number of passages.
 
-        Now and then `on_progress` hears how many of the texts are done.
+        Args:
+            texts: The passages, without a prompt.
+            on_progress: Called at intervals with the number of texts that are done.
+            pause: See `Pause`.
 
         Raises:
-            EmbeddingError: the model failed, or gave a text a vector that is not finite.
+            EmbeddingError: The model failed, or a vector is not finite.
         """
         raise NotImplementedError
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors of searches, the model's query prompt included; errors as `embed_documents`."""
+        """Embed queries; the embedder adds the query prompt. Raises the same errors as `embed_documents`."""
         raise NotImplementedError
 
     def legibility(self, text: str) -> float:
-        """The share of a query's letters that the model can read, 0.0 to 1.0; see `embedding.engine.legibility`."""
+        """Return the share of a query's letters that the model can read, 0.0 to 1.0 (`embedding.engine.legibility`)."""
         raise NotImplementedError
 
 
-def joined(parts: Sequence[Embeddings], dimensions: int) -> Embeddings:
-    """One after the other, as if they had been made at once; of no parts, no vectors of so many dimensions."""
+def concatenate_embeddings(parts: Sequence[Embeddings], dimensions: int) -> Embeddings:
+    """Concatenate embeddings in order. Without parts, the result has the shape (0, dimensions)."""
     return Embeddings(
         np.concatenate([np.empty((0, dimensions), dtype=np.float32), *(part.vectors for part in parts)]),
         tuple(count for part in parts for count in part.token_counts),

@@ -1,4 +1,4 @@
-"""Settings of the embedding model and the vector store."""
+"""Settings of the embedding model and of the embedding service."""
 
 from pathlib import Path
 from typing import Literal
@@ -9,7 +9,7 @@ from models.settings import Settings
 
 
 class EmbeddingSettings(Settings):
-    """Which model turns text into vectors, and how."""
+    """The embedding model, its limits, and an optional service that runs it."""
 
     embedding_model_name: str = Field(
         "qwen3-embedding-0.6b", description="Name reported by the API and recorded with every collection."
@@ -21,33 +21,35 @@ class EmbeddingSettings(Settings):
         "auto", description="auto and cuda try the GPU first and fall back to the CPU with a warning."
     )
     embedding_max_tokens: int = Field(
-        512, ge=1, le=1024, description="Texts are cut to this many tokens, special tokens included."
+        512, ge=1, le=1024, description="Longer texts are truncated. The limit counts tokens, including special tokens."
     )
     embedding_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
-        description="Number format of the model; auto is float16 on the GPU, on the CPU bfloat16 where the hardware "
-        "has it, else float32.",
+        description="Number format of the model; auto is float16 on a GPU, and on a CPU bfloat16 for Qwen3 if the "
+        "hardware supports it, else float32.",
     )
     embedding_batch_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens that the GPU, or each thread on the CPU, computes at a time; usually 16384 and 1024. It "
-        "bounds the memory beyond the model's own.",
+        description="Tokens per batch, on the GPU or on each CPU thread; by default 16384 on a GPU and 1024 on a CPU. "
+        "It limits the memory used in addition to the weights.",
     )
     embedding_query_instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
-        description="Task named in the query prompt of instruction-tuned models; documents carry none.",
+        description="Task description in the query prompt of instruction-tuned models. It does not affect documents.",
     )
     embedding_service_url: str | None = Field(
         None,
-        description="Embedding service to ask instead of loading a model here: `course-search embedding-service`, or a "
-        "text-embeddings-inference, vLLM or Infinity server.",
+        description="URL of an embedding service that is used instead of a local model: `course-search "
+        "embedding-service`, or a text-embeddings-inference, vLLM or Infinity server.",
     )
     embedding_service_token: SecretStr | None = Field(
-        None, description="Bearer token for the embedding service; for one of ours, its INTERNAL_TOKEN."
+        None,
+        description="Bearer token for the embedding service; for `course-search embedding-service`, its "
+        "INTERNAL_TOKEN.",
     )
     embedding_service_timeout_seconds: float = Field(
         30.0,
         gt=0,
-        description="Longest wait for one answer of the embedding service; for a query it is 10 seconds at most.",
+        description="Time-out of a request to the embedding service, in seconds; for queries at most 10 seconds.",
     )

@@ -1,19 +1,19 @@
-"""What the vectors of a collection are: rows of numbers of length one, so that their product is their similarity."""
+"""The vectors of a collection: float32 rows of unit length, so that the dot product of two is their cosine."""
 
 import numpy as np
 import numpy.typing as npt
 
 Vectors = npt.NDArray[np.float32]
 
-ROUNDING = 1e-4
-"""How far a number of a unit vector, or its length, may be from what it should be. Float32 is off by 1e-7, and so is
-Chroma, which normalizes again."""
+UNIT_TOLERANCE = 1e-4
+"""Tolerance for the components and the length of a unit vector. Rounding in float32, and the second normalization in
+Chroma, change them by about 1e-7."""
 
 
 def are_sound(vectors: Vectors, dimensions: int) -> npt.NDArray[np.bool]:
-    """Which of the rows are finite, of so many dimensions and of length one."""
+    """Return a mask, (rows,), of the sound vectors: finite, with `dimensions` components, of unit length."""
     if vectors.shape[1] != dimensions:
         return np.zeros(len(vectors), dtype=np.bool)
     lengths = np.linalg.norm(vectors.astype(np.float64), axis=1)
-    is_unit: npt.NDArray[np.bool] = np.abs(lengths - 1) < ROUNDING  # false for NaN and infinity
+    is_unit: npt.NDArray[np.bool] = np.abs(lengths - 1) < UNIT_TOLERANCE  # False for NaN and infinity
     return is_unit

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Model directories on disk: what they contain, downloads, and the demo model."""

@@ -24,10 +24,10 @@ import numpy as np
 from cachetools import LRUCache
 
 from embedding.errors import EmbeddingServiceError
-from embedding.interface import Embedder, Embeddings, Pause, joined, no_pause
+from embedding.interface import Embedder, Embeddings, Pause, concatenate_embeddings, no_pause
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.client import RequestRefusedError, RequestTimeoutError, ServiceClient
-from embedding.vectors import ROUNDING, Vectors
+from embedding.vectors import UNIT_TOLERANCE, Vectors
 from models.text import without_surrogates
 
 logger = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ class RemoteEmbedder(Embedder):
             done += len(part.token_counts)
             if on_progress:
                 on_progress(done)
-        return joined(parts, served.dimensions)
+        return concatenate_embeddings(parts, served.dimensions)
 
     def _request(self, served: ServedModel, texts: list[str], kind: str) -> Embeddings:
         """Embed texts in one request, or in several smaller ones if the server rejects it."""
@@ -220,7 +220,7 @@ class RemoteEmbedder(Embedder):
         parts = [self._request(served, part, kind) for part in (texts[:fewer], texts[fewer:])]
         if not any(part.truncated for part in parts):  # all texts were accepted, so their number was the reason
             self._texts_per_request = min(self._texts_per_request, fewer)
-        return joined(parts, served.dimensions)
+        return concatenate_embeddings(parts, served.dimensions)
 
     def _request_halved(self, served: ServedModel, text: str, kind: str, refusal: RequestRefusedError) -> Embeddings:
         """Embed the first half of a text that is too long for the service; a native service truncates texts itself."""
@@ -264,7 +264,7 @@ class RemoteEmbedder(Embedder):
         if not np.isfinite(lengths).all() or not lengths.all():
             index = int(np.flatnonzero(~(np.isfinite(lengths) & (lengths > 0)))[0])
             raise self._service.error(f"it returned a vector that is zero or not finite, for text {index} of a request")
-        if (np.abs(lengths - 1) > ROUNDING).any():  # otherwise the vectors stay bit for bit as returned
+        if (np.abs(lengths - 1) > UNIT_TOLERANCE).any():  # otherwise the vectors stay bit for bit as returned
             vectors = vectors / lengths
         return vectors.astype(np.float32)
 

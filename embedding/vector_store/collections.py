@@ -22,7 +22,7 @@ from embedding.vector_store.collection_names import collection_name
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record, from_chroma, matches_stored, to_chroma
 from embedding.vector_store.server import ChromaConnection, no_check
-from embedding.vectors import ROUNDING, Vectors
+from embedding.vectors import UNIT_TOLERANCE, Vectors
 from models.text import without_surrogates
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class CourseCollection:
             rows = zip(page["ids"], page["documents"] or [], page["metadatas"] or [], vectors_read, strict=True)
             for chunk_id, text, metadata, vector in rows:
                 record, vector_written = unmatched[chunk_id]
-                is_close = vector_written is None or np.allclose(vector, vector_written, rtol=0, atol=ROUNDING)
+                is_close = vector_written is None or np.allclose(vector, vector_written, rtol=0, atol=UNIT_TOLERANCE)
                 if is_close and matches_stored(record, text, metadata):
                     del unmatched[chunk_id]
         return list(unmatched)

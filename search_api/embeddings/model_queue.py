@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from functools import partial
 
 from embedding.errors import EmbeddingServiceError
-from embedding.interface import Embedder, Embeddings, joined
+from embedding.interface import Embedder, Embeddings, concatenate_embeddings
 from search_api.http.errors import EmbeddingServiceUnavailableError, OverloadedError
 
 QUERY_TEXTS = 16
@@ -79,7 +79,7 @@ class ModelQueue:
                 if self._has_stopped_bulk:
                     raise _stopping()
                 parts.append(self._embed_pass(texts[start : start + QUERY_TEXTS]))
-            return joined(parts, parts[0].vectors.shape[1])
+            return concatenate_embeddings(parts, parts[0].vectors.shape[1])
 
     def embed_documents(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of documents, while no query is there; errors as `embed_queries`."""

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embedding.errors import EmbeddingError, EmbeddingServiceError
-from embedding.interface import Embedder, Embeddings, Pause, joined, no_pause
+from embedding.interface import Embedder, Embeddings, Pause, concatenate_embeddings, no_pause
 from search_api.embeddings import model_queue
 from search_api.embeddings.model_queue import QUERY_TEXTS, ModelQueue
 from search_api.http.errors import OverloadedError
@@ -45,7 +45,7 @@ class StubModel(Embedder):
         for text in texts:
             pause()
             parts.append(self._embed("document", [text]))
-        return joined(parts, DIMENSIONS)
+        return concatenate_embeddings(parts, DIMENSIONS)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         return self._embed("query", texts)
