@@ -1,1 +1,1 @@
-"""The command line `course-search`: loading, fetching the model, running everything on one machine."""
+"""The command line `course-search`."""

@@ -1,4 +1,4 @@
-"""`python -m cli` is `course-search`."""
+"""Runs `course-search` as `python -m cli`."""
 
 from cli.main import main
 

@@ -1,4 +1,4 @@
-"""All settings of the product. Each class stands beside the code it configures."""
+"""The settings classes of the product. Each is defined next to the code that it configures."""
 
 from cli.launcher_settings import LauncherSettings
 from embedding.model_settings import EmbeddingSettings

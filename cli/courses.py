@@ -1,6 +1,6 @@
-"""What the commands about courses share: the catalogue, which courses are meant, tables, and following courses.
+"""Shared by the commands about courses: options, the catalogue connection, waiting for courses, tables.
 
-Answers go to standard output and complaints to standard error, so that a pipe sees the answers alone.
+Results go to standard output, errors and hints to standard error, so that a pipe receives only results.
 """
 
 import time
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from maintenance.progress import progress
-from maintenance.rebuild import running_course, unknown_course
+from maintenance.rebuild import running_course_message, unknown_course_message
 from models.courses import courses_by_id, is_active, list_course_ids
 from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine, transaction
 from models.tables import Course, EmbeddingStatus
@@ -24,24 +24,25 @@ from search_api.http.errors import AlreadyRunningError, CourseNotFoundError
 
 POLL_SECONDS = 1.0
 STALL_SECONDS = 30.0
-STALLED = (
-    f"Nothing has moved for {STALL_SECONDS:.0f} s. Is `make up` running? Its logs are in data/logs, and "
-    "`course-search doctor` says what is wrong. Still waiting …"
+STALL_MESSAGE = (
+    f"No course has changed for {STALL_SECONDS:.0f} s. Is `make up` running? Its logs are in data/logs, and "
+    "`course-search doctor` finds problems. Still waiting …"
 )
-RICH_ROWS = 500
-"""A larger table is printed plainly on a terminal too: Rich takes half a millisecond a row."""
+MAX_RICH_ROWS = 500
+"""Larger tables are printed as plain text on a terminal too: Rich takes half a millisecond per row."""
 
 CourseIds = Annotated[list[str] | None, typer.Argument(metavar="COURSE", help="Ids of courses.", show_default=False)]
 AllCourses = Annotated[bool, typer.Option("--all", help="All courses of the catalogue.")]
 Wait = Annotated[
-    bool, typer.Option("--wait", help="Stay until they are done or failed. Ctrl-C ends the waiting, not the work.")
+    bool,
+    typer.Option("--wait", help="Wait until the courses are done or failed. Ctrl-C stops waiting; the work continues."),
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 @contextmanager
-def catalogue() -> Iterator[Engine]:
-    """The catalogue; one that cannot be used ends the command with one line that says why."""
+def open_catalogue() -> Iterator[Engine]:
+    """Connect to the catalogue. If it cannot be used, the command prints the reason in one line and exits."""
     settings = CatalogueSettings()
     try:
         engine = create_catalogue_engine(settings)
@@ -55,87 +56,98 @@ def catalogue() -> Iterator[Engine]:
         engine.dispose()
 
 
-def chosen(engine: Engine, course_ids: Sequence[str] | None, *, everything: bool) -> list[str]:
-    """The ids of the courses that are meant, each once.
+def select_course_ids(engine: Engine, course_ids: Sequence[str] | None, *, all_courses: bool) -> list[str]:
+    """The ids that the command line names, without duplicates, or those of all courses.
 
     Raises:
-        UsageError: no course is named, or all of them are wanted as well.
+        BadParameter: neither ids nor `all_courses` are given, or both.
+        Exit: there are no courses.
     """
-    if bool(course_ids) == everything:
-        raise typer.BadParameter("name courses, or say --all; not both")
+    if bool(course_ids) == all_courses:
+        raise typer.BadParameter("give course ids or --all, not both")
     if course_ids:
         return list(dict.fromkeys(course_ids))
     with transaction(engine) as session:
-        every_id = list(list_course_ids(session))
-    if not every_id:
+        all_ids = list(list_course_ids(session))
+    if not all_ids:
         fail("There are no courses yet; load some with `course-search load`.")
-    return every_id
+    return all_ids
 
 
-def not_found(course_id: str) -> CourseNotFoundError:
+def not_found_error(course_id: str) -> CourseNotFoundError:
     """The API's error for an unknown course."""
-    return CourseNotFoundError(unknown_course(course_id))
+    return CourseNotFoundError(unknown_course_message(course_id))
 
 
-def already_running(course: Course) -> AlreadyRunningError:
-    """The API's error for a course that is running."""
-    return AlreadyRunningError(running_course(course))
+def already_running_error(course: Course) -> AlreadyRunningError:
+    """The API's error for a course that is being embedded."""
+    return AlreadyRunningError(running_course_message(course))
 
 
-def follow(engine: Engine, course_ids: Sequence[str], *, quiet: bool = False) -> dict[str, Course | None]:
-    """Wait until every course is done or has failed, and say so of each; a terminal sees a bar too.
+def wait_for_courses(engine: Engine, course_ids: Sequence[str], *, silent: bool = False) -> dict[str, Course | None]:
+    """Wait until every course is done or has failed, with a progress bar on a terminal.
+
+    Args:
+        engine: The catalogue.
+        course_ids: Courses to wait for.
+        silent: Do not print one line per finished course.
 
     Returns:
-        The rows as they were then; None for a course that is gone.
+        Course id → its row when it was done or failed; None if it was deleted.
     """
-    ended: dict[str, Course | None] = {}
-    seen: Mapping[str, object] = {}
-    moved_at = time.monotonic()
+    final: dict[str, Course | None] = {}
+    last_state: Mapping[str, object] = {}
+    changed_at = time.monotonic()
     with progress("Embedding", len(course_ids)) as advance:
         while True:
             with transaction(engine) as session:
-                rows = courses_by_id(session, [course_id for course_id in course_ids if course_id not in ended])
+                rows = courses_by_id(session, [course_id for course_id in course_ids if course_id not in final])
             for course_id, course in rows.items():
                 if course is None or not is_active(course):
-                    ended[course_id] = course
+                    final[course_id] = course
                     advance(1)
-                    if not quiet:
-                        typer.echo(_ending(course_id, course))
-            if len(ended) == len(course_ids):
-                return ended
-            now = {course_id: course and course.model_dump() for course_id, course in rows.items()}
-            if now != seen:
-                seen, moved_at = now, time.monotonic()
-            elif time.monotonic() - moved_at > STALL_SECONDS:
-                typer.echo(STALLED, err=True)
-                moved_at = time.monotonic()
+                    if not silent:
+                        typer.echo(_final_state(course_id, course))
+            if len(final) == len(course_ids):
+                return final
+            state = {course_id: course and course.model_dump() for course_id, course in rows.items()}
+            if state != last_state:
+                last_state, changed_at = state, time.monotonic()
+            elif time.monotonic() - changed_at > STALL_SECONDS:
+                typer.echo(STALL_MESSAGE, err=True)
+                changed_at = time.monotonic()
             time.sleep(POLL_SECONDS)
 
 
-def _ending(course_id: str, course: Course | None) -> str:
+def _final_state(course_id: str, course: Course | None) -> str:
     if course is None:
-        return f"{course_id}: gone from the catalogue"
+        return f"{course_id}: deleted from the catalogue"
     if course.embedding_status != EmbeddingStatus.FAILED:
         return f"{course_id}: {course.embedding_status}"
-    again = " (it will be tried again)" if course.embedding_requested_at else ""
-    return f"{course_id}: failed: {one_line(course.embedding_error or '')}{again}"
+    retry = " (it will be retried)" if course.embedding_requested_at else ""
+    return f"{course_id}: failed: {one_line(course.embedding_error or '')}{retry}"
 
 
-def table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) -> Table:
-    """A table for a terminal, of cells and the style of their row; the last column is cut when there is no room."""
-    drawn = Table(box=None, pad_edge=False, header_style="bold")
+def make_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) -> Table:
+    """A Rich table. If the terminal is too narrow, the last column is shortened.
+
+    Args:
+        headings: Names of the columns.
+        rows: For each row, its cells and its Rich style.
+    """
+    table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        drawn.add_column(heading, no_wrap=heading != headings[-1])  # Rich narrows those first that it may wrap
+        table.add_column(heading, no_wrap=heading != headings[-1])  # Rich narrows wrappable columns first
     for cells, style in rows:
-        drawn.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells), style=style)
-    return drawn
+        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells), style=style)
+    return table
 
 
 def print_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) -> None:
-    """A table by Rich on a terminal, and aligned text in a pipe."""
+    """Print a Rich table on a terminal, and aligned plain text otherwise."""
     console = Console()
-    if console.is_terminal and len(rows) <= RICH_ROWS:
-        console.print(table(headings, rows))
+    if console.is_terminal and len(rows) <= MAX_RICH_ROWS:
+        console.print(make_table(headings, rows))
         return
     lines = [headings, *(cells for cells, _ in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
@@ -144,12 +156,12 @@ def print_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str
         typer.echo("  ".join(cells).rstrip())
 
 
-def complain(message: str) -> None:
-    """A line on standard error."""
+def print_error(message: str) -> None:
+    """Print a line on standard error."""
     typer.echo(message, err=True)
 
 
 def fail(message: str) -> NoReturn:
-    """End the command: something is wrong."""
-    complain(message)
+    """Print an error and exit with code 1."""
+    print_error(message)
     raise typer.Exit(1)

@@ -1,4 +1,4 @@
-"""Settings of `course-search up`: where the parts of the product listen and where Dagster keeps its state."""
+"""Settings of `course-search up`: addresses and ports, and the storage of Dagster's state."""
 
 from pathlib import Path
 
@@ -7,11 +7,11 @@ from pydantic import Field
 from models.settings import Settings
 
 PRODUCT_LOCK = ".up.lock"
-"""Name of the lock file in DAGSTER_HOME that `up` holds while it runs."""
+"""Lock file in DAGSTER_HOME that `up` holds while it runs."""
 
 
 class LauncherSettings(Settings):
-    """A port that is not set is the usual one when it is free, and any free one otherwise."""
+    """A port that is not set is its usual port if that is free, and any free port otherwise."""
 
     search_host: str = Field("127.0.0.1", description="Address the search app listens on.")
     search_port: int | None = Field(None, ge=1, le=65535, description="Port of the search app, usually 8000.")
@@ -21,7 +21,7 @@ class LauncherSettings(Settings):
         None, ge=1, le=65535, description="Port of the Chroma server that `up` starts, usually 8001; loopback only."
     )
     dagster_home: Path = Field(
-        Path("./data/dagster"), description="Directory of Dagster's instance: its state and logs."
+        Path("./data/dagster"), description="Directory of the Dagster instance: its state and logs."
     )
     dagster_postgres_url: str | None = Field(
         None, description="PostgreSQL for Dagster's own state instead of files in DAGSTER_HOME."

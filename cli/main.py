@@ -1,4 +1,4 @@
-"""`course-search`: the commands of the product."""
+"""Assembles the command line `course-search`."""
 
 import sys
 
@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 
 @app.callback()
 def course_search() -> None:
-    """Make courses searchable: run everything, load courses, fetch the model."""
+    """Make courses searchable: run the pipeline and the search app, load courses, download models."""
 
 
 app.command()(up)
@@ -41,7 +41,7 @@ app.command()(embedding_service)
 
 
 def main() -> None:
-    """Run the command line; a setting without a valid value is one line, not a traceback."""
+    """Run the command line. An invalid setting is reported in one line, without a traceback."""
     try:
         app(prog_name="course-search")
     except ValidationError as error:

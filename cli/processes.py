@@ -1,7 +1,7 @@
-"""Starting several programs and stopping every last one of them.
+"""Starts several programs and makes sure that all of them are stopped.
 
-Each program gets a session of its own, so that Ctrl-C in the terminal reaches only the supervisor, which then stops
-them in reverse order. A program dies with the supervisor even when that is killed, and its output goes to a log file.
+Each program runs in a separate session, so Ctrl-C in the terminal reaches only the supervisor, which then stops the
+programs in reverse order. On Linux a program is also terminated when the supervisor is killed.
 """
 
 import ctypes
@@ -26,30 +26,30 @@ _PR_SET_PDEATHSIG = 1
 
 
 class ProcessFailedError(Exception):
-    """A program ended although it should run on, or did not get ready in time."""
+    """A program ended unexpectedly, or was not ready in time."""
 
 
 @dataclass
 class Program:
-    """A running program and where its output goes."""
+    """A started program and the log file that receives its output."""
 
     name: str
     process: subprocess.Popen[bytes]
     log: Path
 
     def tail(self) -> str:
-        """The last lines of its output."""
+        """The last lines of the log, each prefixed with the name of the program."""
         lines = self.log.read_text(errors="replace").splitlines()
         return "\n".join(f"  {self.name}: {line}" for line in lines[-LOG_TAIL_LINES:])
 
 
 class Supervisor:
-    """Context manager that owns the programs started through it.
+    """Starts programs, and stops them at the end of its `with` block.
 
     Args:
-        log_dir: Gets one `<name>.log` a program, begun anew at each start.
+        log_dir: Directory of the log files, one `<name>.log` per program. A start overwrites the previous log.
         env: The programs' environment.
-        keep_open: File descriptors they inherit, so that a lock on one is held until the last of them is gone.
+        keep_open: File descriptors that the programs inherit, so that a lock on one is held until all of them ended.
     """
 
     def __init__(self, log_dir: Path, env: Mapping[str, str], keep_open: Sequence[int] = ()) -> None:
@@ -66,7 +66,7 @@ class Supervisor:
         self.stop()
 
     def start(self, name: str, command: Sequence[str | Path]) -> Program:
-        """Start a program."""
+        """Start a program in the background."""
         log = self._log_dir / f"{name}.log"
         with log.open("wb") as output:
             process = subprocess.Popen(
@@ -84,10 +84,10 @@ class Supervisor:
         return program
 
     def run(self, name: str, command: Sequence[str | Path]) -> None:
-        """Run a program to its end.
+        """Run a program and wait until it ends.
 
         Raises:
-            ProcessFailedError: it did not end with exit code 0.
+            ProcessFailedError: its exit code is not 0.
         """
         program = self.start(name, command)
         code = program.process.wait()
@@ -96,17 +96,25 @@ class Supervisor:
             raise ProcessFailedError(f"{name} failed with exit code {code}:\n{program.tail()}")
 
     def wait_ready(self, program: Program, url: str, seconds: float = 180.0) -> None:
-        """Return once `url` answers 200.
+        """Wait until `url` answers with status 200.
 
         Raises:
-            ProcessFailedError: a program ended, or this one is not ready in time.
+            ProcessFailedError: a program ended, or the time is up.
         """
-        self.wait_until(lambda: _answers(url), seconds, f"{program.name} is not ready after {seconds:.0f} s", program)
+        self.wait_until(
+            lambda: _responds_ok(url), seconds, f"{program.name} is not ready after {seconds:.0f} s", program
+        )
 
     def wait_until(
-        self, condition: Callable[[], bool], seconds: float, complaint: str, program: Program | None = None
+        self, condition: Callable[[], bool], seconds: float, error: str, program: Program | None = None
     ) -> None:
-        """Return once the condition holds, watching that every program runs on.
+        """Wait until the condition holds, and check meanwhile that every program still runs.
+
+        Args:
+            condition: Polled.
+            seconds: Longest wait.
+            error: Message if the time is up.
+            program: Program whose log the message ends with.
 
         Raises:
             ProcessFailedError: a program ended, or the time is up.
@@ -115,14 +123,14 @@ class Supervisor:
         while not condition():
             self.check_alive()
             if time.monotonic() > deadline:
-                raise ProcessFailedError(f"{complaint}\n{program.tail() if program else ''}".rstrip())
+                raise ProcessFailedError(f"{error}\n{program.tail() if program else ''}".rstrip())
             time.sleep(POLL_SECONDS)
 
     def check_alive(self) -> None:
-        """Raise when a program has ended.
+        """Check that every program still runs.
 
         Raises:
-            ProcessFailedError: it has; the message ends with the last lines of its output.
+            ProcessFailedError: a program ended; the message holds the last lines of its log.
         """
         for program in self._programs:
             code = program.process.poll()
@@ -132,27 +140,27 @@ class Supervisor:
                 )
 
     def stop(self) -> None:
-        """Stop the programs one by one, last started first, so that nothing loses what it depends on.
+        """Stop the programs one by one in reverse order, so that dependants stop before their dependencies.
 
-        Impatience does not help: another Ctrl-C meanwhile is ignored, or it would leave processes behind.
+        Signals are ignored meanwhile: a second Ctrl-C would leave processes behind.
         """
         with _ignored(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             while self._programs:
-                _stop_family(self._programs.pop().process)
+                _stop_process_tree(self._programs.pop().process)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody listens on now."""
+    """A TCP port that is free now; another process may take it before it is used."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _stop_family(process: subprocess.Popen[bytes]) -> None:
-    """Ask a program and its descendants to stop, and kill what is left of them after a while.
+def _stop_process_tree(process: subprocess.Popen[bytes]) -> None:
+    """Terminate a program and its descendants; kill those that still run after STOP_SECONDS.
 
-    The process group is signalled too: it is what is left of a program that has ended by itself.
+    The process group is signalled too, because the descendants of a program that has already ended are not found.
     """
     deadline = time.monotonic() + STOP_SECONDS
     descendants = _descendants(process.pid)
@@ -171,7 +179,7 @@ def _stop_family(process: subprocess.Popen[bytes]) -> None:
     psutil.wait_procs(survivors)
 
 
-def _answers(url: str) -> bool:
+def _responds_ok(url: str) -> bool:
     try:
         return httpx.get(url, timeout=2, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
@@ -192,11 +200,11 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 @contextmanager
 def _ignored(*numbers: signal.Signals) -> Iterator[None]:
-    before = [signal.signal(number, signal.SIG_IGN) for number in numbers]
+    previous = [signal.signal(number, signal.SIG_IGN) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)
 
 

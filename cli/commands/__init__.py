@@ -1,1 +1,1 @@
-"""TODO."""
+"""The subcommands of `course-search`, one module per command."""

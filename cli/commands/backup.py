@@ -1,4 +1,4 @@
-"""`course-search backup`: save the collections of all courses to one file, while everything keeps running."""
+"""`course-search backup`: save the collections of all courses to one file while everything keeps running."""
 
 import json
 from datetime import UTC, datetime
@@ -8,38 +8,39 @@ from typing import Annotated
 import typer
 from rich.filesize import decimal
 
-from cli.courses import Json, catalogue, complain, fail
+from cli.courses import Json, fail, open_catalogue, print_error
 from embedding.vector_store.archive import ArchiveError
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.files import vector_store_settings
 from maintenance.backup import back_up
 
-BACKUPS = Path("./data/backups")
+BACKUP_DIRECTORY = Path("./data/backups")
 
 
 def backup(
     output: Annotated[
-        Path, typer.Option(metavar="FILE_OR_DIR", help="The archive, or an existing directory for one of a usual name.")
-    ] = BACKUPS,
+        Path, typer.Option(metavar="FILE_OR_DIR", help="Archive file, or an existing directory to create it in.")
+    ] = BACKUP_DIRECTORY,
     as_json: Json = False,
 ) -> None:
-    """Save the vectors of all embedded courses in one file, while everything goes on.
+    """Save the vectors of all embedded courses to one file. Everything may keep running.
 
-    Exit code 1 means that no file was written, or that it lacks a course whose collection is damaged. A course that is
-    not embedded yet, or that is being embedded the whole time, is left out by name; a restore has it embedded again.
+    Exit code 1: no file was written, or a course is missing because its collection is damaged. Courses that are not
+    embedded yet, or are being embedded throughout the backup, are listed and left out; after a restore the pipeline
+    embeds them.
 
     The catalogue (stage one's database) is not in the file: save it with the database's own tools.
     """
     path = output
-    if output == BACKUPS or output.is_dir():
+    if output == BACKUP_DIRECTORY or output.is_dir():
         path = output / f"course-search-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
     store = VectorStore(vector_store_settings())
     try:
-        with catalogue() as engine:
-            report = back_up(engine, store, path, complain)
+        with open_catalogue() as engine:
+            report = back_up(engine, store, path, print_error)
     except (ArchiveError, VectorStoreError, OSError) as error:
-        complain(str(error))
+        print_error(str(error))
         fail("No backup was written.")
     finally:
         store.close()

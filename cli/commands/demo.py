@@ -1,4 +1,4 @@
-"""`course-search demo`: the main job on the sample courses, from chunk table to answers, in a directory of its own."""
+"""`course-search demo`: embed the sample courses and ask them questions, in a separate directory."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cli.commands.up import COMMAND, ROOT, CannotStartError, Running, running
+from cli.commands.up import COMMAND, ROOT, CannotStartError, RunningProduct, run_product
 from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
 from cli.processes import ProcessFailedError
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
@@ -23,44 +23,50 @@ from search_api.app_settings import SearchSettings
 DIRECTORY = Path("data/demo")
 SAMPLES = ROOT / "data" / "samples"
 EMBEDDING_SECONDS = 600.0
-ANSWERS = 2
-SHOWN_CHARACTERS = 220
+RESULTS_PER_QUESTION = 2
+MAX_SHOWN_CHARACTERS = 220
 
 console = Console(highlight=False)
 
 
 class DemoFailedError(Exception):
-    """The demo did not get its answers."""
+    """A course was not embedded, or a question got no answer."""
 
 
 def demo() -> None:
-    """Load two sample courses, let the sensor embed them, ask a few questions, stop everything.
+    """Load two sample courses, let the pipeline embed them, ask a few questions, stop everything.
 
-    Works in data/demo, begun anew each time: courses of your own are not touched.
+    Uses the directory data/demo, which is emptied first. Other courses are not touched.
     """
     settings = LauncherSettings(dagster_home=DIRECTORY / "dagster", dagster_postgres_url=None)
-    own = {
+    demo_settings = {
         "DATABASE_URL": f"sqlite:///{DIRECTORY.absolute()}/catalogue.db",
         "CHROMA_DB_DIR": str(DIRECTORY.absolute() / "chroma"),
         "KEYWORD_INDEX_DIR": str(DIRECTORY.absolute() / "keywords"),
     }
     try:
-        _begin_anew()
-        with running(settings, {**os.environ, **own}, chroma_url=None, any_port=True) as product:
+        _clear_directory()
+        with run_product(settings, {**os.environ, **demo_settings}, chroma_url=None, any_port=True) as product:
             _load_samples(product)
             _wait_until_embedded(product)
-            _ask(product)
+            _ask_questions(product)
     except KeyboardInterrupt as error:
         console.print("Stopped.")
         raise typer.Exit(130) from error
     except (CannotStartError, DemoFailedError, DirectoryInUseError, ProcessFailedError) as error:
         console.print(str(error), style="bold red", markup=False)
         raise typer.Exit(1) from error
-    console.print("[bold green]Everything worked and is stopped again.[/] `make up` starts it for your own courses.")
+    console.print(
+        "[bold green]The demo succeeded; everything is stopped.[/] `make up` starts the product for your own courses."
+    )
 
 
-def _begin_anew() -> None:
-    """Empty the demo's directory, unless a demo runs there; the lock's file stays."""
+def _clear_directory() -> None:
+    """Empty the demo's directory, except for the lock file.
+
+    Raises:
+        DirectoryInUseError: a demo is running.
+    """
     lock = lock_directory(DIRECTORY / "dagster", PRODUCT_LOCK)
     for path in [*DIRECTORY.iterdir(), *(DIRECTORY / "dagster").iterdir()]:
         if path.is_file() and path.name != PRODUCT_LOCK:
@@ -70,21 +76,21 @@ def _begin_anew() -> None:
     os.close(lock)
 
 
-def _load_samples(product: Running) -> None:
+def _load_samples(product: RunningProduct) -> None:
     files = sorted(SAMPLES.glob("*.jsonl"))
     console.print(f"Loading {', '.join(file.name for file in files)}")
     product.supervisor.run("load", [*COMMAND, "load", *files])
 
 
-def _wait_until_embedded(product: Running) -> None:
-    console.print("Waiting for the sensor to find the courses and embed them …")
+def _wait_until_embedded(product: RunningProduct) -> None:
+    console.print("Waiting until the sensor finds the courses and a run embeds them …")
     with Progress(
         TextColumn("  {task.description:<10}"), BarColumn(), TextColumn("{task.fields[status]}"), console=console
     ) as progress:
         tasks: dict[str, Any] = {}
 
         def all_done() -> bool:
-            courses = _call(product, "GET", "/courses")["courses"]
+            courses = _request(product, "GET", "/courses")["courses"]
             for course in courses:
                 course_id, status = course["course_id"], course["embedding_status"]
                 if course_id not in tasks:
@@ -99,26 +105,29 @@ def _wait_until_embedded(product: Running) -> None:
         )
 
 
-def _ask(product: Running) -> None:
+def _ask_questions(product: RunningProduct) -> None:
     questions: Sequence[Mapping[str, str]] = json.loads((SAMPLES / "questions.json").read_text(encoding="utf-8"))
     for question in questions:
-        path, body = f"/courses/{question['course_id']}/search", {"query": question["query"], "top_k": ANSWERS}
-        answer = _call(product, "POST", path, body)
+        path, body = (
+            f"/courses/{question['course_id']}/search",
+            {"query": question["query"], "top_k": RESULTS_PER_QUESTION},
+        )
+        answer = _request(product, "POST", path, body)
         if not answer["results"]:
             raise DemoFailedError(f"No answer to {question['query']!r}")
         console.print(f"\n[bold]{escape(question['query'])}[/] [dim]({question['course_id']})[/]")
         for result in answer["results"]:
             metadata = result["metadata"]
-            place = " › ".join([metadata["lecture_title"], metadata["section_title"]])
-            console.print(f"  [green]{result['score']:.3f}[/]  [cyan]{place}[/]")
-            console.print(Padding(escape(_shortened(result["text"])), (0, 0, 0, 9)))
+            location = f"{metadata['lecture_title']} › {metadata['section_title']}"
+            console.print(f"  [green]{result['score']:.3f}[/]  [cyan]{location}[/]")
+            console.print(Padding(escape(_shorten(result["text"])), (0, 0, 0, 9)))
 
 
-def _shortened(text: str) -> str:
-    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
+def _shorten(text: str) -> str:
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else text[: MAX_SHOWN_CHARACTERS - 1] + "…"
 
 
-def _call(product: Running, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+def _request(product: RunningProduct, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
     url = product.search_url + path
     try:
         response = httpx.request(method, url, json=body, headers=_headers(), timeout=60, trust_env=False)

@@ -1,4 +1,4 @@
-"""`course-search doctor`: what is wrong with this installation, and what to do about it."""
+"""`course-search doctor`: find problems of this installation, and repair them on request."""
 
 import json
 from typing import Annotated, Any
@@ -21,19 +21,20 @@ def doctor(
         bool,
         typer.Option(
             "--repair",
-            help="Do what is safe: delete what is left of courses that are gone, have damaged courses embedded anew, "
-            "make missing keyword indexes, remove orphaned directories (only while no Chroma server runs).",
+            help="Make the repairs that are safe: delete the collections and indexes of deleted courses, request the "
+            "embedding of damaged courses, build missing keyword indexes, and remove orphaned directories (only while "
+            "no Chroma server runs).",
         ),
     ] = False,
     deep: Annotated[
         bool,
-        typer.Option("--deep", help="Load the model and read every text and vector of every published course, too."),
+        typer.Option("--deep", help="Also load the model and check every text and vector of every published course."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check settings, catalogue, Chroma, model and every course, and say what is wrong and what to do.
+    """Check settings, catalogue, Chroma, the model and every course; print each problem and what to do about it.
 
-    Nothing is changed without --repair, and it may run beside everything. Exit code 1: an error remains.
+    Nothing is changed without --repair. Everything may keep running. Exit code 1: an error remains.
     """
     diagnoses: list[Diagnosis] = []
     for finding in run_checks(ALL_SETTINGS, deep=deep):
@@ -50,7 +51,7 @@ def doctor(
 
 
 def _print(diagnosis: Diagnosis) -> None:
-    """Columns on a terminal, whole lines in a pipe."""
+    """Print wrapped columns on a terminal, and unwrapped lines otherwise."""
     finding = diagnosis.finding
     lines = [finding.message, *([f"→ {finding.advice}"] if finding.advice else [])]
     lines += [f"✓ {repair}" if diagnosis.is_repaired else f"• {repair}" for repair in diagnosis.repairs]

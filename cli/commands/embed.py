@@ -1,4 +1,4 @@
-"""`course-search embed`: ask for an embedding, as `POST /courses/{course_id}/embed` does."""
+"""`course-search embed`: request an embedding, as `POST /courses/{course_id}/embed` does."""
 
 import json
 from collections.abc import Sequence
@@ -12,12 +12,12 @@ from cli.courses import (
     CourseIds,
     Json,
     Wait,
-    already_running,
-    catalogue,
-    chosen,
-    complain,
-    follow,
-    not_found,
+    already_running_error,
+    not_found_error,
+    open_catalogue,
+    print_error,
+    select_course_ids,
+    wait_for_courses,
 )
 from models.course_state import request_embedding
 from models.courses import get_course
@@ -28,55 +28,59 @@ from search_api.http.errors import ApiError
 STARTED = "embedding_started"
 FAILED = "embedding_failed"
 BATCH = 100
-"""Courses asked for in one transaction: quick, and nobody else waits long for the database."""
+"""Courses per transaction: few transactions, and none holds its locks for long."""
 
 
 def embed(
-    course_ids: CourseIds = None, everything: AllCourses = False, wait: Wait = False, as_json: Json = False
+    course_ids: CourseIds = None, all_courses: AllCourses = False, wait: Wait = False, as_json: Json = False
 ) -> None:
-    """Ask for an embedding of courses, whatever was embedded before; the pipeline takes it up.
+    """Request the embedding of courses, even if nothing has changed; the pipeline then launches runs.
 
-    Only chunks that are new or changed are embedded. A course that is being embedded now is refused; the others go on.
+    A run embeds only new and changed chunks. Courses that are being embedded now are refused; the others are requested.
     """
-    with catalogue() as engine:
-        answers = request(engine, chosen(engine, course_ids, everything=everything))
-        started = [course_id for course_id, refusal in answers.items() if refusal is None]
+    with open_catalogue() as engine:
+        refusals = request_embeddings(engine, select_course_ids(engine, course_ids, all_courses=all_courses))
+        started = [course_id for course_id, refusal in refusals.items() if refusal is None]
         if not as_json:
-            for course_id, refusal in answers.items():
-                typer.echo(f"{course_id}: {STARTED}") if refusal is None else complain(refusal.message)
-        ended = follow(engine, started, quiet=as_json) if wait else {}
+            for course_id, refusal in refusals.items():
+                typer.echo(f"{course_id}: {STARTED}") if refusal is None else print_error(refusal.message)
+        final = wait_for_courses(engine, started, silent=as_json) if wait else {}
     if as_json:
-        courses = [_as_json(course_id, refusal, ended) for course_id, refusal in answers.items()]
+        courses = [_as_json(course_id, refusal, final) for course_id, refusal in refusals.items()]
         typer.echo(json.dumps({"courses": courses}, indent=2, ensure_ascii=False))
     elif started and not wait:
-        complain("The pipeline takes them up while `make up` runs; `course-search status --watch` follows.")
-    if len(started) < len(answers) or not all_done(ended):
+        print_error("The pipeline embeds them while `make up` runs; `course-search status --watch` shows the progress.")
+    if len(started) < len(refusals) or not all_done(final):
         raise typer.Exit(1)
 
 
-def request(engine: Engine, course_ids: Sequence[str]) -> dict[str, ApiError | None]:
-    """Ask for an embedding of each course; what the API would answer to those that are refused."""
-    answers: dict[str, ApiError | None] = dict.fromkeys(course_ids)
+def request_embeddings(engine: Engine, course_ids: Sequence[str]) -> dict[str, ApiError | None]:
+    """Request the embedding of each course.
+
+    Returns:
+        Course id → the API's error if the request was refused, else None.
+    """
+    refusals: dict[str, ApiError | None] = dict.fromkeys(course_ids)
     for start in range(0, len(course_ids), BATCH):
         with transaction(engine) as session:
-            for course_id in sorted(course_ids[start : start + BATCH]):  # or two commands could wait for each other
+            for course_id in sorted(course_ids[start : start + BATCH]):  # one lock order: no deadlock of two commands
                 if not request_embedding(session, course_id, datetime.now(UTC)):
                     course = get_course(session, course_id)
-                    answers[course_id] = already_running(course) if course else not_found(course_id)
-    return answers
+                    refusals[course_id] = already_running_error(course) if course else not_found_error(course_id)
+    return refusals
 
 
-def all_done(ended: dict[str, Course | None]) -> bool:
-    """Whether every course that was followed has been published."""
-    return all(course is not None and course.embedding_status == EmbeddingStatus.DONE for course in ended.values())
+def all_done(courses: dict[str, Course | None]) -> bool:
+    """Whether every course exists and is `done`."""
+    return all(course is not None and course.embedding_status == EmbeddingStatus.DONE for course in courses.values())
 
 
-def _as_json(course_id: str, refusal: ApiError | None, ended: dict[str, Course | None]) -> dict[str, Any]:
-    """What the API answers, for each course: a status, or an error."""
-    if refusal is None and course_id in ended:
-        course = ended[course_id]
+def _as_json(course_id: str, refusal: ApiError | None, final: dict[str, Course | None]) -> dict[str, Any]:
+    """One course in the format of the API: with a status or an error."""
+    if refusal is None and course_id in final:
+        course = final[course_id]
         if course is None:
-            refusal = not_found(course_id)
+            refusal = not_found_error(course_id)
         elif course.embedding_status == EmbeddingStatus.FAILED:
             return _error(course_id, FAILED, course.embedding_error or "")
         else:

@@ -1,4 +1,4 @@
-"""`course-search embedding-service`: the embedding model alone, for pipelines and search apps on other machines."""
+"""`course-search embedding-service`: serve the embedding model to pipelines and search apps on other machines."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ def embedding_service(
 ) -> None:
     """Run the embedding model as a service: POST /embed, and POST /v1/embeddings for clients of OpenAI's API.
 
-    INTERNAL_TOKEN guards it. Pipelines and search apps use it by EMBEDDING_SERVICE_URL.
+    If INTERNAL_TOKEN is set, clients must send it. Pipelines and search apps use the service at EMBEDDING_SERVICE_URL.
     """
     try:
         read_model_directory(EmbeddingSettings().embedding_model_path)

@@ -1,4 +1,4 @@
-"""`course-search fetch-model`: weights from the Hugging Face hub, to where the settings look for them."""
+"""`course-search fetch-model`: download weights from the Hugging Face Hub to the configured directory."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,16 +17,24 @@ RERANKER_REPOSITORY = "Qwen/Qwen3-Reranker-0.6B"
 
 def fetch_model(
     repository: Annotated[
-        str | None, typer.Option(help=f"Model on the hub; {DEFAULT_REPOSITORY} or {RERANKER_REPOSITORY} by default.")
+        str | None,
+        typer.Option(
+            help=f"Repository on the Hugging Face Hub; {DEFAULT_REPOSITORY} or {RERANKER_REPOSITORY} by default."
+        ),
     ] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the newest by default.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit; the newest commit by default.")] = None,
     destination: Annotated[
         Path | None,
         typer.Option(help="Directory for the files; EMBEDDING_MODEL_PATH or RERANKER_MODEL_PATH by default."),
     ] = None,
-    reranker: Annotated[bool, typer.Option("--reranker", help="The rerank model, not the embedding model.")] = False,
+    reranker: Annotated[
+        bool, typer.Option("--reranker", help="Download the rerank model instead of the embedding model.")
+    ] = False,
 ) -> None:
-    """Download the embedding model or the rerank model (1.2 GB each). Run it again to continue an interrupted one."""
+    """Download the embedding model or the rerank model (1.2 GB each).
+
+    An interrupted download continues where it stopped.
+    """
     if reranker:
         name = repository or RERANKER_REPOSITORY
         target = destination or RerankerSettings().reranker_model_path

@@ -1,4 +1,4 @@
-"""`course-search load`: Ready-to-Embed rows from files into the catalogue, in stage one's place."""
+"""`course-search load`: load Ready-to-Embed rows from files into the catalogue, as stage one would."""
 
 import shutil
 import sys
@@ -17,19 +17,20 @@ from models.loading import LoadError, Source
 from models.loading import load as load_sources
 
 STANDARD_INPUT = "-"
-IN_MEMORY = 16 * 2**20
+MAX_BYTES_IN_MEMORY = 16 * 2**20
 
 
 def load(
-    files: Annotated[list[str], typer.Argument(metavar="FILE", help="JSON Lines; - is standard input.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE", help="JSON Lines file, or - for standard input.")],
     replace: Annotated[
-        bool, typer.Option("--replace", help="Also remove the chunks of these courses that the input lacks.")
+        bool,
+        typer.Option("--replace", help="Also delete those chunks of the loaded courses that are not in the input."),
     ] = False,
 ) -> None:
-    """Load courses from Ready-to-Embed rows (JSON Lines), all or nothing.
+    """Load courses from Ready-to-Embed rows (JSON Lines) in one transaction.
 
     Each line is an object with id, course_id, lecture_id, section_id, order_in_section, text, language, source_type
-    and, optionally, metadata. The courses count as ingested afterwards, so the pipeline embeds them.
+    and, optionally, metadata. Afterwards the courses are marked as ingested, so the pipeline embeds them.
     """
     settings = CatalogueSettings()
     try:
@@ -37,7 +38,7 @@ def load(
     except ValueError as error:
         _fail(str(error))
     try:
-        with _opened(files) as sources, transaction(engine) as session:
+        with _open_all(files) as sources, transaction(engine) as session:
             courses = load_sources(session, sources, replace=replace)
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
@@ -56,8 +57,8 @@ def _fail(message: str) -> NoReturn:
 
 
 @contextmanager
-def _opened(files: list[str]) -> Iterator[list[Source]]:
-    """All inputs, opened before the first is read, with a progress bar on a terminal."""
+def _open_all(files: list[str]) -> Iterator[list[Source]]:
+    """Open all inputs before any is read; reading them advances a progress bar on a terminal."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
     with ExitStack() as stack:
@@ -74,8 +75,8 @@ def _open(stack: ExitStack, name: str) -> BinaryIO:
         stream = stack.enter_context(Path(name).open("rb"))  # noqa: SIM115 - the stack closes it
     if stream.seekable():
         return stream
-    # Taken in whole before the transaction begins: a slow writer upstream must not keep the database locked.
-    spool = cast(BinaryIO, stack.enter_context(SpooledTemporaryFile(IN_MEMORY)))  # noqa: SIM115
+    # Read to the end before the transaction begins: a slow writer upstream must not keep the database locked.
+    spool = cast(BinaryIO, stack.enter_context(SpooledTemporaryFile(MAX_BYTES_IN_MEMORY)))  # noqa: SIM115
     shutil.copyfileobj(stream, spool)
     spool.seek(0)
     return spool

@@ -1,4 +1,4 @@
-"""`course-search restore`: replace all collections by those of a backup, while everything is stopped."""
+"""`course-search restore`: replace all collections with those of a backup, while everything is stopped."""
 
 import shutil
 import sys
@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from cli.courses import catalogue, complain, fail
+from cli.courses import fail, open_catalogue, print_error
 from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
 from embedding.vector_store.archive import ArchiveError, open_archive
 from embedding.vector_store.errors import VectorStoreError
@@ -25,13 +25,13 @@ from models.database import DatabaseUnavailableError
 
 def restore(
     archive: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="A file that `course-search backup` wrote.")],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Replace the vectors of all courses by those of a backup. Everything must be stopped.
+    """Replace the vectors of all courses with those of a backup. Everything must be stopped.
 
-    The catalogue (stage one's database) says as before which courses there are; it is not in the backup. Those that the
-    backup lacks, or that changed since, are embedded at the next start. Works on CHROMA_DB_DIR, which is on the machine
-    of the Chroma server, and needs room beside it for a second one. If it was interrupted, run it again.
+    The catalogue (stage one's database) is not in the backup and keeps its courses. Courses that are missing in the
+    backup, or have changed since, are embedded at the next start. Run the command on the machine of the Chroma server:
+    it replaces CHROMA_DB_DIR, and needs disk space for a second copy next to it. If it is interrupted, run it again.
     """
     directory = VectorStoreSettings().chroma_db_dir.resolve()
     with ExitStack() as stack:
@@ -39,10 +39,10 @@ def restore(
             backup = stack.enter_context(open_archive(archive))
             product_lock = (LauncherSettings().dagster_home.absolute(), PRODUCT_LOCK)
             stack.enter_context(everything_stopped(directory, [product_lock]))
-            engine = stack.enter_context(catalogue())
+            engine = stack.enter_context(open_catalogue())
             courses, unknown, not_saved = courses_to_restore(engine, backup)
             for course_id in unknown:
-                complain(f"Left out: {course_id}: it is not in the catalogue")
+                print_error(f"Left out: {course_id}: it is not in the catalogue")
             typer.echo(
                 f"{archive}: {len(courses)} courses, saved on {backup.manifest.created_at:%Y-%m-%d at %H:%M} UTC"
             )
@@ -50,17 +50,17 @@ def restore(
                 _confirm(f"Replace everything in {directory}?")
             new = stack.enter_context(new_directory(directory, backup, courses))
         except (ArchiveError, CannotRestoreError, DatabaseUnavailableError, VectorStoreError, OSError) as error:
-            complain(str(error))
+            print_error(str(error))
             fail("Nothing was changed.")
         try:
             old = swap_directories(engine, directory, new, courses)
         except (DatabaseUnavailableError, OSError, KeyboardInterrupt) as error:
-            complain(str(error) or "Interrupted")
+            print_error(str(error) or "Interrupted")
             fail("The restore is half done, and no course can be searched: run it again.")
         try:
             shutil.rmtree(old)
         except OSError as error:
-            complain(f"The old files are of no use any more, and remain: {error}")
+            print_error(f"The old files are no longer needed, but could not be deleted: {error}")
     typer.echo(f"{len(courses)} courses are restored. Start everything again.")
     if not_saved:
         typer.echo(f"{not_saved} courses are not in the backup: they will be embedded when everything runs.")

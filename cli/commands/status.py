@@ -1,4 +1,4 @@
-"""`course-search status`: every course and how far its embedding is."""
+"""`course-search status`: show the state and progress of courses."""
 
 import json
 import time
@@ -10,7 +10,16 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 
-from cli.courses import POLL_SECONDS, CourseIds, Json, catalogue, complain, not_found, print_table, table
+from cli.courses import (
+    POLL_SECONDS,
+    CourseIds,
+    Json,
+    make_table,
+    not_found_error,
+    open_catalogue,
+    print_error,
+    print_table,
+)
 from models.courses import courses_by_id, is_active, list_courses
 from models.database import Engine, transaction
 from models.ingestion import Ingestion, ingestion_by_course, ingestion_of_course
@@ -23,25 +32,25 @@ STYLES: dict[str, str] = {
     EmbeddingStatus.RUNNING: "cyan",
     EmbeddingStatus.FAILED: "red",
 }
-SHOWN_ERROR = 100
+MAX_ERROR_CHARACTERS = 100
 
 CourseState = tuple[Course, int]
-"""A course, and how many chunks the catalogue holds of it."""
+"""A course row and its number of chunks in the catalogue."""
 
 
 def status(
     course_ids: CourseIds = None,
     as_json: Json = False,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Stay until no course is pending or running, and show those meanwhile.")
+        bool, typer.Option("--watch", help="Show pending and running courses until there are none.")
     ] = False,
 ) -> None:
-    """Show the state of every course, or of those named.
+    """Show the state of the given courses, or of all.
 
-    A course is not_started, pending (waits for a run), running, done (searchable) or failed. `requested` is when
-    somebody asked for an embedding that no run has taken up yet; `generation` counts how often it was published.
+    A course is not_started, pending (waits for a run), running, done (searchable) or failed. `requested` is the time of
+    an embedding request that no run has claimed yet; `generation` is how often the course was published.
     """
-    with catalogue() as engine:
+    with open_catalogue() as engine:
         if watch:
             _watch(engine, course_ids, Console(stderr=True, highlight=False))
         states, unknown = _read(engine, course_ids)
@@ -51,15 +60,15 @@ def status(
         print_table(HEADINGS, _rows(states))
         typer.echo(f"\n{_summary(states)}")
     elif not unknown:
-        complain("There are no courses yet; load some with `course-search load`.")
+        print_error("There are no courses yet; load some with `course-search load`.")
     for course_id in unknown:
-        complain(not_found(course_id).message)
+        print_error(not_found_error(course_id).message)
     if unknown:
         raise typer.Exit(1)
 
 
 def _read(engine: Engine, course_ids: Sequence[str] | None) -> tuple[list[CourseState], list[str]]:
-    """The courses, and which of those named there are none of."""
+    """Returns the states of the existing courses, and the unknown ids."""
     with transaction(engine) as session:
         if not course_ids:
             courses, totals = list_courses(session), ingestion_by_course(session)
@@ -71,7 +80,7 @@ def _read(engine: Engine, course_ids: Sequence[str] | None) -> tuple[list[Course
 
 
 def _watch(engine: Engine, course_ids: Sequence[str] | None, console: Console) -> None:
-    """Show what is moving until nothing is; in a pipe just wait."""
+    """Wait until no course is pending or running, and show those that are if this is a terminal."""
     with Live(console=console, transient=True, vertical_overflow="ellipsis", auto_refresh=False) as live:
         while True:
             states, _ = _read(engine, course_ids)
@@ -79,7 +88,9 @@ def _watch(engine: Engine, course_ids: Sequence[str] | None, console: Console) -
             if not active:
                 return
             if console.is_terminal:
-                live.update(Group(_summary(states), "", table(HEADINGS, _rows(active[: console.height]))), refresh=True)
+                live.update(
+                    Group(_summary(states), "", make_table(HEADINGS, _rows(active[: console.height]))), refresh=True
+                )
             time.sleep(POLL_SECONDS)
 
 
@@ -97,12 +108,12 @@ def _cells(course: Course, chunks: int) -> Sequence[str]:
         str(chunks),
         str(course.embedding_generation),
         f"{requested.astimezone():%Y-%m-%d %H:%M:%S}" if requested else "",
-        error if len(error) <= SHOWN_ERROR else error[: SHOWN_ERROR - 1] + "…",
+        error if len(error) <= MAX_ERROR_CHARACTERS else error[: MAX_ERROR_CHARACTERS - 1] + "…",
     )
 
 
 def _as_json(course: Course, chunks: int) -> dict[str, object]:
-    """The fields of `GET /courses`, and more."""
+    """The fields of `GET /courses`, plus the request time and the number of chunks."""
     requested = course.embedding_requested_at
     return {
         "course_id": course.id,

@@ -1,7 +1,7 @@
-"""`course-search up`: the whole product on one machine.
+"""`course-search up`: run the whole product on one machine.
 
-Migrates the catalogue, then starts the Chroma server, the search app and Dagster (web server, daemon, code location)
-and watches over them until Ctrl-C.
+Migrates the catalogue, then runs the Chroma server, the search app and Dagster (web server, daemon, code location)
+until Ctrl-C.
 """
 
 import os
@@ -33,7 +33,7 @@ from models.database import postgres_url
 from orchestration.search_link import SearchLinkSettings
 
 LOOPBACK = "127.0.0.1"
-SEARCH_PORT, DAGSTER_PORT, CHROMA_PORT = 8000, 3000, 8001
+USUAL_SEARCH_PORT, USUAL_DAGSTER_PORT, USUAL_CHROMA_PORT = 8000, 3000, 8001
 APP = "search_api.app:create_app"
 ROOT = Path(__file__).parents[2]
 WORKSPACE = ("-w", str(ROOT / "workspace.yaml"))
@@ -43,12 +43,12 @@ console = Console(highlight=False, soft_wrap=True)
 
 
 class CannotStartError(Exception):
-    """The product cannot start as it is configured; the message says what to do."""
+    """The product cannot start with this configuration; the message says what to do."""
 
 
 @dataclass(frozen=True)
-class Running:
-    """A product that is up."""
+class RunningProduct:
+    """A started product and its addresses."""
 
     supervisor: Supervisor
     search_url: str
@@ -60,7 +60,7 @@ def up() -> None:
     vector_store = VectorStoreSettings()
     external_chroma = vector_store.chroma_url if "chroma_url" in vector_store.model_fields_set else None
     try:
-        with running(LauncherSettings(), os.environ, chroma_url=external_chroma) as product:
+        with run_product(LauncherSettings(), os.environ, chroma_url=external_chroma) as product:
             console.print(
                 "\n[bold green]Everything is running.[/] Ctrl-C stops it.\n"
                 f"  Dagster UI    {product.dagster_url}\n"
@@ -81,37 +81,37 @@ def up() -> None:
 
 
 @contextmanager
-def running(
+def run_product(
     settings: LauncherSettings, environ: Mapping[str, str], *, chroma_url: str | None, any_port: bool = False
-) -> Iterator[Running]:
-    """The product, up and ready; stopped at the end, whatever ends it. SIGTERM and SIGHUP act like Ctrl-C.
+) -> Iterator[RunningProduct]:
+    """Start the product, wait until it is ready, and stop it at the end. SIGTERM and SIGHUP act like Ctrl-C.
 
     Args:
-        settings: Where the parts listen and where Dagster keeps its state.
-        environ: Environment to start from; the settings that were resolved here are added to it.
-        chroma_url: A Chroma server that runs already; None starts one.
-        any_port: Take any free port unless one is configured, rather than the usual one.
+        settings: Addresses, ports and Dagster's storage.
+        environ: Base environment of the processes; the chosen ports and the model are added to it.
+        chroma_url: URL of a running Chroma server; None starts one.
+        any_port: For ports that are not configured, use any free port instead of the usual one.
 
     Raises:
-        CannotStartError: a port is taken or there is no model.
-        DirectoryInUseError: it is running already.
-        ProcessFailedError: a part did not start.
+        CannotStartError: a port is taken, or there is no model.
+        DirectoryInUseError: the product is running already.
+        ProcessFailedError: a program did not start.
     """
     home = settings.dagster_home.absolute()
     try:
         lock = lock_directory(home, PRODUCT_LOCK)
     except DirectoryInUseError as error:
-        raise DirectoryInUseError(f"{error}: everything is running already. Stop that first.") from error
-    search_port = _port(settings.search_host, settings.search_port, SEARCH_PORT, any_port=any_port)
-    dagster_port = _port(settings.dagster_host, settings.dagster_port, DAGSTER_PORT, any_port=any_port)
-    chroma_port = _port(LOOPBACK, settings.chroma_port, CHROMA_PORT, any_port=any_port)
+        raise DirectoryInUseError(f"{error}: the product is running already. Stop it first.") from error
+    search_port = _choose_port(settings.search_host, settings.search_port, USUAL_SEARCH_PORT, any_port=any_port)
+    dagster_port = _choose_port(settings.dagster_host, settings.dagster_port, USUAL_DAGSTER_PORT, any_port=any_port)
+    chroma_port = _choose_port(LOOPBACK, settings.chroma_port, USUAL_CHROMA_PORT, any_port=any_port)
     search_url = f"http://{settings.search_host}:{search_port}"
     dagster_url = f"http://{settings.dagster_host}:{dagster_port}"
     if chroma_url:
-        console.print(f"Vector store: {chroma_url} (CHROMA_URL is set: none is started here)")
+        console.print(f"Vector store: {chroma_url} (CHROMA_URL is set, so no server is started)")
     env = {
         **environ,
-        **_model_settings(),
+        **model_environment(EmbeddingSettings()),
         "CHROMA_URL": chroma_url or f"http://{LOOPBACK}:{chroma_port}",
         "DAGSTER_HOME": str(home),
         "NO_PROXY": ",".join(filter(None, [environ.get("NO_PROXY"), LOOPBACK, "localhost"])),
@@ -137,21 +137,26 @@ def running(
         supervisor.wait_ready(search, f"{search_url}/healthz")
         supervisor.wait_ready(webserver, f"{dagster_url}/server_info")
         try:
-            yield Running(supervisor, search_url, dagster_url)
+            yield RunningProduct(supervisor, search_url, dagster_url)
         finally:
             console.print("Stopping …")
 
 
 def _script(name: str) -> Path:
-    """A program of this virtual environment, whatever PATH says."""
+    """A program of the current virtual environment, even if it is not on PATH."""
     return Path(sys.executable).with_name(name)
 
 
-def _model_settings() -> dict[str, str]:
-    """Environment that says which model to use, and says so to the operator, too."""
-    configured = EmbeddingSettings()
+def model_environment(configured: EmbeddingSettings) -> dict[str, str]:
+    """Environment variables that select the demo model if the configured model is missing, else none.
+
+    Prints which model or embedding service is used.
+
+    Raises:
+        CannotStartError: there is neither a model nor an embedding service.
+    """
     if configured.embedding_service_url:
-        _show_service(configured)
+        _print_service(configured)
         return {}
     used = model_in_use(configured)
     try:
@@ -162,15 +167,15 @@ def _model_settings() -> dict[str, str]:
         console.print(f"Embedding model: {used.embedding_model_name} ({used.embedding_model_path})")
         return {}
     console.print(
-        f"[bold yellow]Embedding model: {used.embedding_model_name}, a small stand-in that reads English only.[/]\n"
-        f"[yellow]There are no weights at {configured.embedding_model_path}. For real use stop this and run "
-        "`make fetch-model`; all courses are then embedded anew.[/]"
+        f"[bold yellow]Embedding model: {used.embedding_model_name}, a small demo model for English only.[/]\n"
+        f"[yellow]There are no weights at {configured.embedding_model_path}. For real use, stop this and run "
+        "`make fetch-model`; then all courses are embedded again.[/]"
     )
     return demo_model_settings(used.embedding_model_path)
 
 
-def _show_service(settings: EmbeddingSettings) -> None:
-    """Say which service embeds; one that is away may come later, as everything else goes on without it."""
+def _print_service(settings: EmbeddingSettings) -> None:
+    """Print the embedding service. If it is unreachable, only warn: the product starts without it."""
     try:
         configured_signature(settings)
     except EmbeddingError as error:
@@ -180,25 +185,25 @@ def _show_service(settings: EmbeddingSettings) -> None:
 
 
 def _search_link(search_url: str) -> str:
-    """Where the Dagster UI's links lead: to the app started here, unless people reach it elsewhere."""
+    """Base URL of the links in the Dagster UI: SEARCH_URL if it is set, else the started search app."""
     settings = SearchLinkSettings()
     return settings.search_url if "search_url" in settings.model_fields_set else search_url
 
 
 def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, str]) -> None:
-    """Give the instance its dagster.yaml; a home of the operator's own keeps the one it has."""
+    """Write dagster.yaml to the instance, unless DAGSTER_HOME is set and already contains one."""
     template = "dagster.yaml"
     if settings.dagster_postgres_url:
         template = "dagster-postgres.yaml"
         env["DAGSTER_POSTGRES_URL"] = postgres_url(settings.dagster_postgres_url)
     target = home / "dagster.yaml"
     if "dagster_home" in settings.model_fields_set and target.exists():
-        console.print(f"Dagster's instance is configured by {target}")
+        console.print(f"The Dagster instance is configured by {target}")
     else:
         shutil.copyfile(ROOT / "orchestration" / template, target)
 
 
-def _port(host: str, configured: int | None, usual: int, *, any_port: bool) -> int:
+def _choose_port(host: str, configured: int | None, usual: int, *, any_port: bool) -> int:
     if configured is not None:
         if not _is_free(host, configured):
             raise CannotStartError(f"Port {configured} is taken. Stop what listens there, or configure another port.")
@@ -224,9 +229,9 @@ def _signals_as_interrupt() -> Iterator[None]:
         raise KeyboardInterrupt
 
     numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = [signal.signal(number, interrupt) for number in numbers]
+    previous = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(numbers, previous, strict=True):
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""`course-search vector-store`: the Chroma server, one a directory."""
+"""`course-search vector-store`: run the Chroma server, at most one per directory."""
 
 import os
 import shutil
@@ -13,19 +13,19 @@ from embedding.vector_store.directory_lock import DirectoryInUseError, lock_dire
 from embedding.vector_store.files import SERVER_ADDRESS, SERVER_LOCK, orphaned_directories
 from embedding.vector_store.server import VectorStoreSettings
 
-ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - compared with, not listened on
+ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - only compared with the option
 
 
 def vector_store(
-    host: Annotated[str, typer.Option(help="Address to listen on. Chroma knows no password: keep it private.")] = (
-        "127.0.0.1"
-    ),
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Chroma has no authentication: use a private network.")
+    ] = ("127.0.0.1"),
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8001,
 ) -> None:
-    """Run the Chroma server over CHROMA_DB_DIR until it is stopped.
+    """Run a Chroma server with the data in CHROMA_DB_DIR.
 
-    Two servers over one directory would corrupt it and Chroma does not notice, so a second one is refused here. The
-    files of deleted collections, which Chroma leaves behind, are removed before it starts.
+    A second server for the same directory is refused: it would corrupt the data, and Chroma does not prevent it. Before
+    the start, the files of deleted collections are removed, because Chroma does not remove them.
     """
     directory = VectorStoreSettings().chroma_db_dir
     try:
@@ -38,8 +38,8 @@ def vector_store(
             typer.echo(f"Removing {orphan}, the files of a deleted collection")
             shutil.rmtree(orphan)
     except (OSError, sqlite3.Error) as error:
-        typer.echo(f"Files of deleted collections stay: {error}", err=True)
+        typer.echo(f"The files of deleted collections could not be removed: {error}", err=True)
     (directory / SERVER_ADDRESS).write_text(f"http://{'127.0.0.1' if host in ANY_HOST else host}:{port}")
     chroma = Path(sys.executable).with_name("chroma")
-    # The lock's descriptor survives the exec: it is held for as long as Chroma runs.
+    # The descriptor of the lock survives the exec, so the lock is held while Chroma runs.
     os.execv(chroma, [str(chroma), "run", "--path", str(directory), "--host", host, "--port", str(port)])  # noqa: S606

@@ -1,9 +1,10 @@
-"""A migrated catalogue for the commands, on both databases, and a pipeline that does as a test says."""
+"""Fixtures for the commands: a migrated catalogue on SQLite and PostgreSQL, and a simulated pipeline."""
 
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 
 import pytest
 
@@ -21,7 +22,7 @@ Pipeline = Callable[..., AbstractContextManager[None]]
 
 @pytest.fixture
 def catalogue(text_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Catalogue:  # noqa: F811
-    """The catalogue at DATABASE_URL."""
+    """An empty catalogue; DATABASE_URL points to it."""
     monkeypatch.setenv("DATABASE_URL", text_catalogue.url)
     monkeypatch.setattr("cli.courses.POLL_SECONDS", 0.01)
     monkeypatch.setattr("cli.commands.status.POLL_SECONDS", 0.01)
@@ -30,24 +31,28 @@ def catalogue(text_catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch) -> Cat
 
 @pytest.fixture
 def pipeline(catalogue: Catalogue) -> Pipeline:
-    """Takes up every request while its block lasts, and publishes it or fails it with the reason given for a course."""
+    """Context manager: a thread claims every requested course, then publishes it or fails it.
+
+    `retry` and the keyword arguments (course id → reason) say which courses fail, and whether they are to be retried.
+    """
 
     @contextmanager
-    def running(**reasons: str) -> Iterator[None]:
+    def running(*, retry: bool = False, **reasons: str) -> Iterator[None]:
         stop = threading.Event()
 
-        def work() -> None:
+        def handle_requests() -> None:
             while not stop.is_set():
                 with catalogue.session() as session:
                     for course in list_courses(session):
                         if course.embedding_requested_at and claim_course(session, course.id, "run"):
                             if course.id in reasons:
-                                fail_course(session, course.id, "run", reasons[course.id])
+                                retry_at = datetime.now(UTC) if retry else None
+                                fail_course(session, course.id, "run", reasons[course.id], retry_at=retry_at)
                             else:
                                 publish(session, course.id, "run", FINGERPRINT.format(chunks=1, model="m"))
                 time.sleep(0.01)
 
-        thread = threading.Thread(target=work)
+        thread = threading.Thread(target=handle_requests)
         thread.start()
         try:
             yield
@@ -58,14 +63,14 @@ def pipeline(catalogue: Catalogue) -> Pipeline:
     return running
 
 
-def course(catalogue: Catalogue, course_id: str) -> Course:
-    """The course's row."""
+def read_course(catalogue: Catalogue, course_id: str) -> Course:
+    """The row of the course."""
     with catalogue.session() as session:
         return next(course for course in list_courses(session) if course.id == course_id)
 
 
-def published(catalogue: Catalogue, course_id: str, chunks: int = 1, model: str = "m") -> None:
-    """Publish the course as one of so many chunks, all of the text "text"."""
+def publish_course(catalogue: Catalogue, course_id: str, chunks: int = 1, model: str = "m") -> None:
+    """Publish the course with the fingerprint of `chunks` chunks, each with the text "text"."""
     content = FingerprintBuilder()
     for number in range(chunks):
         content.add_hashed(str(number), "hash", len("text"))

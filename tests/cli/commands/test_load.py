@@ -1,4 +1,4 @@
-"""`course-search load` as a person uses it; what it does to the catalogue is tested with `models.loading`."""
+"""`course-search load`: inputs, output, errors. How the catalogue changes is tested with `models.loading`."""
 
 import io
 import json
@@ -54,7 +54,7 @@ def chunks(url: str) -> dict[str, int]:
         return {course_id: totals.chunks for course_id, totals in ingestion_by_course(session).items()}
 
 
-def test_files_are_loaded_and_summed_up_by_course(migrated: str) -> None:
+def test_files_are_loaded_and_summarized_per_course(migrated: str) -> None:
     one = write("one.jsonl", GOOD, {**GOOD, "id": "c2"})
     two = write("two.jsonl", {**GOOD, "id": "d1", "course_id": "电路"})
     result = load(one, two)
@@ -67,19 +67,19 @@ def test_files_are_loaded_and_summed_up_by_course(migrated: str) -> None:
     assert chunks(migrated) == {"physics": 2, "电路": 1}
 
 
-def test_replace(migrated: str) -> None:
+def test_replace_removes_missing_chunks(migrated: str) -> None:
     load(write("one.jsonl", GOOD, {**GOOD, "id": "c2"}))
     assert load(write("one.jsonl", GOOD)).stdout == "physics: 2 chunks (0 new, 0 changed, 0 removed)\n"
     assert load("--replace", "one.jsonl").stdout == "physics: 1 chunks (0 new, 0 changed, 1 removed)\n"
 
 
-def test_standard_input(migrated: str) -> None:
+def test_dash_reads_standard_input(migrated: str) -> None:
     assert load("-", stdin=json.dumps(GOOD)).exit_code == 0
     assert chunks(migrated) == {"physics": 1}
 
 
-def test_a_pipe_is_read_to_its_end(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe can't be measured nor read twice."""
+def test_pipe_is_read_to_its_end(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe has no size and cannot be read twice."""
 
     class Pipe(io.BytesIO):
         def seekable(self) -> bool:
@@ -94,8 +94,8 @@ def test_a_pipe_is_read_to_its_end(migrated: str, monkeypatch: pytest.MonkeyPatc
     assert chunks(migrated) == {"physics": 1}
 
 
-def failed(result: Result) -> list[str]:
-    """The lines of the error stream: what is wrong, and that nothing was done."""
+def failure_reasons(result: Result) -> list[str]:
+    """The reasons on standard error of a failed command, which must have loaded nothing."""
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
@@ -104,10 +104,10 @@ def failed(result: Result) -> list[str]:
     return reasons
 
 
-def test_bad_lines_are_named_by_file_and_line_and_nothing_is_loaded(migrated: str) -> None:
+def test_invalid_lines_are_reported_with_file_and_line(migrated: str) -> None:
     one = write("one.jsonl", GOOD)
     two = write("two.jsonl", {**GOOD, "id": "c2"}, {**GOOD, "id": "c3", "text": ""})
-    assert failed(load(one, two, "-", stdin="{")) == [
+    assert failure_reasons(load(one, two, "-", stdin="{")) == [
         "two.jsonl:2: text is blank",
         "-:1: not JSON: Expecting property name enclosed in double quotes at column 2",
     ]
@@ -122,36 +122,36 @@ def test_bad_lines_are_named_by_file_and_line_and_nothing_is_loaded(migrated: st
         ("empty.jsonl", "empty.jsonl: holds no chunks"),
     ],
 )
-def test_files_that_cannot_be_read(migrated: str, name: str, reason: str) -> None:
+def test_unreadable_file_is_reported(migrated: str, name: str, reason: str) -> None:
     Path("directory").mkdir()
     write("empty.jsonl")
-    assert failed(load(write("one.jsonl", GOOD), name)) == [reason]
+    assert failure_reasons(load(write("one.jsonl", GOOD), name)) == [reason]
     assert chunks(migrated) == {}
 
 
-def test_a_database_that_is_not_there_or_not_migrated(database: str) -> None:
+def test_missing_or_unmigrated_database_is_reported(database: str) -> None:
     one = write("one.jsonl", GOOD)
-    [reason] = failed(load(one))
+    [reason] = failure_reasons(load(one))
     assert "does not exist; `alembic upgrade head` creates it" in reason
     Path(database.removeprefix("sqlite:///")).touch()
-    [reason] = failed(load(one))
+    [reason] = failure_reasons(load(one))
     assert "run `alembic upgrade head`" in reason
 
 
-def test_a_database_that_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_database_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
-    [reason] = failed(load(write("one.jsonl", GOOD)))
+    [reason] = failure_reasons(load(write("one.jsonl", GOOD)))
     assert "Connection refused" in reason
 
 
-def test_a_url_that_cannot_work(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_database_url_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "mysql://h/d")
-    assert failed(load(write("one.jsonl", GOOD))) == [
+    assert failure_reasons(load(write("one.jsonl", GOOD))) == [
         "DATABASE_URL is for mysql: only sqlite:///… and postgresql://… are supported"
     ]
 
 
-def test_a_terminal_sees_progress(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_shows_progress(migrated: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TTY_COMPATIBLE", "1")
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert "one.jsonl" in load(write("one.jsonl", GOOD)).stderr

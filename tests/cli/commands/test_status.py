@@ -1,9 +1,9 @@
-"""`course-search status` as a person and as a script use it."""
+"""`course-search status`: its table and its JSON."""
 
 import json
 import sys
-import threading
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from models.course_state import claim_course, fail_course, request_embedding
-from tests.cli.conftest import published
+from tests.cli.conftest import publish_course
 from tests.support.catalogue import Catalogue
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -24,12 +24,12 @@ def status(*arguments: str) -> Result:
 
 @pytest.fixture
 def courses(catalogue: Catalogue) -> Catalogue:
-    """One course of every kind."""
+    """A course in each status except running."""
     catalogue.add_course("a")
     catalogue.add_course("b", ["succeeded"], ["text", "text"])
     catalogue.add_course("c")
     catalogue.add_course("电路")
-    published(catalogue, "b")
+    publish_course(catalogue, "b")
     with catalogue.session() as session:
         request_embedding(session, "c", NOON)
         claim_course(session, "电路", "run")
@@ -37,7 +37,7 @@ def courses(catalogue: Catalogue) -> Catalogue:
     return catalogue
 
 
-def test_every_course_is_a_row_of_aligned_text(courses: Catalogue) -> None:
+def test_pipe_gets_one_aligned_row_per_course(courses: Catalogue) -> None:
     result = status()
     assert result.exit_code == 0, result.stderr
     requested = f"{NOON.astimezone():%Y-%m-%d %H:%M:%S}"
@@ -52,7 +52,7 @@ def test_every_course_is_a_row_of_aligned_text(courses: Catalogue) -> None:
     ]
 
 
-def test_programs_get_the_whole_truth(courses: Catalogue) -> None:
+def test_json_contains_all_fields(courses: Catalogue) -> None:
     rows = {course["course_id"]: course for course in json.loads(status("--json").stdout)["courses"]}
     assert list(rows) == ["a", "b", "c", "电路"]
     assert rows["b"] == {
@@ -68,52 +68,53 @@ def test_programs_get_the_whole_truth(courses: Catalogue) -> None:
     assert rows["电路"]["embedding_error"] == "no luck\n" + "x" * 200
 
 
-def test_some_courses_and_one_that_is_not_there(courses: Catalogue) -> None:
+def test_named_courses_are_shown_and_unknown_ones_reported(courses: Catalogue) -> None:
     result = status("b", "nobody", "b", "--json")
     assert result.exit_code == 1
     assert result.stderr == "There is no course 'nobody'\n"
     assert [course["course_id"] for course in json.loads(result.stdout)["courses"]] == ["b"]
 
 
-def test_without_courses_it_says_how_to_get_some(catalogue: Catalogue) -> None:
+def test_empty_catalogue_hints_at_load(catalogue: Catalogue) -> None:
     result = status()
     assert (result.exit_code, result.stdout) == (0, "")
     assert "course-search load" in result.stderr
     assert json.loads(status("--json").stdout) == {"courses": []}
 
 
-def test_the_number_of_queries_does_not_grow_with_the_courses(catalogue: Catalogue) -> None:
+def test_number_of_sql_queries_is_constant(catalogue: Catalogue) -> None:
     for number in range(30):
         catalogue.add_course(f"course {number}")
     statements: list[str] = []
 
-    def note(*arguments: Any) -> None:
+    def record(*arguments: Any) -> None:
         statements.append(arguments[2])
 
-    event.listen(Engine, "before_cursor_execute", note)
+    event.listen(Engine, "before_cursor_execute", record)
     assert status().exit_code == 0
-    event.remove(Engine, "before_cursor_execute", note)
+    event.remove(Engine, "before_cursor_execute", record)
     assert 0 < len(statements) < 10
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_watching_ends_when_nothing_moves(courses: Catalogue, monkeypatch: pytest.MonkeyPatch, terminal: bool) -> None:
+def test_watch_ends_when_no_course_is_active(
+    courses: Catalogue, monkeypatch: pytest.MonkeyPatch, terminal: bool
+) -> None:
     if terminal:
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    embedded = threading.Timer(0.3, published, [courses, "c"])
-    embedded.start()
+    # the first pause follows the first display
+    monkeypatch.setattr("cli.commands.status.time", SimpleNamespace(sleep=lambda _: publish_course(courses, "c")))
     result = status("--watch")
-    embedded.join()
     assert ("1 not_started, 1 pending" in result.stderr) == terminal
     assert result.stdout.endswith("4 courses: 2 done, 1 failed, 1 not_started\n")
 
 
-def test_a_terminal_gets_a_table_in_colour(courses: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_terminal_gets_a_coloured_table(courses: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "90")
     lines = status().stdout.splitlines()
     assert "\x1b[" in lines[0]
     assert lines[4].startswith("\x1b[31m电路")
-    assert "no luck xxx" in lines[4], "only the error is cut where the terminal ends"
+    assert "no luck xxx" in lines[4], "only the error is shortened to the width of the terminal"
     assert "…" in lines[4]
