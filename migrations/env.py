@@ -1,10 +1,10 @@
-"""Runs the migrations against `DATABASE_URL`.
+"""Alembic environment: runs the migrations on the database of `DATABASE_URL`.
 
-The database is stage one's, and may hold Dagster's tables and other people's migrations as well: ours keep their own
-version table, and only our own columns are compared with the models.
+Stage one owns the database, which may also contain Dagster's tables and other migrations. So these migrations have a
+separate version table, and `alembic check` compares only the columns of this product with the models.
 
-A program may choose another database: `config.attributes["connection"]` takes an open connection, and the option
-`sqlalchemy.url` a URL.
+A caller may choose another database with an open connection in `config.attributes["connection"]`, or with a URL in the
+option `sqlalchemy.url`.
 """
 
 import logging
@@ -23,30 +23,30 @@ from models.database import CatalogueSettings, DatabaseUnavailableError, create_
 from models.tables import Course
 
 LOCK_KEY = 0x636F75727365  # "course"
-OWN_COLUMNS = {column.name for column in Course.__table__.columns if column.name.startswith("embedding_")}  # type: ignore[attr-defined]
+EMBEDDING_COLUMNS = {column.name for column in Course.__table__.columns if column.name.startswith("embedding_")}  # type: ignore[attr-defined]
 
 
 def include_object(item: SchemaItem, name: str | None, type_: str, *_: object) -> bool:
-    """What `alembic check` compares: that the three tables exist, and our own columns of `course`.
+    """Whether `alembic check` compares the item: true for the three tables and the embedding columns of `course`.
 
-    Everything else in the database (other tables, columns, indexes, keys) belongs to others.
+    Everything else (other tables, columns, indexes, keys) belongs to stage one or Dagster.
     """
     if type_ == "table":
         return name in SQLModel.metadata.tables
-    return type_ == "column" and name in OWN_COLUMNS and item.table.name == Course.__tablename__  # type: ignore[attr-defined]
+    return type_ == "column" and name in EMBEDDING_COLUMNS and item.table.name == Course.__tablename__  # type: ignore[attr-defined]
 
 
 def render_item(kind: str, item: object, _: object) -> str | Literal[False]:
-    """A migration must not change with our types, so it names the plain type beneath them."""
+    """Render the underlying type of a type decorator, so that migrations do not depend on `models.tables`."""
     return f"sa.{item.impl!r}" if kind == "type" and isinstance(item, TypeDecorator) else False
 
 
 @contextmanager
 def connect() -> Iterator[Connection]:
-    """The caller's connection, or one of our own to the database of the settings."""
-    given: Connection | None = context.config.attributes.get("connection")
-    if given is not None:
-        yield given
+    """The caller's connection, or a new connection to the configured database."""
+    callers_connection: Connection | None = context.config.attributes.get("connection")
+    if callers_connection is not None:
+        yield callers_connection
         return
     url = context.config.get_main_option("sqlalchemy.url")
     settings = CatalogueSettings(database_url=url) if url else CatalogueSettings()
@@ -64,9 +64,9 @@ def connect() -> Iterator[Connection]:
 
 
 def lock(connection: Connection) -> None:
-    """Lets one migration run at a time, so that two processes started together don't collide.
+    """Let only one process migrate at a time.
 
-    On SQLite this also begins the transaction, which its driver would begin only after the first DDL statements.
+    On SQLite, this also begins the transaction, because `sqlite3` does not begin one before DDL statements.
     """
     if connection.dialect.name == "sqlite":
         if not connection.connection.in_transaction:
@@ -76,10 +76,10 @@ def lock(connection: Connection) -> None:
 
 
 def main() -> None:
-    """Migrates in one transaction: a failure leaves the database as it was."""
+    """Run the migrations in one transaction, so that a failure changes nothing."""
     if context.is_offline_mode():
-        raise CommandError("These migrations look at the database before they change it: --sql can't work.")
-    if context.config.cmd_opts is not None:  # from the command line; a program keeps its own logging
+        raise CommandError("These migrations inspect the database, so they cannot run offline (--sql).")
+    if context.config.cmd_opts is not None:  # only on the command line: a calling program configures logging itself
         logging.basicConfig(format="%(levelname)s %(message)s")
         logging.getLogger("alembic.runtime.migration").setLevel(logging.INFO)
     with connect() as connection:

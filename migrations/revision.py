@@ -1,4 +1,4 @@
-"""Which revision a database is at, and which one this program wants; nothing is migrated here."""
+"""Reads the schema revision of a database, and compares it with the migrations of this program."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -11,27 +11,27 @@ VERSION_TABLE = "course_search_alembic_version"
 
 
 class Revision(NamedTuple):
-    """Where a database stands."""
+    """The schema revision of a database, and the latest one."""
 
     current: str | None
-    """None: nothing was ever migrated."""
+    """None if no migration was ever applied."""
     head: str
     is_known: bool
-    """Whether this program has a migration to `current`; a newer program's database has one it does not know."""
+    """Whether this program contains the revision `current`. False if a newer version has migrated the database."""
 
 
 def revision_of(engine: Engine) -> Revision:
-    """The database's revision.
+    """Read the revision of the database.
 
     Raises:
-        DatabaseUnavailableError: the database can't be used now.
+        DatabaseUnavailableError: The database cannot be used now.
     """
-    from alembic.migration import MigrationContext  # half a second: only who asks pays
+    from alembic.migration import MigrationContext  # imported here, because it takes half a second
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(__file__).parent))
     with database_errors(), engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"version_table": VERSION_TABLE})
         current = ",".join(context.get_current_heads()) or None
-    known = {script.revision for script in scripts.walk_revisions()}
-    return Revision(current, scripts.get_current_head() or "", current is None or current in known)
+    known_revisions = {script.revision for script in scripts.walk_revisions()}
+    return Revision(current, scripts.get_current_head() or "", current is None or current in known_revisions)

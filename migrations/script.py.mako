@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import sqlalchemy as sa
-import sqlmodel  # noqa: F401 - generated columns may use its types
+import sqlmodel  # noqa: F401 - generated columns may use the types of sqlmodel
 from alembic import op
 ${imports if imports else ""}
 

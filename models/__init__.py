@@ -1,1 +1,1 @@
-"""The catalogue: stage one's tables, the embedding state of a course, and all of the SQL."""
+"""The catalogue: stage one's tables, the embedding state of each course, and all SQL."""

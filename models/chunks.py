@@ -1,4 +1,4 @@
-"""Chunks of a course, read in pages."""
+"""Reads the chunks of a course in pages."""
 
 from collections.abc import Iterator
 
@@ -6,19 +6,20 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.ids import can_hold, is_id
+from models.ids import can_hold, id_equals
 from models.tables import Chunk
 
 
 def chunk_page(session: Session, course_id: str, after: str | None = None, limit: int = 500) -> list[Chunk]:
-    """The course's next chunks by id, after the id `after`; empty at the end. They are detached from the session.
+    """The next chunks of the course in the order of their ids, after the id `after`; an empty list at the end.
 
-    The order is the database's own (numeric for integers, its collation for text), so a chunk inserted or deleted
-    between two pages moves no other chunk. Each page may be read in a transaction of its own.
+    This is keyset pagination in the order of the id column (numeric for integers, the column's collation for text). So
+    chunks that are inserted or deleted between two pages do not shift the others, and each page may be read in a
+    separate transaction. The returned objects are detached from the session.
     """
     if not can_hold(session, col(Chunk.course_id), course_id):
         return []
-    query = select(Chunk).where(is_id(col(Chunk.course_id), course_id)).order_by(col(Chunk.id)).limit(limit)
+    query = select(Chunk).where(id_equals(col(Chunk.course_id), course_id)).order_by(col(Chunk.id)).limit(limit)
     if after is not None:
         query = query.where(col(Chunk.id) > after)
     chunks = list(session.scalars(query))
@@ -28,7 +29,7 @@ def chunk_page(session: Session, course_id: str, after: str | None = None, limit
 
 
 def chunk_pages(session: Session, course_id: str, page_size: int = 500) -> Iterator[list[Chunk]]:
-    """All chunks of a course in one transaction, with one page in memory at a time."""
+    """All chunks of a course, page by page, within the session's transaction. Holds one page in memory."""
     chunks = chunk_page(session, course_id, limit=page_size)
     while chunks:
         yield chunks

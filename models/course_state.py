@@ -1,4 +1,4 @@
-"""The state machine of a course row; the only module that writes course rows.
+"""The state machine of a course row. No other module updates the `embedding_…` columns.
 
 Several processes write the row, so every write is *one conditional UPDATE* that returns whether it changed the row. A
 run writes only while it owns the course, so an old run never overwrites the result of a newer one.
@@ -12,12 +12,12 @@ run writes only while it owns the course, so an old run never overwrites the res
     fail_course             running, by the owner                                failed            the run
     request_after_rebuild   running, by the owner                                pending           none
     fail_unfinished         running, by the owner; pending or not_started,       failed            the run
-                            by the owner or nobody
+                            by the owner, or without owner
     detach_finished_run     pending, by the owner, with a request                pending           none
     fail_unreadable         any but running                                      failed            none
     record_failed_attempt   done, failed                                         unchanged         unchanged
-    reset_all               any (a restore, while the product is stopped)        not_started       none
-    mark_restored           any (likewise)                                       done              none
+    reset_all               any (only in a restore, with the product stopped)    not_started       none
+    mark_restored           any (only in a restore, with the product stopped)    done              none
 """
 
 from datetime import datetime
@@ -27,12 +27,12 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.ids import can_hold, is_id
+from models.ids import can_hold, id_equals
 from models.tables import Course, EmbeddingStatus
 
 MAX_ERROR_CHARACTERS = 2000
 REBUILD_OWNER_PREFIX = "rebuild-"
-"""Prefix of the owner id of a rebuild, which no Dagster run id has."""
+"""Prefix of the owner id of a rebuild. No Dagster run id starts with it."""
 
 _status = col(Course.embedding_status)
 _owner = col(Course.embedding_run_id)
@@ -41,7 +41,9 @@ _attempted = col(Course.embedding_attempted)
 
 
 def request_embedding(session: Session, course_id: str, now: datetime) -> bool:
-    """Request an embedding, from any state but `running`. No run owns the course until one takes up the request.
+    """Request an embedding, in any state but `running`.
+
+    The course has no owner until a run is queued for it or claims it.
 
     Returns:
         False if the course is running or does not exist.
@@ -59,7 +61,7 @@ def request_embedding(session: Session, course_id: str, now: datetime) -> bool:
 
 
 def mark_queued(session: Session, course_id: str, run_id: str) -> bool:
-    """Record that a queued run will embed the course, unless it is running or this run has already been recorded."""
+    """Record that a queued run will embed the course, unless the course is running or the run is already recorded."""
     return _write(
         session,
         course_id,
@@ -73,13 +75,13 @@ def mark_queued(session: Session, course_id: str, run_id: str) -> bool:
 
 
 def claim_course(session: Session, course_id: str, run_id: str, dead_owner: str | None = None) -> bool:
-    """Make the run the owner of the course. This is what keeps two runs from embedding one course at once.
+    """Make the run the owner of the course, so that no two runs embed one course at the same time.
 
     Args:
         session: An open transaction.
         course_id: The course.
         run_id: The run that is about to embed it.
-        dead_owner: A run that is known to have ended without updating the row; its course may be taken over.
+        dead_owner: A run that ended without updating the row. The new run may take the course over from it.
 
     Returns:
         False if another run is embedding the course.
@@ -104,15 +106,15 @@ def claim_course(session: Session, course_id: str, run_id: str, dead_owner: str 
 
 
 def owns_course(session: Session, course_id: str, run_id: str) -> bool:
-    """Whether the run is still embedding the course. A run that was suspended may have lost it."""
+    """Whether the run still owns the course and the course is `running`. A suspended run may have lost its claim."""
     if not can_hold(session, col(Course.id), course_id):
         return False
-    query = select(col(Course.id)).where(is_id(col(Course.id), course_id), _is_running_for(run_id))
+    query = select(col(Course.id)).where(id_equals(col(Course.id), course_id), _is_running_for(run_id))
     return session.scalar(query) is not None
 
 
 def record_attempt(session: Session, course_id: str, run_id: str, fingerprint: str) -> bool:
-    """Record what the owner is about to publish, so that the same content is not tried again if the run fails."""
+    """Record the fingerprint that the owner will publish, so that a failed run is not retried with the same content."""
     return _write(session, course_id, _is_running_for(run_id), embedding_attempted=fingerprint)
 
 
@@ -126,7 +128,7 @@ def report_progress(session: Session, course_id: str, run_id: str, progress: flo
 
 
 def publish(session: Session, course_id: str, run_id: str, fingerprint: str) -> bool:
-    """Declare the collection complete: searches use the new generation from here on. The last step of a run."""
+    """Set `done` and increment the generation: from now on, searches use the new content. The last step of a run."""
     return _write(
         session,
         course_id,
@@ -149,15 +151,15 @@ def fail_course(
     retry_at: datetime | None = None,
     attempted: str | None = None,
 ) -> bool:
-    """Record why the owner gave the course up.
+    """Set `failed`, with the reason why the owner stopped.
 
     Args:
         session: An open transaction.
         course_id: The course.
         run_id: The run.
         reason: The error shown to users.
-        retry_at: Time of a request for another run; None requests none.
-        attempted: The fingerprint the run was to publish, used if it had not yet recorded one.
+        retry_at: Time of a request for another run; None makes no request.
+        attempted: The fingerprint that the run should have published. Ignored if the run has recorded one.
     """
     return _write(
         session,
@@ -170,9 +172,9 @@ def fail_course(
 
 
 def request_after_rebuild(session: Session, course_id: str, owner: str, now: datetime) -> bool:
-    """Request an embedding from scratch of a course whose collection the rebuild that owns it has deleted.
+    """Request a complete new embedding, after the rebuild that owns the course has deleted its collection.
 
-    The generation stays, because it must never repeat: the next publication increments it.
+    The generation is not reset, because a generation must never repeat. The next publication increments it.
     """
     return _write(
         session,
@@ -198,21 +200,21 @@ def fail_unfinished(
     attempted: str | None = None,
     retry_at: datetime | None = None,
 ) -> bool:
-    """Record the end of a run that died or was cancelled without updating the row.
+    """Set `failed` after a run died or was cancelled without updating the row.
 
-    Changes the course the run was embedding, and courses that waited for it: not started, queued for this run, or
-    requested and not taken up since. A course with another request, or of a newer run, is left alone.
+    Applies if the run owns the course and the course is `running`. Also applies if the course was waiting for this run:
+    it is `pending` or `not_started`, has no other owner, and has no request other than `requested_at`.
 
     Args:
         session: An open transaction.
         course_id: The course.
         run_id: The run that ended.
         reason: The error shown to users.
-        requested_at: The request the run was launched for, if any.
-        attempted: The fingerprint the run was to publish, used if it had not yet recorded one.
-        retry_at: Time of a request for another run; None requests none.
+        requested_at: Time of the request that the run was launched for, if any.
+        attempted: The fingerprint that the run should have published. Ignored if the run has recorded one.
+        retry_at: Time of a request for another run; None makes no request.
     """
-    waited = and_(
+    was_waiting = and_(
         _status.in_([EmbeddingStatus.PENDING, EmbeddingStatus.NOT_STARTED]),
         or_(_owner.is_(None), _owner == run_id),
         or_(_requested_at.is_(None), *([] if requested_at is None else [_requested_at == requested_at])),
@@ -225,13 +227,13 @@ def fail_unfinished(
         "embedding_requested_at": retry_at,
         "embedding_run_id": run_id,
     }
-    return _write(session, course_id, or_(_is_running_for(run_id), waited), **changes)
+    return _write(session, course_id, or_(_is_running_for(run_id), was_waiting), **changes)
 
 
 def detach_finished_run(session: Session, course_id: str, run_id: str) -> bool:
-    """Remove a finished run as the owner of a course whose request came too late for that run.
+    """Remove the finished run as owner of a pending course with a request that the run did not handle.
 
-    The course stays pending, and the next run is launched for the request.
+    The course stays `pending`, so the sensor launches another run for the request.
     """
     return _write(
         session,
@@ -244,10 +246,10 @@ def detach_finished_run(session: Session, course_id: str, run_id: str) -> bool:
 
 
 def fail_unreadable(session: Session, course_id: str, reason: str) -> bool:
-    """Record that the chunks of the course cannot be read. It is embedded once they can be.
+    """Set `failed` because the chunks of the course cannot be read. The course is embedded once they are readable.
 
     Returns:
-        False if the row says so already, or a run is embedding the course.
+        False if the row already has this error, or if a run is embedding the course.
     """
     failed = _failed(reason)
     return _write(
@@ -263,14 +265,14 @@ def fail_unreadable(session: Session, course_id: str, reason: str) -> bool:
 
 
 def record_failed_attempt(session: Session, course_id: str, run_id: str, fingerprint: str, generation: int) -> bool:
-    """Record what a run was to publish that died before it started on the course. The state stays as it is.
+    """Record the attempted content of a run that died before it claimed the course. The status does not change.
 
     Args:
         session: An open transaction.
         course_id: The course.
         run_id: The run that ended.
-        fingerprint: What it was to publish.
-        generation: The course's generation when the run was launched. After a later publication nothing is recorded.
+        fingerprint: The fingerprint that the run should have published.
+        generation: The course's generation when the run was launched. If it has changed, nothing is recorded.
     """
     return _write(
         session,
@@ -283,16 +285,16 @@ def record_failed_attempt(session: Session, course_id: str, run_id: str, fingerp
 
 
 def reset_all(session: Session) -> None:
-    """Set every course back to `not_started`, before a restore replaces all collections.
+    """Reset every course to `not_started`, before a restore replaces all collections.
 
-    The generation is incremented, so that a run launched earlier is not mistaken for one that the new state needs.
+    The generation is incremented, so that a run launched before the restore is not taken for a run of the new state.
     """
     changes = _without_run(EmbeddingStatus.NOT_STARTED, progress=0.0, fingerprint=None)
     session.connection().execute(update(Course).values(changes))
 
 
 def mark_restored(session: Session, course_id: str, fingerprint: str) -> bool:
-    """Declare a restored collection complete; the fingerprint is the one it was saved with."""
+    """Set `done` for a restored collection. The fingerprint is the one in the backup."""
     return _write(session, course_id, **_without_run(EmbeddingStatus.DONE, progress=1.0, fingerprint=fingerprint))
 
 
@@ -301,13 +303,16 @@ def _is_running_for(run_id: str) -> ColumnElement[bool]:
 
 
 def _failed(reason: str) -> dict[str, Any]:
-    """The columns of a failed course; the reason is truncated, without NUL characters, which PostgreSQL rejects."""
+    """The columns of a failed course.
+
+    The reason is truncated, and NUL characters are removed: PostgreSQL rejects them.
+    """
     reason = reason.replace("\0", "").encode(errors="replace").decode()
     return {"embedding_status": EmbeddingStatus.FAILED, "embedding_error": reason[:MAX_ERROR_CHARACTERS]}
 
 
 def _without_run(status: EmbeddingStatus, progress: float, fingerprint: str | None) -> dict[str, Any]:
-    """The columns a restore sets: a new generation with no run, no request and no recorded attempt."""
+    """The columns that a restore sets: a new generation, without owner, request or attempted content."""
     return {
         "embedding_status": status,
         "embedding_progress": progress,
@@ -323,5 +328,5 @@ def _without_run(status: EmbeddingStatus, progress: float, fingerprint: str | No
 def _write(session: Session, course_id: str, *conditions: ColumnElement[bool], **values: Any) -> bool:
     if not can_hold(session, col(Course.id), course_id):
         return False
-    statement = update(Course).where(is_id(col(Course.id), course_id), *conditions).values(**values)
+    statement = update(Course).where(id_equals(col(Course.id), course_id), *conditions).values(**values)
     return session.connection().execute(statement).rowcount == 1

@@ -1,4 +1,4 @@
-"""Reading course rows. `models.course_state` writes them."""
+"""Reads course rows. `models.course_state` updates them."""
 
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
@@ -7,23 +7,23 @@ from sqlalchemy import String, bindparam, cast, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.ids import can_hold, is_id
+from models.ids import can_hold, id_equals
 from models.tables import Course, EmbeddingStatus
 
-MANY = 100
-"""From this number of courses on, all rows are read at once instead of one query for each."""
+SINGLE_QUERY_ABOVE = 100
+"""For more ids than this, `courses_by_id` reads all rows in one query instead of one query per id."""
 
 
 def get_course(session: Session, course_id: str) -> Course | None:
-    """The course as it is in the database now, or None if there is none."""
+    """The current row of the course, or None if the course does not exist."""
     if not can_hold(session, col(Course.id), course_id):
         return None
-    query = select(Course).where(is_id(col(Course.id), course_id)).execution_options(populate_existing=True)
+    query = select(Course).where(id_equals(col(Course.id), course_id)).execution_options(populate_existing=True)
     return session.scalars(query).one_or_none()
 
 
 def list_courses(session: Session) -> list[Course]:
-    """All courses by id: in numeric order where ids are integers, else in text order."""
+    """All courses ordered by id: numerically for integer ids, otherwise as text."""
     query = select(Course).order_by(col(Course.id)).execution_options(populate_existing=True)
     return list(session.scalars(query))
 
@@ -34,28 +34,28 @@ def list_course_ids(session: Session) -> Sequence[str]:
 
 
 def courses_by_id(session: Session, course_ids: Sequence[str]) -> dict[str, Course | None]:
-    """The courses with these ids; None for an id that no course has."""
-    if len(course_ids) > MANY:
+    """The courses with these ids; None for an id without a course."""
+    if len(course_ids) > SINGLE_QUERY_ABOVE:
         courses = {course.id: course for course in list_courses(session)}
         return {course_id: courses.get(course_id) for course_id in course_ids}
     return {course_id: get_course(session, course_id) for course_id in course_ids}
 
 
 def active_courses(session: Session, also: Collection[str] = ()) -> list[Course]:
-    """The courses that are pending or running, and the existing ones with these ids."""
+    """All courses that are pending or running, and the courses with the ids `also`."""
     active = col(Course.embedding_status).in_([EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING])
-    # Compared as text: an operator may add a partition key that the id column cannot hold.
+    # Compared as text, because `also` may contain partition keys that the id column cannot hold.
     query = select(Course).where(or_(active, cast(col(Course.id), String).in_(also)))
     return list(session.scalars(query.execution_options(populate_existing=True)))
 
 
 def is_active(course: Course) -> bool:
-    """Whether the course is being embedded, or waits for it."""
+    """Whether the course is pending or running."""
     return course.embedding_status in (EmbeddingStatus.PENDING, EmbeddingStatus.RUNNING)
 
 
 class PublishedCourse(NamedTuple):
-    """The columns of a course row that a search reads."""
+    """The columns of a course row that a search needs."""
 
     id: str
     embedding_status: str
@@ -65,14 +65,14 @@ class PublishedCourse(NamedTuple):
 
 
 _published_course = select(*(col(getattr(Course, name)) for name in PublishedCourse._fields)).where(
-    is_id(col(Course.id), bindparam("course_id", type_=String()))
+    id_equals(col(Course.id), bindparam("course_id", type_=String()))
 )
 
 
 def published_course(session: Session, course_id: str) -> PublishedCourse | None:
-    """The columns a search reads, or None if there is no such course.
+    """The columns that a search needs, or None if the course does not exist.
 
-    Every search runs this query, so it is prepared once and builds no ORM object.
+    Every search runs this query, so the statement is built only once, and no ORM object is created.
     """
     if not can_hold(session, col(Course.id), course_id):
         return None

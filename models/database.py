@@ -1,7 +1,7 @@
 """Access to the catalogue: engines with time-outs, one transaction per request, driver errors translated.
 
-Every failure of the database (unreachable, locked, connection lost) is a `DatabaseUnavailableError`. The next
-transaction connects anew, so nothing has to be restarted when the database is back.
+If the database is unreachable or locked, or the connection is lost, the error is a `DatabaseUnavailableError`. The next
+transaction opens a new connection, so no process needs a restart once the database is reachable again.
 """
 
 import sqlite3
@@ -35,7 +35,7 @@ __all__ = [
 
 
 class CatalogueSettings(Settings):
-    """Where stage one's database is."""
+    """Connection to stage one's database."""
 
     database_url: str = Field(
         "sqlite:///./data/catalogue.db",
@@ -44,17 +44,17 @@ class CatalogueSettings(Settings):
     database_timeout_seconds: int = Field(
         5,
         gt=0,
-        description="Longest wait for a connection, a lock or a sign of life of the database; "
-        "one statement may work twelve times as long.",
+        description="Time-out for connecting, for locks and for answers of the database, in seconds; "
+        "one statement may take twelve times as long.",
     )
 
 
 class DatabaseUnavailableError(Exception):
-    """The database is unreachable or locked, refused access or lost the connection. A later attempt may succeed."""
+    """The database is unreachable or locked, denied access, or the connection was lost. A later attempt may succeed."""
 
 
 class UnreadableDataError(Exception):
-    """A row holds bytes that are not valid text in UTF-8, or in the encoding of the database."""
+    """A row contains bytes that are not valid text in UTF-8, or in the encoding of the database."""
 
 
 class DatabaseNotMigratedError(DatabaseUnavailableError):
@@ -62,7 +62,7 @@ class DatabaseNotMigratedError(DatabaseUnavailableError):
 
 
 def postgres_url(url: str) -> str:
-    """The URL with the driver named; a plain `postgres://` or `postgresql://` would select another one."""
+    """The URL with psycopg2 as the driver for `postgres://` and `postgresql://`; other URLs are unchanged."""
     parsed = make_url(url)
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg2")
@@ -70,10 +70,10 @@ def postgres_url(url: str) -> str:
 
 
 def catalogue_url(settings: CatalogueSettings) -> URL:
-    """DATABASE_URL, parsed.
+    """Parse DATABASE_URL.
 
     Raises:
-        ValueError: It is not a URL, names an unsupported kind of database, or a SQLite database in memory.
+        ValueError: The value is not a URL, or names an unsupported kind of database or a SQLite database in memory.
     """
     try:
         url = make_url(postgres_url(settings.database_url))
@@ -82,20 +82,19 @@ def catalogue_url(settings: CatalogueSettings) -> URL:
     if url.drivername not in ("postgresql+psycopg2", "sqlite", "sqlite+pysqlite"):
         raise ValueError(f"DATABASE_URL is for {url.drivername}: only sqlite:///… and postgresql://… are supported")
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
-        raise ValueError("DATABASE_URL names no file: a SQLite database in memory can't be shared")
+        raise ValueError("DATABASE_URL contains no file name: processes cannot share a SQLite database in memory")
     return url
 
 
 def create_catalogue_engine(settings: CatalogueSettings, *, create_file: bool = False) -> Engine:
-    """An engine for stage one's database. Nothing is opened yet.
+    """Create an engine for stage one's database, without connecting.
 
-    SQLite runs in WAL mode, so that readers and the writer do not block each other, and every transaction opens the
-    file anew, so that a file that was moved or replaced is noticed. A missing file is an error, not a new, empty
-    database, unless `create_file` is set (by the migrations). PostgreSQL connections are pooled and pinged when they
-    are taken from the pool; their time limits are in `models.postgres`.
+    SQLite runs in WAL mode, so that readers and the writer do not block each other. Every transaction opens the file
+    again, so that a moved or replaced file is noticed. A missing file is an error, unless `create_file` is set (as in
+    the migrations). PostgreSQL connections are pooled, and pinged at checkout; `models.postgres` sets their time-outs.
 
     Raises:
-        ValueError: See `catalogue_url`.
+        ValueError: DATABASE_URL is invalid (see `catalogue_url`).
     """
     url = catalogue_url(settings)
     if url.get_backend_name() == "sqlite":
@@ -133,19 +132,19 @@ def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engi
 
 
 IDLE_SECONDS = 0.05
-"""Far above the resolution of time stamps, so that a later write changes the file's modification time."""
+"""Minimum age of the last write. Far above the resolution of time stamps, so that a later write changes the mtime."""
 
 FileStamp = tuple[tuple[int, int, int] | None, ...]
 
 
 def file_stamp(engine: Engine) -> FileStamp | None:
-    """The change stamp of an idle SQLite database: the same stamp means the same rows.
+    """Change stamp of an idle SQLite file: same stamp, same rows.
 
-    Takes microseconds; a transaction takes hundreds, because it opens the file. Taken *before* a row is read, the stamp
-    tells later whether the row may have changed.
+    Takes microseconds, compared with hundreds for a transaction, which opens the file. To detect later changes of a
+    row, take the stamp *before* reading the row.
 
     Returns:
-        None if that cannot be told: the file is being written or missing, or the database is not SQLite.
+        None if there is no reliable stamp: the file is missing or was just written, or the database is not SQLite.
     """
     if engine.dialect.name != "sqlite":
         return None
@@ -164,14 +163,14 @@ def _stat(path: Path) -> tuple[int, int, int] | None:
 
 @contextmanager
 def transaction(engine: Engine) -> Iterator[Session]:
-    """One transaction: committed when the body ends, rolled back when it raises.
+    """One transaction: commits when the body ends, rolls back when the body raises.
 
-    Functions that take a session never commit. Loaded objects can be read after the end.
+    Functions that take a session never commit. Loaded objects remain readable after the transaction.
 
     Raises:
         DatabaseUnavailableError: The database cannot be used now.
         DatabaseNotMigratedError: A table or column is missing.
-        UnreadableDataError: A row holds bytes that are not valid text.
+        UnreadableDataError: A row contains bytes that are not valid text.
     """
     with database_errors(), Session(engine, expire_on_commit=False) as session, session.begin():
         yield session
@@ -188,33 +187,34 @@ def database_errors() -> Iterator[None]:
         if _schema_is_missing(error):
             message = f"The database has not been migrated ({_reason(error)}): run `alembic upgrade head`."
             raise DatabaseNotMigratedError(message) from error
-        if "Could not decode to UTF-8" in str(error.orig) or getattr(error.orig, "pgcode", None) in _BAD_BYTES:
+        if "Could not decode to UTF-8" in str(error.orig) or getattr(error.orig, "pgcode", None) in _INVALID_TEXT:
             raise UnreadableDataError(_reason(error)) from error
         if _is_unavailable(error):
-            raise DatabaseUnavailableError(f"The database can't be used: {_reason(error)}.") from error
+            raise DatabaseUnavailableError(f"The database cannot be used: {_reason(error)}.") from error
         raise
 
 
 def _schema_is_missing(error: DBAPIError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
-        return any(sign in str(error.orig) for sign in ("no such table", "no such column", "has no column named"))
+        return any(message in str(error.orig) for message in ("no such table", "no such column", "has no column named"))
     return getattr(error.orig, "pgcode", None) in _UNDEFINED
 
 
 def _is_unavailable(error: DBAPIError) -> bool:
     return (
         isinstance(error, OperationalError | InterfaceError)
-        # Drivers raise the base class if a file is not a database, or a connection broke for an unknown reason.
+        # Drivers raise the base class if a file is not a database, or if a connection broke for an unknown reason.
         or type(error) is DatabaseError
-        or getattr(error.orig, "pgcode", None) in _REFUSED
+        or getattr(error.orig, "pgcode", None) in _DENIED
     )
 
 
-_BAD_BYTES = {"22021", "22P05"}  # invalid for the encoding, not representable in it
-_UNDEFINED = {"42P01", "42703", "3F000"}  # table, column, schema
-_REFUSED = {"42501", "25006"}  # insufficient privilege, read-only (a standby)
+# PostgreSQL error codes
+_INVALID_TEXT = {"22021", "22P05"}  # character_not_in_repertoire, untranslatable_character
+_UNDEFINED = {"42P01", "42703", "3F000"}  # undefined_table, undefined_column, invalid_schema_name
+_DENIED = {"42501", "25006"}  # insufficient_privilege, read_only_sql_transaction (on a standby server)
 
 
 def _reason(error: DBAPIError) -> str:
-    """The first line of the driver's message, which names the cause; the rest repeats the SQL."""
+    """The first line of the driver's message. It names the cause; the other lines repeat the SQL."""
     return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0].rstrip(".")

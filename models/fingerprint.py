@@ -1,8 +1,8 @@
-"""What a collection was made from, in one line of text.
+"""The fingerprint of a course: a digest of its chunks and the embedding model, as one line of text.
 
-A course must be embedded again when its chunks or the model changed. The fingerprint kept with a published course
-tells: equal fingerprints mean equal collections, whichever database the chunks came from. The builder is fed while
-the chunks are read for embedding, so that what is published is what was read.
+A course must be embedded again when its chunks or the model have changed. Equal fingerprints mean equal collections,
+even if the chunks come from different databases. A run computes the fingerprint from the same chunks that it embeds, so
+the published fingerprint always matches the collection.
 """
 
 import hashlib
@@ -16,27 +16,27 @@ from models.tables import Chunk
 
 _SAFE_INTEGER = 2**53
 _COUNT = "0|[1-9][0-9]*"
-_FORM = re.compile(
+_PATTERN = re.compile(
     rf"v1:(?P<chunks>{_COUNT}):(?P<characters>{_COUNT}):(?P<content>[0-9a-f]{{64}}):(?P<model>.*)", re.DOTALL
 )
 
 
 def _canonical(number: str) -> float:
-    """Whole floats become integers, as PostgreSQL's jsonb returns them."""
+    """Parse a JSON number. Whole floats become integers, because PostgreSQL's jsonb does not distinguish them."""
     value = float(number)
     return int(value) if value.is_integer() and abs(value) < _SAFE_INTEGER else value
 
 
-# Made once, which is most of the cost of using them.
+# Shared, because creating them takes longer than using them.
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _DECODER = json.JSONDecoder(parse_float=_canonical)
 
 
 def chunk_hash(chunk: Chunk) -> str:
-    """SHA-256 of all that a chunk puts into a collection, in hex; its ids are not part of it.
+    """Hex SHA-256 of all fields of a chunk that are stored in a collection, without its id and course id.
 
-    The fields are written as one JSON array, so no two different chunks give the same bytes. A missing and an empty
-    `metadata` are the same, as are `1` and `1.0` in it: the database decides which of them comes back.
+    The fields are hashed as one JSON array, so different fields never give the same bytes. Missing and empty `metadata`
+    have the same hash, and so have `1` and `1.0` in it, because databases return either form.
     """
     fields = [
         chunk.text,
@@ -51,13 +51,13 @@ def chunk_hash(chunk: Chunk) -> str:
 
 @dataclass(frozen=True)
 class CourseFingerprint:
-    """The chunks and the model a collection was made from; `str` and `parse` convert to and from the column's text."""
+    """The chunks and the model of a collection. `str` and `parse` convert to and from the text of the column."""
 
     chunks: int
     characters: int
-    """Length of all texts together, in code points."""
+    """Total length of all texts in code points."""
     content: str
-    """Hex digest over the ids and hashes of the chunks; their order doesn't matter."""
+    """Hex digest of the ids and hashes of the chunks, independent of their order."""
     model: str
     """Signature of the embedding model and its settings."""
 
@@ -66,18 +66,18 @@ class CourseFingerprint:
 
     @classmethod
     def parse(cls, value: str | None) -> Self | None:
-        """Reads what `str` wrote; None for anything else, which then counts as a different collection."""
-        match = _FORM.fullmatch(value or "")
+        """Parse the output of `str`; None for any other text, which never equals a fingerprint."""
+        match = _PATTERN.fullmatch(value or "")
         if match is None:
             return None
         return cls(int(match["chunks"]), int(match["characters"]), match["content"], match["model"])
 
 
 class FingerprintBuilder:
-    """Computes a course's fingerprint while its chunks pass by, in constant memory.
+    """Computes the fingerprint of a course chunk by chunk, in constant memory.
 
-    Databases order ids differently (9 before 10, or after it, or by a collation), so the digest is the *sum* of one
-    hash a chunk, modulo 2²⁵⁶: any order gives the same, and a chunk fed twice or moved to another id does not.
+    Databases order ids differently (as numbers, as text, or by a collation). So the digest is the *sum* of one hash per
+    chunk, modulo 2²⁵⁶, which is independent of the order. A repeated chunk, or a text moved to another id, changes it.
     """
 
     def __init__(self) -> None:
@@ -86,25 +86,25 @@ class FingerprintBuilder:
         self._sum = 0
 
     def add(self, chunk: Chunk) -> str:
-        """Takes a chunk into the fingerprint and returns its `chunk_hash`."""
+        """Add a chunk, and return its `chunk_hash`."""
         content = chunk_hash(chunk)
-        self.add_hashed(chunk.id, content, characters=len(chunk.text or ""))  # stage one's column may allow NULL
+        self.add_hashed(chunk.id, content, characters=len(chunk.text or ""))  # stage one's column may be nullable
         return content
 
     def add_hashed(self, chunk_id: str, content: str, characters: int) -> None:
-        """Takes a chunk into the fingerprint whose `chunk_hash` is known, as it is to a collection that holds it."""
+        """Add a chunk with a known `chunk_hash`, for example from a collection."""
         entry = hashlib.sha256(json.dumps([chunk_id, content]).encode()).digest()
         self._chunks += 1
         self._characters += characters
         self._sum = (self._sum + int.from_bytes(entry)) % 2**256
 
     def add_all(self, pages: Iterable[Iterable[Chunk]]) -> Self:
-        """Takes all chunks of a course into the fingerprint, page by page."""
+        """Add all chunks of the pages."""
         for page in pages:
             for chunk in page:
                 self.add(chunk)
         return self
 
     def build(self, model: str) -> CourseFingerprint:
-        """The fingerprint of the chunks so far, embedded by the model of this signature."""
+        """The fingerprint of all added chunks, for the embedding model with this signature."""
         return CourseFingerprint(self._chunks, self._characters, f"{self._sum:064x}", model)

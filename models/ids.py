@@ -1,7 +1,7 @@
-"""Ids are opaque text here; stage one's columns may store them as integers, as text or as UUIDs.
+"""Compares ids with stage one's id columns, whose type may be integer, text or UUID. In Python, all ids are text.
 
-PostgreSQL raises an error when an integer column is compared with `abc`, so a query first asks whether the column can
-hold the id at all (`can_hold`). An id that it cannot hold matches no row.
+PostgreSQL raises an error if an integer column is compared with `abc`. So a query first checks whether the column can
+hold the id (`can_hold`). If it cannot, no row has this id.
 """
 
 import re
@@ -37,8 +37,8 @@ class IdColumns:
     """The types of stage one's id columns.
 
     Args:
-        columns: As reflected from the database, by table and name.
-        is_sqlite: Whether all integers have 64 bits, whatever their declared type.
+        columns: The reflected columns, by table and column name.
+        is_sqlite: Whether the database is SQLite, where all integers have 64 bits regardless of the declared type.
     """
 
     def __init__(self, columns: dict[tuple[str, str], ReflectedColumn], *, is_sqlite: bool) -> None:
@@ -47,7 +47,7 @@ class IdColumns:
 
     @classmethod
     def of(cls, session: Session) -> "IdColumns":
-        """The columns of the session's database, reflected once for each engine.
+        """The columns of the session's database, reflected once per engine.
 
         Raises:
             sqlalchemy.exc.DBAPIError: A table is missing.
@@ -59,7 +59,7 @@ class IdColumns:
 
     @classmethod
     def reflect(cls, session: Session) -> "IdColumns":
-        """The columns as they are now.
+        """The columns, reflected again.
 
         Raises:
             sqlalchemy.exc.DBAPIError: A table is missing.
@@ -71,9 +71,9 @@ class IdColumns:
         return cls(columns, is_sqlite=schema.dialect.name == "sqlite")
 
     def can_hold(self, table: str, column: str, value: str) -> bool:
-        """Whether the column can hold the id, and gives back the same text.
+        """Whether the column can hold the id and returns the same text.
 
-        An integer column cannot hold `01`: it would be read back as `1`.
+        An integer column cannot hold `01`, because it would return `1`.
         """
         if not _is_text(value):
             return False
@@ -84,7 +84,7 @@ class IdColumns:
         return not isinstance(kind, Uuid) or _is_uuid(value)
 
     def kind(self, table: str, column: str) -> str:
-        """What the column stores, for messages: `an integer`, `a UUID` or `text`."""
+        """The type of the column for messages: `an integer`, `a UUID` or `text`."""
         match self._columns[table, column]["type"]:
             case Integer():
                 return "an integer"
@@ -107,9 +107,9 @@ _known: WeakKeyDictionary[Engine, IdColumns] = WeakKeyDictionary()
 
 
 def can_hold(session: Session, column: Mapped[str], value: str) -> bool:
-    """Whether a query may compare the column with the value; if not, no row has it.
+    """Whether a query may compare the column with the value. If not, no row has this value.
 
-    SQLite compares any two values, so only the text itself is checked there.
+    SQLite can compare values of any types, so only invalid text is rejected there.
     """
     if session.get_bind().dialect.name == "sqlite":
         return _is_text(value)
@@ -117,8 +117,11 @@ def can_hold(session: Session, column: Mapped[str], value: str) -> bool:
     return IdColumns.of(session).can_hold(table_column.table.name, table_column.name, value)
 
 
-def is_id(column: Mapped[str], value: str | BindParameter[str]) -> ColumnElement[bool]:
-    """Matches exactly one id: as the column's own type, which uses the index, and as text."""
+def id_equals(column: Mapped[str], value: str | BindParameter[str]) -> ColumnElement[bool]:
+    """A condition that is true for exactly this id.
+
+    It compares in the column's type, to use the index, and as text, because `01` equals 1 in an integer column.
+    """
     return and_(column == value, cast(column, String) == value)
 
 

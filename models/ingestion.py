@@ -1,4 +1,4 @@
-"""What stage one has written: resources and chunks of each course, counted."""
+"""Counts the resources and chunks that stage one has written for each course."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -7,30 +7,31 @@ from sqlalchemy import Select, case, func, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.ids import can_hold, is_id
+from models.ids import can_hold, id_equals
 from models.tables import Chunk, Course, Resource
 
 
 @dataclass(frozen=True)
 class Ingestion:
-    """Stage one's rows for a course."""
+    """Number of stage one's rows for a course."""
 
     resources: int = 0
     succeeded: int = 0
-    """Resources whose status is `succeeded`."""
+    """Resources with the status `succeeded`."""
     chunks: int = 0
 
     @property
     def finished(self) -> bool:
-        """Whether the course is ingested: it has resources, and all of them succeeded."""
+        """Whether stage one has ingested the course: it has resources, and all of them succeeded."""
         return 0 < self.resources == self.succeeded
 
 
 def ingestion_by_course(session: Session, course_ids: Collection[str] | None = None) -> dict[str, Ingestion]:
-    """The ingestion of every course, or of these existing ones, by course id.
+    """The counts by course id, for all courses, or for the existing courses among `course_ids`.
 
-    Takes three queries whatever the number of courses. Resources and chunks are counted in separate queries, because
-    their course ids may have different types. No text is read: chunks are counted by the index on their course id.
+    Takes three queries, regardless of the number of courses. Resources and chunks are counted in separate queries,
+    because their `course_id` columns may have different types. The queries read no text: the database can count chunks
+    in the index on `chunk.course_id`.
     """
     courses = select(col(Course.id))
     resources, chunks = _resources_by_course(), _chunks_by_course()
@@ -47,13 +48,13 @@ def ingestion_by_course(session: Session, course_ids: Collection[str] | None = N
 
 
 def ingestion_of_course(session: Session, course_id: str) -> Ingestion:
-    """The ingestion of one course; all zero for an unknown one."""
+    """The counts of one course; all zero for an unknown course."""
     resources = succeeded = chunks = 0
     if can_hold(session, col(Resource.course_id), course_id):
-        counts = _resources_by_course().where(is_id(col(Resource.course_id), course_id))
+        counts = _resources_by_course().where(id_equals(col(Resource.course_id), course_id))
         _, resources, succeeded = session.execute(counts).first() or ("", 0, 0)
     if can_hold(session, col(Chunk.course_id), course_id):
-        count = _chunks_by_course().where(is_id(col(Chunk.course_id), course_id))
+        count = _chunks_by_course().where(id_equals(col(Chunk.course_id), course_id))
         _, chunks = session.execute(count).first() or ("", 0)
     return Ingestion(resources, succeeded, chunks)
 

@@ -1,7 +1,7 @@
-"""Loads Ready-to-Embed rows into the catalogue, in place of stage one.
+"""Loads Ready-to-Embed rows into the catalogue, as stage one would.
 
-One load is one transaction. If a line is invalid, or a chunk belongs to another course, all such lines are reported and
-nothing is written. Rows are processed in batches, so memory holds one batch and a digest of every row.
+One load is one transaction. If lines are invalid, or chunks belong to other courses, all these lines are reported and
+nothing is written. Rows are processed in batches, so memory holds one batch and one digest per row.
 """
 
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from sqlmodel import col
 
 from models.fingerprint import chunk_hash
-from models.ids import IdColumns, is_id
+from models.ids import IdColumns, id_equals
 from models.ingestion import ingestion_by_course
 from models.ready_to_embed import Position, read_lines
 from models.tables import Chunk, Course, Resource
@@ -23,27 +23,27 @@ from models.tables import Chunk, Course, Resource
 BATCH = 500
 MAX_PROBLEMS = 20
 _GENERATED_ALWAYS = "428C9"
-"""PostgreSQL's error code for writing an id that the database generates."""
-_UNSYNCED = {"synchronize_session": False}
+"""PostgreSQL error code generated_always: an INSERT gives a value for a column that the database generates."""
+_NO_SYNC = {"synchronize_session": False}
 
 Source = tuple[str, BinaryIO]
-"""A name for error messages, and the content."""
+"""A name for error messages, and the stream with the content."""
 
 
 class LoadError(Exception):
-    """Nothing was loaded. The message has one line for each reason."""
+    """Nothing was loaded. The message has one line per reason."""
 
 
 @dataclass
 class LoadedCourse:
-    """What a load changed in one course."""
+    """Number of chunks that a load changed in one course."""
 
     course_id: str
     new: int = 0
     changed: int = 0
     removed: int = 0
     chunks: int = 0
-    """All chunks the course has now, including those that were not in the input."""
+    """All chunks of the course after the load, including chunks that were not in the input."""
 
     def __str__(self) -> str:
         counts = f"{self.new} new, {self.changed} changed, {self.removed} removed"
@@ -51,42 +51,43 @@ class LoadedCourse:
 
 
 def load(session: Session, sources: Iterable[Source], *, replace: bool = False) -> list[LoadedCourse]:
-    """Write courses and their chunks, and set the status of their resources to `succeeded`, so that they are embedded.
+    """Write chunks and their courses, and set the resources of these courses to `succeeded`.
 
-    A course that does not exist is created with one resource. Unchanged rows are not written, so loading is idempotent.
+    The sensor then launches runs for the courses. A missing course is created with one resource. Unchanged rows are not
+    written, so a load is idempotent.
 
     Args:
-        session: An open transaction, which must be rolled back if this raises.
-        sources: The inputs, read one after the other.
-        replace: Delete the chunks of these courses that are not in the input.
+        session: An open transaction, which the caller must roll back if `load` raises.
+        sources: The inputs, read in this order.
+        replace: Whether to delete chunks of the loaded courses that are not in the input.
 
     Returns:
-        The courses of the input, in the order they appear.
+        The courses of the input, in the order of their first line.
 
     Raises:
         LoadError: A source is empty, a line is invalid, or the database rejects a row.
     """
     if session.get_bind().dialect.name == "sqlite":
-        session.execute(text("BEGIN IMMEDIATE"))  # takes the write lock before anything is read
-    loading = _Loading(session)
+        session.execute(text("BEGIN IMMEDIATE"))  # takes the write lock before the first read
+    loader = _Loader(session)
     try:
         for name, stream in sources:
             empty = True
             for position, row in read_lines(name, stream):
                 empty = False
-                loading.add(position, row)
+                loader.add(position, row)
             if empty:
-                raise LoadError(f"{name}: holds no chunks")
-        return loading.finish(replace=replace)
+                raise LoadError(f"{name}: contains no chunks")
+        return loader.finish(replace=replace)
     except DBAPIError as error:
         rejected = isinstance(error, DataError | IntegrityError)
         if rejected or getattr(error.orig, "pgcode", None) == _GENERATED_ALWAYS:
-            raise LoadError(f"The database refuses the rows: {str(error.orig).strip().splitlines()[0]}") from error
+            raise LoadError(f"The database rejects the rows: {str(error.orig).strip().splitlines()[0]}") from error
         raise
 
 
-class _Loading:
-    """The state of one load: its courses, the rows read so far, and the problems found."""
+class _Loader:
+    """The state of one load: its courses, the rows read so far, and the problems found so far."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -98,27 +99,27 @@ class _Loading:
         self._problem_count = 0
 
     def add(self, position: Position, row: Chunk | str) -> None:
-        """Add a line: a chunk, or the problem with it."""
+        """Add the chunk of a line, or the problem with the line."""
         if isinstance(row, Chunk):
             row = self._id_problem(row) or row
         if isinstance(row, Chunk):
             identity = _identity(row)
             if self._seen.setdefault(row.id, identity) != identity:
-                row = f"id {row.id!r} stands on an earlier line with other content"
+                row = f"id {row.id!r} is on an earlier line with different content"
         self._batch.append((position, row))
         if len(self._batch) == BATCH:
             self._flush()
 
     def finish(self, *, replace: bool) -> list[LoadedCourse]:
-        """Write the last batch.
+        """Write the last batch, delete unseen chunks if `replace` is set, and mark the courses as ingested.
 
         Raises:
-            LoadError: Problems were found; the message lists them.
+            LoadError: Lines are invalid; the message lists the first `MAX_PROBLEMS` of them.
         """
         self._flush()
         if self._problems:
             more = self._problem_count - len(self._problems)
-            raise LoadError("\n".join([*self._problems, *([f"and {more} more bad lines"] if more else [])]))
+            raise LoadError("\n".join([*self._problems, *([f"and {more} more invalid lines"] if more else [])]))
         if replace:
             for course in self._courses.values():
                 course.removed = self._remove_unseen(course.course_id)
@@ -128,16 +129,16 @@ class _Loading:
         return list(self._courses.values())
 
     def _flush(self) -> None:
-        """Compare the batch with the database and, unless there was a problem, write new and changed rows."""
+        """Compare the batch with the database, and write new and changed rows unless the load has problems."""
         chunks = {row.id: row for _, row in self._batch if isinstance(row, Chunk)}
         stored = {chunk.id: chunk for chunk in self._session.scalars(select(Chunk).where(col(Chunk.id).in_(chunks)))}
         for chunk in stored.values():
             self._session.expunge(chunk)
         for position, row in self._batch:
             if isinstance(row, str):
-                self._refuse(position, row)
+                self._add_problem(position, row)
             elif row.id in stored and stored[row.id].course_id != row.course_id:
-                self._refuse(position, f"id {row.id!r} belongs to course {stored[row.id].course_id!r} already")
+                self._add_problem(position, f"id {row.id!r} already belongs to course {stored[row.id].course_id!r}")
         self._batch.clear()
         if self._problems:
             return
@@ -153,7 +154,7 @@ class _Loading:
         for chunk in changed:
             self._courses[chunk.course_id].changed += 1
 
-    def _refuse(self, position: Position, problem: str) -> None:
+    def _add_problem(self, position: Position, problem: str) -> None:
         self._problem_count += 1
         if len(self._problems) < MAX_PROBLEMS:
             self._problems.append(f"{position}: {problem}")
@@ -166,25 +167,25 @@ class _Loading:
             self._courses.setdefault(course_id, LoadedCourse(course_id))
 
     def _remove_unseen(self, course_id: str) -> int:
-        ids = self._session.scalars(select(col(Chunk.id)).where(is_id(col(Chunk.course_id), course_id)))
+        ids = self._session.scalars(select(col(Chunk.id)).where(id_equals(col(Chunk.course_id), course_id)))
         unseen = [chunk_id for chunk_id in ids if chunk_id not in self._seen]
         for start in range(0, len(unseen), BATCH):
             batch = col(Chunk.id).in_(unseen[start : start + BATCH])
-            self._session.execute(delete(Chunk).where(batch), execution_options=_UNSYNCED)
+            self._session.execute(delete(Chunk).where(batch), execution_options=_NO_SYNC)
         return len(unseen)
 
     def _mark_ingested(self, course_ids: list[str]) -> None:
-        """Set the status of the courses' resources to `succeeded`, creating one if there is none; count the chunks."""
+        """Set the resources of the courses to `succeeded`, add a missing resource, and count the chunks."""
         ingested = ingestion_by_course(self._session, course_ids)
         for course_id in course_ids:
             self._courses[course_id].chunks = ingested[course_id].chunks
         unfinished = [course_id for course_id in course_ids if not ingested[course_id].finished]
-        of_these = col(Resource.course_id).in_(unfinished)
-        self._session.execute(update(Resource).where(of_these).values(status="succeeded"), execution_options=_UNSYNCED)
+        set_succeeded = update(Resource).where(col(Resource.course_id).in_(unfinished)).values(status="succeeded")
+        self._session.execute(set_succeeded, execution_options=_NO_SYNC)
         self._add_resources([course_id for course_id in unfinished if ingested[course_id].resources == 0])
 
     def _id_problem(self, chunk: Chunk) -> str | None:
-        """The first id that its column cannot hold, as a message."""
+        """A message about the first id that its column cannot hold; None if there is no such id."""
         for table, column, value in (
             ("course", "id", chunk.course_id),
             ("resource", "course_id", chunk.course_id),
@@ -195,11 +196,11 @@ class _Loading:
         ):
             if value is not None and not self._ids.can_hold(table, column, value):
                 kind = self._ids.kind(table, column)
-                return f"{value!r} can't be stored: {table}.{column} is {kind} in this database"
+                return f"{value!r} cannot be stored: {table}.{column} is {kind} in this database"
         return None
 
     def _add_resources(self, course_ids: list[str]) -> None:
-        """Give each course one resource that has succeeded; if resource ids are text, it is named like the course."""
+        """Add one succeeded resource per course. If resource ids are text, the id is the course id."""
         rows = [{"course_id": course_id, "status": "succeeded"} for course_id in course_ids]
         if not rows:
             return
@@ -220,5 +221,5 @@ class _Loading:
 
 
 def _identity(chunk: Chunk) -> tuple[str, str]:
-    """Equal for two versions of a chunk that need no update."""
+    """A value that changes when the row of the chunk needs an update."""
     return chunk.course_id, chunk_hash(chunk)

@@ -1,8 +1,8 @@
-"""PostgreSQL connections on which every wait ends.
+"""PostgreSQL connections with a time-out for every wait.
 
-TCP time-outs end the wait for a machine that is gone, `statement_timeout` that for a slow statement. Neither helps
-against a *frozen* server (a paused container, a stuck disk): its machine still acknowledges packets, and libpq waits
-for ever. So psycopg2 waits through a callback here, which polls the socket with a time limit.
+TCP time-outs cover an unreachable machine, and `statement_timeout` covers a slow statement. Neither covers a *frozen*
+server process (a paused container, a stuck disk): the machine still acknowledges packets, and libpq waits forever. So
+psycopg2 waits in the callback `wait`, which polls the socket with a time limit.
 """
 
 import select
@@ -13,17 +13,17 @@ from psycopg2.extensions import POLL_OK, POLL_READ, STATUS_BEGIN
 from sqlalchemy import URL
 
 STATEMENT_FACTOR = 12
-"""A statement may take this many times the configured time-out: counting a large `chunk` table takes a while."""
+"""Ratio of the time-out for statements to DATABASE_TIMEOUT_SECONDS. Counting a large `chunk` table takes long."""
 
 
 class TimedConnection(psycopg2.extensions.connection):
-    """A connection whose waits for the server end after `timeout_seconds`, or `STATEMENT_FACTOR` times that."""
+    """A psycopg2 connection with a time limit for every answer of the server."""
 
     timeout_seconds: float = 5.0
 
     @property
     def wait_seconds(self) -> float:
-        """The limit for the next answer. Outside a transaction there is only a connect or a ping, which are quick."""
+        """The time limit for the next answer. Outside a transaction, it only connects or pings, which are quick."""
         return self.timeout_seconds * (STATEMENT_FACTOR + 1 if self.status == STATUS_BEGIN else 1)
 
 
@@ -33,9 +33,8 @@ def wait(connection: psycopg2.extensions.connection) -> None:
     Raises:
         psycopg2.OperationalError: The server did not answer in time. psycopg2 closes the connection.
     """
-    limit = (
-        connection.wait_seconds if isinstance(connection, TimedConnection) else None
-    )  # no limit for Dagster's connections
+    # Dagster's connections in this process have no limit.
+    limit = connection.wait_seconds if isinstance(connection, TimedConnection) else None
     while (state := connection.poll()) != POLL_OK:
         poller = select.poll()
         poller.register(connection.fileno(), select.POLLIN if state == POLL_READ else select.POLLOUT)
@@ -44,15 +43,15 @@ def wait(connection: psycopg2.extensions.connection) -> None:
 
 
 def connect_args(url: URL, timeout_seconds: int) -> dict[str, Any]:
-    """Arguments for psycopg2 such that every wait ends.
+    """Connection arguments for psycopg2 that set all time-outs.
 
-    Connecting, a lock and a ping may take `timeout_seconds`, a statement `STATEMENT_FACTOR` times as long. Text is sent
-    as UTF-8 even if the database declares no encoding.
+    The time-out for connecting, locks and pings is `timeout_seconds`; for a statement, it is `STATEMENT_FACTOR` times
+    as long. The client encoding is UTF-8 even if the database has no encoding (SQL_ASCII).
     """
     psycopg2.extensions.set_wait_callback(wait)
     milliseconds = timeout_seconds * 1000
     limits = f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds * STATEMENT_FACTOR}"
-    given = url.query.get("options", "")
+    url_options = url.query.get("options", "")
     return {
         "connection_factory": type("Connection", (TimedConnection,), {"timeout_seconds": timeout_seconds}),
         "client_encoding": "utf8",
@@ -62,5 +61,5 @@ def connect_args(url: URL, timeout_seconds: int) -> dict[str, Any]:
         "keepalives_interval": 1,
         "keepalives_count": timeout_seconds,
         "tcp_user_timeout": milliseconds,
-        "options": f"{given if isinstance(given, str) else ' '.join(given)} {limits}".strip(),
+        "options": f"{url_options if isinstance(url_options, str) else ' '.join(url_options)} {limits}".strip(),
     }

@@ -1,10 +1,10 @@
-"""Ready-to-Embed rows as JSON Lines: one passage a line, as stage one would write it to the `chunk` table.
+"""Parses Ready-to-Embed rows in JSON Lines format: one row of the `chunk` table per line.
 
     {"id": "c1", "course_id": "physics", "lecture_id": "l1", "section_id": "s1", "order_in_section": 0,
      "text": "…", "language": "en", "source_type": "pdf", "metadata": {"page": 3}}
 
-Only `metadata` may be left out. Unknown keys are refused, because a misspelt one would vanish without a trace; anything
-extra belongs into `metadata`. Every fault is reported with its file and line.
+Only `metadata` is optional. Unknown keys are errors, so that a misspelt key does not go unnoticed; additional data goes
+into `metadata`. Every error is reported with its file and line.
 """
 
 import json
@@ -21,12 +21,12 @@ from models.text import is_unicode
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MAX_DEPTH = 100
-"""Of metadata: far beyond any use, and well within what Python and the databases can parse again."""
+"""Maximum nesting depth of metadata. Python and the databases can parse much deeper JSON."""
 
 
 @dataclass(frozen=True)
 class Position:
-    """Where a row stands in the input."""
+    """File and line of a row."""
 
     file: str
     line: int
@@ -46,7 +46,7 @@ def _not_blank(value: str) -> str:
 
 
 def _storable(value: Any) -> Any:
-    """Accepts what both databases can store."""
+    """Reject values that SQLite or PostgreSQL cannot store."""
     _check_storable(value, MAX_DEPTH)
     return value
 
@@ -63,13 +63,13 @@ def _check_storable(value: Any, depth: int) -> None:
         if "\0" in value:
             raise ValueError("contains a NUL character")
         if not is_unicode(value):
-            raise ValueError("contains half of a surrogate pair")
+            raise ValueError("contains an unpaired surrogate")
     elif isinstance(value, float) and not isfinite(value):
         raise ValueError("contains a number that is too large")
 
 
 def _partition_key(value: str) -> str:
-    """Course ids become Dagster partition keys, which can't hold these."""
+    """Reject course ids that cannot be Dagster partition keys."""
     if "..." in value:
         raise ValueError("must not contain '...'")
     if any(unicodedata.category(character) == "Cc" for character in value):
@@ -84,7 +84,7 @@ LabelId = Annotated[Label, BeforeValidator(_id_as_text)]
 
 
 class ReadyToEmbed(BaseModel):
-    """One line. Ids may be JSON strings or integers; both are text to us."""
+    """One line. Ids may be JSON strings or integers; both become text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -99,7 +99,7 @@ class ReadyToEmbed(BaseModel):
     metadata: Annotated[dict[str, Any], AfterValidator(_storable)] = Field(default_factory=dict)
 
     def chunk(self) -> Chunk:
-        """The row of the `chunk` table; `order_in_section` moves into its metadata."""
+        """The row of the `chunk` table. `order_in_section` becomes part of its metadata."""
         return Chunk(
             id=self.id,
             course_id=self.course_id,
@@ -113,13 +113,13 @@ class ReadyToEmbed(BaseModel):
 
 
 def read_lines(file: str, stream: BinaryIO) -> Iterator[tuple[Position, Chunk | str]]:
-    """Reads JSON Lines, one line in memory at a time.
+    """Read JSON Lines, with one line in memory at a time.
 
-    Blank lines are skipped, as is a byte order mark at the very start. Lines end with a line feed alone: other line
-    separators of Unicode may stand in a text.
+    Skips blank lines, and a byte order mark at the start of the file. Only a line feed ends a line, because texts may
+    contain other Unicode line separators.
 
     Yields:
-        Where a line stands, and the chunk on it or what is wrong with it.
+        The position of each line, with its chunk or an error message.
     """
     for number, line in enumerate(stream, start=1):
         content = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
@@ -130,31 +130,31 @@ def read_lines(file: str, stream: BinaryIO) -> Iterator[tuple[Position, Chunk | 
         try:
             row = _parse(content).chunk()
         except ValueError as error:
-            row = _explain(error)
+            row = _message(error)
         yield Position(file, number), row
 
 
 def _parse(line: bytes) -> ReadyToEmbed:
     try:
-        value = json.loads(line.decode(), parse_constant=_refuse_constant)
+        value = json.loads(line.decode(), parse_constant=_reject_constant)
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
     if not isinstance(value, dict):
-        raise ValueError(f"not a JSON object but {_KINDS.get(type(value), 'a number')}")
+        raise ValueError(f"not a JSON object but {_JSON_TYPES.get(type(value), 'a number')}")
     return ReadyToEmbed.model_validate(value)
 
 
-_KINDS = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
+_JSON_TYPES = {list: "an array", str: "a string", bool: "a boolean", type(None): "null"}
 
 
-def _refuse_constant(name: str) -> NoReturn:
+def _reject_constant(name: str) -> NoReturn:
     raise ValueError(f"not JSON: {name}")
 
 
-def _explain(error: ValueError) -> str:
+def _message(error: ValueError) -> str:
     match error:
         case ValidationError():
-            return "; ".join(_explain_field(detail) for detail in error.errors(include_url=False, include_input=False))
+            return "; ".join(_field_message(detail) for detail in error.errors(include_url=False, include_input=False))
         case UnicodeDecodeError():
             return f"not UTF-8: byte {error.object[error.start]:#04x} at position {error.start}"
         case json.JSONDecodeError():
@@ -163,7 +163,7 @@ def _explain(error: ValueError) -> str:
             return str(error)
 
 
-def _explain_field(detail: Any) -> str:
+def _field_message(detail: Any) -> str:
     name = ".".join(map(str, detail["loc"]))
     if detail["type"] == "string_type" and name.endswith("id"):
         return f"{name} must be a string or an integer"
@@ -172,7 +172,7 @@ def _explain_field(detail: Any) -> str:
 
 _MESSAGES = {
     "missing": "is missing",
-    "extra_forbidden": "is no known key",
+    "extra_forbidden": "is not a known key",
     "string_type": "must be a string",
     "int_type": "must be an integer",
     "greater_than_equal": "must not be negative",

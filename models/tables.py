@@ -1,8 +1,7 @@
-"""The catalogue: stage one's tables, and the embedding columns stage two adds to `course`.
+"""The tables of the catalogue: stage one's tables, with the embedding columns that this product adds to `course`.
 
-Stage one owns `course`, `resource` and `chunk` and may hold more columns than these; only the columns the
-contract guarantees are mapped, so that any such database works. Ids are opaque text here whatever the
-database stores: integer and text columns both work (see `OpaqueId`).
+Stage one owns `course`, `resource` and `chunk`, which may have more columns. Only the columns of the contract with
+stage one are mapped. Id columns may have any type that `models.ids` supports; in Python, ids are text (see `OpaqueId`).
 """
 
 import json
@@ -16,7 +15,7 @@ from sqlmodel import Field, SQLModel
 
 
 class EmbeddingStatus(StrEnum):
-    """The life of a course's collection. Stored as plain text: other systems read the column."""
+    """The embedding status of a course. Stored as plain text, because other systems read the column."""
 
     NOT_STARTED = "not_started"
     PENDING = "pending"
@@ -26,52 +25,52 @@ class EmbeddingStatus(StrEnum):
 
 
 class OpaqueId(TypeDecorator[str]):
-    """An id that is text to us and may be an integer in the database.
+    """An id that is text in Python, and may be an integer or a UUID in the database.
 
-    Values are bound as untyped text, which both databases convert to the column's own type, and read back
-    with `str`. The conversion also accepts other spellings (`01` finds 1), so a lookup compares the id's text
-    too: see `models.course_state`.
+    Values are bound as untyped text, which SQLite and PostgreSQL convert to the type of the column. Values read from
+    the database are converted with `str`. The conversion accepts other spellings (`01` equals 1), so a lookup also
+    compares the text (see `models.ids.id_equals`).
     """
 
     impl = String
     cache_ok = True
 
     def process_result_value(self, value: Any, dialect: Dialect) -> str | None:  # noqa: ARG002 - the interface
-        """Integer ids become text."""
+        """Convert integers and UUIDs to text."""
         return None if value is None else str(value)
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A point in time. SQLite keeps no zone and compares text, so there it is always UTC."""
+    """A point in time, stored in UTC, because SQLite stores no time zone and compares times as text."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Refuses a time without a zone: nobody could say which moment it means."""
+        """Convert to UTC; reject a time without time zone, which would be ambiguous."""
         if value is not None and value.tzinfo is None:
-            raise ValueError(f"a time needs its zone: {value}")
+            raise ValueError(f"the time has no time zone: {value}")
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:  # noqa: ARG002
-        """Every time read is in UTC."""
+        """Convert to UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
 class JsonObject(TypeDecorator[dict[str, Any]]):
-    """A JSON object, whether stage one's column is JSON, JSONB or text.
+    """A JSON object in a column of type JSON, JSONB or text.
 
-    Anything else in the column (another kind of value, no JSON at all) reads as None: a passage is worth
-    finding even where its extras are unreadable.
+    Any other value, such as an array or invalid JSON, is read as None: a chunk stays searchable even if its metadata is
+    unreadable.
     """
 
     impl = JSON(none_as_null=True)
     cache_ok = True
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], dict[str, Any] | None]:  # noqa: ARG002
-        """PostgreSQL's driver has parsed json and jsonb already; text, and all of SQLite, comes as it is."""
+        """Parse text. psycopg2 returns JSON and JSONB already parsed; SQLite returns text."""
 
         def parse(value: Any) -> dict[str, Any] | None:
             if isinstance(value, str | bytes):
@@ -85,7 +84,7 @@ class JsonObject(TypeDecorator[dict[str, Any]]):
 
 
 class Course(SQLModel, table=True):
-    """A course and the state of its collection: the one row that the pipeline and the search app share."""
+    """A course and its embedding state. The pipeline and the search app share this row."""
 
     id: str = Field(sa_column=Column(OpaqueId, primary_key=True))
 
@@ -97,19 +96,19 @@ class Course(SQLModel, table=True):
     embedding_error: str | None = Field(default=None, sa_column=Column(Text))
 
     embedding_run_id: str | None = Field(default=None, sa_column=Column(String))
-    """The Dagster run that owns the course: only this run may write its progress and outcome."""
+    """The Dagster run that owns the course. Only this run may write progress and result."""
     embedding_requested_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
-    """When somebody asked for an embedding that no run has taken up yet."""
+    """Time of a request for an embedding that no run has claimed yet."""
     embedding_generation: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    """Rises by one with every publication: readers that cache a course key their cache by it."""
+    """Number of publications. Readers use it in the key of a cached course."""
     embedding_attempted: str | None = Field(default=None, sa_column=Column(String))
-    """The fingerprint the last run set out to publish: a failed course is left alone until its content differs."""
+    """Fingerprint that the last run tried to publish. A failed course is not retried until its content differs."""
     embedding_fingerprint: str | None = Field(default=None, sa_column=Column(String))
-    """What the published collection was made from; see `models.fingerprint`."""
+    """Fingerprint of the published collection (see `models.fingerprint`)."""
 
 
 class Resource(SQLModel, table=True):
-    """A video or PDF of a course. A course is ingested when all of its resources have `succeeded`."""
+    """A video or PDF of a course. A course is ingested when all its resources have the status `succeeded`."""
 
     id: str = Field(sa_column=Column(OpaqueId, primary_key=True))
     course_id: str = Field(sa_column=Column(OpaqueId, nullable=False, index=True))
@@ -127,5 +126,4 @@ class Chunk(SQLModel, table=True):
     language: str | None = Field(default=None, sa_column=Column(String))
     source_type: str | None = Field(default=None, sa_column=Column(String))
     extra: dict[str, Any] | None = Field(default=None, sa_column=Column("metadata", JsonObject))
-    """The column `metadata` (SQLAlchemy keeps that attribute name for itself): a JSON object whose
-    `order_in_section` places the chunk in its section."""
+    """The column `metadata`; SQLAlchemy reserves that name. `order_in_section` in it is the position in the section."""

@@ -1,7 +1,6 @@
-"""Text for databases, JSON and people.
+"""Helpers for text in databases, JSON and messages.
 
-JSON and URLs can put an unpaired surrogate (half of a character outside the basic plane) into a string; it cannot be
-encoded as UTF-8.
+A string from JSON or a URL may contain an unpaired surrogate (half of a UTF-16 pair), which cannot be encoded as UTF-8.
 """
 
 import reprlib
@@ -11,7 +10,7 @@ _SHORT.maxstring = 100
 
 
 def is_unicode(text: str) -> bool:
-    """Whether the text can be encoded: it has no unpaired surrogate."""
+    """Whether the text can be encoded as UTF-8: it contains no unpaired surrogate."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -20,20 +19,20 @@ def is_unicode(text: str) -> bool:
 
 
 def without_surrogates(text: str) -> str:
-    """The text with U+FFFD for every unpaired surrogate; a pair becomes the character it encodes."""
+    """The text with U+FFFD for every unpaired surrogate, and with the encoded character for every pair."""
     return text if is_unicode(text) else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def quoted(text: str) -> str:
-    """Text from a caller for a message: in quotes, escaped, and shortened in the middle if it is long."""
+    """Format untrusted text for a message: in quotes, escaped, and shortened in the middle if it is long."""
     return _SHORT.repr(text)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:
-    """The number with the noun: `1 course`, `2 courses`."""
+    """The number and the noun in singular or plural: `1 course`, `2 courses`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"
 
 
 def one_line(text: str) -> str:
-    """The text with all white space, line breaks included, as single spaces."""
+    """The text with each run of white space, including line breaks, as one space."""
     return " ".join(text.split())

@@ -1,1 +1,1 @@
-"""What a search consists of: keyword and vector scores of a course, their fusion, reranking, caches."""
+"""Search within one course: vector and keyword scores, fusion, reranking, and the in-memory caches."""

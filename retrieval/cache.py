@@ -1,10 +1,10 @@
-"""The cache of the product: values that take long to load, kept in memory while they are used.
+"""A thread-safe LRU cache with a TTL, for values that take long to load: models and course indexes.
 
     courses: InstanceCache[str, Course] = InstanceCache("courses", max_entries=50, ttl_seconds=1800)
     course = courses.get(course_id, load)
 
-The least recently used values are evicted, and values expire (`cachetools.TTLCache`). A key is loaded once, however
-many threads ask for it, and outside the lock: a hit takes microseconds while other keys are being loaded.
+Eviction and expiry are those of `cachetools.TTLCache`. Concurrent calls for one key share a single load. Loads run
+outside the lock, so a hit takes microseconds even while other keys load.
 """
 
 import logging
@@ -23,16 +23,16 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 BACKGROUND_LOADS = 16
-"""Background loads of a cache that run at once; further ones queue, and their callers wait no longer for that."""
+"""Maximum number of concurrent background loads per cache. Time in the queue counts towards a caller's time-out."""
 
 
 class StillLoadingError(Exception):
-    """The value was not loaded within the caller's patience. The load continues, for later callers."""
+    """The value was not loaded within `timeout_seconds`. The load continues, for later callers."""
 
 
 @dataclass(frozen=True)
 class CacheStats:
-    """Counts since the start or the last `clear_cache_stats`, and the present contents."""
+    """Counts since the start or the last `clear_cache_stats`, and the current contents."""
 
     hits: int
     misses: int
@@ -50,21 +50,21 @@ class CacheStats:
 
     @property
     def hit_rate(self) -> float:
-        """Hits divided by look-ups, 0.0 to 1.0; 0.0 before the first look-up."""
+        """Hits divided by lookups, 0.0 to 1.0; 0.0 before the first lookup."""
         lookups = self.hits + self.misses
         return self.hits / lookups if lookups else 0.0
 
 
 class InstanceCache(Generic[K, V]):
-    """Safe to share between threads. A loader may use the cache for other keys, but not for its own.
+    """Safe to share between threads. A load function may call the cache for other keys, but not for the key it loads.
 
     Args:
-        name: In log lines and statistics.
-        max_entries: How many values are kept.
-        ttl_seconds: How long after its load a value is kept, however often it is used. An expired value is removed by
-            the next call of any method.
-        max_bytes: How many bytes the kept values may have together. A larger value is returned, but not kept.
-        size_of: Bytes of a value; needed with `max_bytes`.
+        name: Name in log messages and statistics.
+        max_entries: Maximum number of values.
+        ttl_seconds: Lifetime of a value from its load on; hits do not extend it. The next call of any method removes
+            expired values.
+        max_bytes: Maximum size of all values together. A single larger value is returned but not cached.
+        size_of: Returns the size of a value in bytes; required with `max_bytes`.
         timer: A monotonic clock, in seconds.
     """
 
@@ -88,27 +88,27 @@ class InstanceCache(Generic[K, V]):
         self._max_bytes = max_bytes
         self._size_of = size_of
         self._lock = threading.Lock()
-        self._kept: _Store[K, V] = _Store(max_entries, ttl_seconds, timer, self._count_removal)
+        self._store: _Store[K, V] = _Store(max_entries, ttl_seconds, timer, self._count_removal)
         self._loading: dict[K, _Load[V]] = {}
         self._removals: list[tuple[K, str]] = []
         self._bytes = 0
         self._counts = _Counts()
         self._background_slots = threading.Semaphore(BACKGROUND_LOADS)
 
-    def get(self, key: K, load: Callable[[], V], patience_seconds: float | None = None) -> V:
-        """The value of the key, loaded if it is not kept.
+    def get(self, key: K, load: Callable[[], V], timeout_seconds: float | None = None) -> V:
+        """The value of the key, loaded if it is not cached.
 
-        Without patience, the first caller loads on its own thread and the others wait for it. With patience, the load
-        runs on a background thread, and its value is kept even if no caller waits any more.
+        Without a time-out, the first caller loads on its thread and the others wait. With a time-out, the load runs on
+        a background thread, and its value is cached even if all callers have timed out.
 
         Args:
             key: The key.
-            load: Loads the value; for one key never called twice at the same time. An error is raised to all callers
-                that wait and is not kept: the next call loads again.
-            patience_seconds: How long to wait for a value that is not loaded yet.
+            load: Loads the value; never called concurrently for one key. All waiting callers raise its error. Errors
+                are not cached: the next call loads again.
+            timeout_seconds: Maximum wait for a value that is not cached; None means no limit.
 
         Raises:
-            StillLoadingError: The patience has ended.
+            StillLoadingError: The value was not loaded within the time-out.
         """
         with self._lock:
             entry = self._find(key)
@@ -121,41 +121,41 @@ class InstanceCache(Generic[K, V]):
         if entry is not None:
             logger.debug("Cache %s: hit %.100r", self.name, key)
             return entry.value
-        if is_first and patience_seconds is None:
+        if is_first and timeout_seconds is None:
             self._load(key, loading, load)
         elif is_first:
             self._load_in_background(key, loading, load)
-        if not loading.done.wait(patience_seconds):
-            raise StillLoadingError(f"Cache {self.name}: {key!r:.100} is still loading after {patience_seconds} s")
+        if not loading.done.wait(timeout_seconds):
+            raise StillLoadingError(f"Cache {self.name}: {key!r:.100} is still loading after {timeout_seconds} s")
         if loading.error is not None:
-            # One error is raised by many threads: each starts from the traceback of the load.
+            # Many threads raise the same exception object: reset its traceback, or it would grow with each of them.
             raise loading.error.with_traceback(loading.traceback)
         return loading.value
 
     def peek(self, key: K) -> V | None:
-        """The value if it is kept, which counts as a hit; None otherwise, which is not counted as a miss."""
+        """The value if it is cached, otherwise None. Counts as a hit, but never as a miss."""
         with self._lock:
             entry = self._find(key)
         self._log_removals()
         return entry.value if entry else None
 
     def clear_cache(self) -> None:
-        """Remove all values. Loads that are running are returned to their callers, and not kept."""
+        """Remove all values. Callers still get the results of running loads, which are then not cached."""
         with self._lock:
             self._loading.clear()
-            with self._kept.timer:
-                self._kept.expire()
-                for key, entry in self._kept.items():
+            with self._store.timer:
+                self._store.expire()
+                for key, entry in self._store.items():
                     self._count_removal(key, entry, "cleared")
-                self._kept.clear()
+                self._store.clear()
         logger.info("Cache %s: cleared", self.name)
         self._log_removals()
 
     def get_cache_stats(self) -> CacheStats:
-        """The statistics, all of the same moment."""
+        """A consistent snapshot of the statistics."""
         with self._lock:
             stats = CacheStats(
-                entries=len(self._kept),  # first, because it removes expired values
+                entries=len(self._store),  # first, because it removes expired values
                 **vars(self._counts),
                 bytes=self._bytes,
                 max_entries=self._max_entries,
@@ -166,14 +166,14 @@ class InstanceCache(Generic[K, V]):
         return stats
 
     def clear_cache_stats(self) -> None:
-        """Set all counts to zero; values stay."""
+        """Set all counts to zero. Cached values stay."""
         with self._lock:
             self._counts = _Counts()
 
     def _find(self, key: K) -> "_Entry[V] | None":
-        self._kept.expire()
+        self._store.expire()
         try:
-            entry = self._kept[key]
+            entry = self._store[key]
         except KeyError:
             return None
         self._counts.hits += 1
@@ -185,32 +185,32 @@ class InstanceCache(Generic[K, V]):
                 self._load(key, loading, load)
 
         try:
-            # A daemon thread, so that a load that hangs does not keep the process from ending.
+            # A daemon thread, so that a hanging load cannot keep the process alive.
             threading.Thread(target=run, name=f"{self.name}-load", daemon=True).start()
-        except RuntimeError:  # the system has no thread left: load here, whatever the patience
+        except RuntimeError:  # the system cannot start a thread: load in the caller, ignoring the time-out
             run()
 
     def _load(self, key: K, loading: "_Load[V]", load: Callable[[], V]) -> None:
-        """Load and keep the value; an error is stored for the callers that wait, never raised here."""
+        """Load and cache the value. An error is stored for the waiting callers, never raised here."""
         started = time.perf_counter()
         size = 0
         try:
             loading.value = load()
             size = self._size_of(loading.value) if self._size_of else 0
-        except BaseException as error:  # noqa: BLE001 - each caller that waits raises it
+        except BaseException as error:  # noqa: BLE001 - every waiting caller raises it
             loading.error, loading.traceback = error, error.__traceback__
         seconds = time.perf_counter() - started
         with self._lock:
-            is_wanted = self._loading.get(key) is loading  # not after `clear_cache`
-            if is_wanted:
+            is_current = self._loading.get(key) is loading  # false after `clear_cache`
+            if is_current:
                 del self._loading[key]
             if loading.error is not None:
                 self._counts.load_failures += 1
             else:
                 self._counts.loads += 1
                 self._counts.load_seconds += seconds
-                if is_wanted:
-                    self._keep(key, _Entry(loading.value, size))
+                if is_current:
+                    self._add(key, _Entry(loading.value, size))
         loading.done.set()
         if loading.error is None:
             logger.info("Cache %s: miss %.100r, loaded in %.3f s", self.name, key, seconds)
@@ -218,19 +218,19 @@ class InstanceCache(Generic[K, V]):
             logger.warning("Cache %s: miss %.100r, failed after %.3f s: %r", self.name, key, seconds, loading.error)
         self._log_removals()
 
-    def _keep(self, key: K, entry: "_Entry[V]") -> None:
+    def _add(self, key: K, entry: "_Entry[V]") -> None:
         if self._max_bytes is not None and entry.bytes > self._max_bytes:
             self._counts.too_large += 1
-            self._removals.append((key, "too large to keep"))
+            self._removals.append((key, "too large to cache"))
             return
         self._bytes += entry.bytes
-        with self._kept.timer:  # freezes the time, so that the new entry cannot expire while others are evicted
-            self._kept[key] = entry
+        with self._store.timer:  # freezes the time, so that the new entry cannot expire during evictions
+            self._store[key] = entry
             while self._max_bytes is not None and self._bytes > self._max_bytes:
-                self._kept.popitem()
+                self._store.popitem()
 
     def _count_removal(self, key: K, entry: "_Entry[V]", reason: str) -> None:
-        """Called with the lock held; the log line is written later, outside the lock."""
+        """Called with the lock held. The log line is written later, outside the lock."""
         self._bytes -= entry.bytes
         self._counts.evictions += reason == "evicted"
         self._counts.expirations += reason == "expired"
@@ -264,7 +264,7 @@ class _Entry(Generic[V]):
 
 
 class _Load(Generic[V]):
-    """A load that is running, or has ended with a value or an error."""
+    """A load that is running, or that ended with a value or an error."""
 
     value: V
 
@@ -275,7 +275,7 @@ class _Load(Generic[V]):
 
 
 class _Store(TTLCache[K, _Entry[V]]):
-    """Reports every entry that it removes by itself, with the reason."""
+    """A `TTLCache` that reports each entry that it evicts or expires."""
 
     def __init__(
         self,

@@ -1,8 +1,8 @@
 """A published course in memory: vectors, records and keyword index.
 
-It is read from the collection once and is immutable: a new generation is another index. A course is small, so a search
-compares the query with every chunk, which is exact and takes a fraction of a request to Chroma. A filter is a mask over
-the chunks.
+A course index is read from the collection once and never changes: a new generation gets a new index. A course is small,
+so a search compares the query with every chunk. That is exact and takes a fraction of the time of a request to Chroma.
+A filter is a boolean mask over the chunks.
 """
 
 import logging
@@ -30,27 +30,27 @@ logger = logging.getLogger(__name__)
 
 FILTERS = ("section_id", "lecture_id", "source_type")
 """Metadata fields a search can be filtered by."""
-LARGE = 16_000_000
-"""From this number of vector elements on, a course is searched on several cores."""
-CORES = min(4, os.cpu_count() or 1)
-"""Cores for a large course; more would only wait for memory bandwidth."""
+PARALLEL_FROM = 16_000_000
+"""From this number of vector elements (chunks × dimensions) on, several threads compute the cosines of a course."""
+PARALLEL_THREADS = min(4, os.cpu_count() or 1)
+"""Memory bandwidth limits the matrix product, so more threads do not help."""
 _BYTES_PER_RECORD = 2500
-"""Measured memory of the metadata of a chunk and its Python objects."""
+"""Measured memory of one chunk's metadata and Python objects, without its text and vector."""
 
-_one_large_product = threading.Lock()
+_parallel_product_lock = threading.Lock()
 
 
 @cache
-def _cores() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(CORES, thread_name_prefix="product")
+def _thread_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(PARALLEL_THREADS, thread_name_prefix="product")
 
 
 @contextmanager
 def one_thread_per_product() -> Iterator[None]:
-    """Limit numpy to one thread per matrix product, for an app whose searches run concurrently.
+    """Limit NumPy to one thread per matrix product, for an app that runs searches concurrently.
 
-    By default its BLAS library spreads each product over all cores, and concurrent products wait for one another: eight
-    clients then get 44 searches per second over 5,000 chunks, instead of 830.
+    By default, OpenBLAS spreads each product over all cores, and concurrent products wait for one another. Measured
+    with eight clients and 5,000 chunks: 830 searches per second with the limit, 44 without.
     """
     with ThreadpoolController().select(internal_api="openblas").limit(limits=1):
         yield
@@ -63,7 +63,7 @@ class CourseIndex:
         records: The chunks, sorted by id.
         vectors: Their unit vectors (chunks, dimensions).
         keywords: Their keyword index, with the same rows.
-        info: Course and model of the collection.
+        info: The course and the embedding model of the collection.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class CourseIndex:
         self.keywords = keywords
         self.info = info
         self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        self._values = {name: _encoded([_text(record.metadata.get(name)) for record in records]) for name in FILTERS}
-        self._reading_order = sorted(range(len(records)), key=lambda row: _place(records[row]))
+        self._values = {name: _encode([_text(record.metadata.get(name)) for record in records]) for name in FILTERS}
+        self._reading_order = sorted(range(len(records)), key=lambda row: _reading_order_key(records[row]))
         self._position = {row: position for position, row in enumerate(self._reading_order)}
         self._copies = _copies(records)
 
@@ -87,37 +87,37 @@ class CourseIndex:
 
     @property
     def bytes(self) -> int:
-        """Estimated memory."""
+        """Estimated memory in bytes."""
         return _bytes(self.records, self._vectors)
 
     def cosines(self, vector: Vectors, mask: Mask | None = None) -> Scores:
-        """Cosine similarity of every chunk, (chunks,), to a unit vector (dimensions,); -1.0 to 1.0.
+        """Cosine similarity of every chunk to a unit vector (dimensions,): (chunks,), -1.0 to 1.0.
 
-        A chunk outside the mask may have -1.0 instead.
+        For chunks outside the mask, the value may be -1.0 instead.
         """
-        if self._vectors.size < LARGE:
+        if self._vectors.size < PARALLEL_FROM:
             cosines: Scores = self._vectors @ vector
         elif mask is not None and np.count_nonzero(mask) < len(self) // 8:
             cosines = np.full(len(self), -1, dtype=np.float32)
             cosines[mask] = self._vectors[mask] @ vector
         else:
-            with _one_large_product:  # it saturates memory bandwidth
-                parts = _cores().map(lambda part: part @ vector, np.array_split(self._vectors, CORES))
+            with _parallel_product_lock:  # one product already saturates the memory bandwidth
+                parts = _thread_pool().map(lambda part: part @ vector, np.array_split(self._vectors, PARALLEL_THREADS))
                 cosines = np.concatenate(list(parts))
         return np.clip(cosines, -1.0, 1.0, out=cosines)
 
     def mask(self, filters: Mapping[str, Sequence[str]]) -> Mask | None:
-        """The chunks, (chunks,), that have one of the accepted values in every field; None without filters."""
+        """Mask (chunks,) of the chunks with an accepted value in every filtered field; None without filters."""
         mask: Mask | None = None
-        for name, wanted in filters.items():
-            codes, numbers = self._values[name]
-            known = [numbers[value] for value in wanted if value in numbers]
-            chosen = codes == known[0] if len(known) == 1 else np.isin(codes, known)
-            mask = chosen if mask is None else mask & chosen
+        for name, accepted in filters.items():
+            codes, code_of = self._values[name]
+            accepted_codes = [code_of[value] for value in accepted if value in code_of]
+            matching = codes == accepted_codes[0] if len(accepted_codes) == 1 else np.isin(codes, accepted_codes)
+            mask = matching if mask is None else mask & matching
         return mask
 
     def neighbours(self, row: int, distance: int) -> tuple[list[int], list[int]]:
-        """Rows of up to `distance` chunks before and after a chunk, in reading order, within its section."""
+        """Rows of up to `distance` chunks before and after a chunk in the same section, in reading order."""
         position = self._position[row]
         before = self._reading_order[max(0, position - distance) : position]
         after = self._reading_order[position + 1 : position + 1 + distance]
@@ -128,7 +128,7 @@ class CourseIndex:
         )
 
     def distinct(self, mask: Mask | None) -> Mask | None:
-        """The mask with only one chunk of each text."""
+        """The mask restricted to one chunk for each text; None means that it selects all chunks."""
         if not self._copies:
             return mask
         distinct = np.ones(len(self), dtype=np.bool_) if mask is None else mask.copy()
@@ -138,7 +138,7 @@ class CourseIndex:
         return distinct
 
     def copies(self, row: int) -> Sequence[int]:
-        """Rows of all chunks with exactly the same text, this one included."""
+        """Rows of all chunks with exactly the same text, including `row`."""
         return self._copies.get(row, (row,))
 
 
@@ -161,11 +161,11 @@ def read_course(collection: CourseCollection, max_bytes: int | None = None) -> C
     """Read a course from its collection.
 
     Args:
-        collection: Of the course.
-        max_bytes: Limit of the index's memory.
+        collection: The course's collection.
+        max_bytes: Maximum memory of the course index.
 
     Raises:
-        CourseTooLargeError: Its index would exceed the limit, as estimated from the first page.
+        CourseTooLargeError: The index would exceed `max_bytes`, as estimated from the first page.
         CollectionNotFoundError: The collection was deleted.
         VectorStoreError: The vector store failed.
     """
@@ -186,13 +186,13 @@ def read_course(collection: CourseCollection, max_bytes: int | None = None) -> C
 
 
 def make_course_index(content: CourseContent, course_id: str, keyword_store: KeywordStore) -> CourseIndex:
-    """The index of a course. Its keyword index is loaded, or built and saved if there is none."""
+    """Make a course index. Its keyword index is loaded from disk, or built and saved if no usable file exists."""
     ids = tuple(record.chunk_id for record in content.records)
     try:
         keywords = keyword_store.load(course_id, content.digest)
         if keywords.chunk_ids == ids:
             return CourseIndex(content.records, content.vectors, keywords, content.info)
-        reason = "it holds other chunks"
+        reason = "the saved one contains other chunks"
     except KeywordIndexError as error:
         reason = str(error)
     logger.info("Building the keyword index of course %s: %s", course_id, reason)
@@ -206,19 +206,21 @@ def make_course_index(content: CourseContent, course_id: str, keyword_store: Key
 
 
 def _bytes(records: Sequence[Record], vectors: Vectors) -> int:
-    """Estimated memory of an index; half of the estimate for texts is their keyword index."""
+    """Estimated memory of a course index: 4 bytes per character, half of them for the keyword index."""
     return vectors.nbytes + sum(4 * len(record.text) for record in records) + _BYTES_PER_RECORD * len(records)
 
 
-def _encoded(values: Sequence[str | None]) -> tuple[NDArray[np.int32], dict[str, int]]:
-    """A code per value, -1 for None; comparing codes is a hundred times faster than comparing strings."""
-    numbers: dict[str, int] = {}
-    codes = [-1 if value is None else numbers.setdefault(value, len(numbers)) for value in values]
-    return np.asarray(codes, dtype=np.int32), numbers
+def _encode(values: Sequence[str | None]) -> tuple[NDArray[np.int32], dict[str, int]]:
+    """One integer code per value, -1 for None, and the code of each value.
+
+    Comparing codes is a hundred times faster than comparing strings.
+    """
+    code_of: dict[str, int] = {}
+    codes = [-1 if value is None else code_of.setdefault(value, len(code_of)) for value in values]
+    return np.asarray(codes, dtype=np.int32), code_of
 
 
 def _text(value: object) -> str | None:
-    """A metadata value as text, for comparison with filter values."""
     return None if value is None else str(value)
 
 
@@ -226,10 +228,10 @@ def _section(record: Record) -> tuple[str | None, str | None]:
     return _text(record.metadata.get("lecture_id")), _text(record.metadata.get("section_id"))
 
 
-def _place(record: Record) -> tuple[str, str, float, int, str]:
-    """Sort key for reading order.
+def _reading_order_key(record: Record) -> tuple[str, str, float, int, str]:
+    """Sort key for reading order: lecture, section, `order_in_section`, id.
 
-    Chunks without a numeric `order_in_section` come last, by id; numeric ids as numbers.
+    Chunks without a numeric `order_in_section` come last in their section. Ids of digits are ordered as numbers.
     """
     lecture, section = _section(record)
     try:
@@ -247,7 +249,7 @@ def _place(record: Record) -> tuple[str, str, float, int, str]:
 
 
 def _copies(records: Sequence[Record]) -> dict[int, tuple[int, ...]]:
-    """For each row whose text occurs more than once: the rows with that text."""
+    """Maps each row whose text occurs more than once to all rows with that text."""
     rows: dict[str, list[int]] = {}
     for row, record in enumerate(records):
         rows.setdefault(record.text, []).append(row)

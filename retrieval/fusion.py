@@ -1,16 +1,18 @@
-"""Fuses the scores of two channels, vector and keyword, into one. Pure functions over all chunks of a course.
+"""Fuses the scores of the vector channel and the keyword channel into one score per chunk.
 
-A cosine measures how close a chunk is in meaning, BM25 how many and how rare words of the query it contains. Which of
-them is right differs from query to query. So by default each channel's score has two parts:
+The cosine measures how close a chunk is to the query in meaning. BM25 measures how many words of the query the chunk
+contains, and how rare they are. Which channel is better differs from query to query. So by default, the score of each
+channel has two parts:
 
-* its *strength*: the cosine, or BM25 divided by the query's highest BM25;
-* its *certainty*: how far the chunk stands out from the others, as the softmax of its standard score. If a channel
-  singles out one chunk, that chunk's certainty is near 1; if many chunks stand out alike, each has little, and the
-  other channel decides.
+* *strength*: the cosine, or BM25 divided by the highest BM25 score of any chunk for the query;
+* *certainty*: how far the chunk stands out from the other chunks, as the softmax of its standard score (z-score). If a
+  channel scores one chunk far above the others, the certainty of this chunk is near 1. If many chunks score alike, each
+  certainty is small, and the other channel decides.
 
-The fused score is the weighted mean of both channels (certainty-weighted fusion). The weight of the vector channel is
-reduced if the embedding model cannot read the query: its cosines are noise then. If the caller gives weights, the score
-is the plain weighted sum of the strengths. The constants were chosen on several retrieval sets (docs/adr/0011).
+The default fused score is the weighted mean of both channels (certainty-weighted fusion). The weight of the vector
+channel is lower if the embedding model cannot read the query, because the cosines are noise then. If the caller gives
+weights, the fused score is the plain weighted sum of the strengths. The constants were tuned on several retrieval sets
+(docs/adr/0011).
 """
 
 from typing import NamedTuple
@@ -22,26 +24,26 @@ Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 CERTAINTY = 3.0
-"""Factor of the certainty, which is at most 1, relative to the strength, which is at most 1 as well."""
+"""Factor of the certainty in a channel's score; the factor of the strength is 1. Both are at most 1."""
 VECTOR_SHARPNESS, KEYWORD_SHARPNESS = 1.4, 0.5
-"""Factor of the standard score in the softmax. It is smaller for BM25, whose distribution has a longer tail."""
+"""Factor of the standard score in the softmax (an inverse temperature); lower for BM25, which has a longer tail."""
 ILLEGIBLE, LEGIBLE = 0.5, 0.9
-"""The vector channel is ignored up to the first legibility, and has its full weight from the second on."""
+"""Legibility of the query up to which the vector channel has no weight, and from which on it has its full weight."""
 RRF_K = 60
 """The constant k of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 NO_SPREAD = 1e-4
-"""A smaller standard deviation of scores is rounding only."""
+"""A smaller standard deviation of the scores is mere rounding error."""
 
 
 class Weights(NamedTuple):
-    """Weights of the channels; only their ratio matters."""
+    """Weights of the channels. Only their ratio matters."""
 
     vector: float
     keyword: float
 
     @property
     def shares(self) -> "Weights":
-        """The weights scaled to add up to 1."""
+        """The weights scaled to a sum of 1."""
         total = self.vector + self.keyword
         return Weights(self.vector / total, self.keyword / total)
 
@@ -51,7 +53,7 @@ DEFAULT_WEIGHTS = Weights(0.7, 0.3)
 
 
 def weights_for(legibility: float) -> Weights:
-    """The default weights for a query of this legibility, 0.0 to 1.0 (`embedding.engine.legibility`)."""
+    """The default weights for a query with this legibility, 0.0 to 1.0 (see `embedding.engine.legibility`)."""
     readable = min(1.0, max(0.0, (legibility - ILLEGIBLE) / (LEGIBLE - ILLEGIBLE)))
     return Weights(DEFAULT_WEIGHTS.vector * readable, DEFAULT_WEIGHTS.keyword).shares
 
@@ -62,7 +64,7 @@ class FusedScores(NamedTuple):
     vector: Scores
     keyword: Scores
     weights: Weights
-    """Weights that were used; they add up to 1."""
+    """The weights used; their sum is 1."""
 
     @property
     def score(self) -> Scores:
@@ -71,13 +73,15 @@ class FusedScores(NamedTuple):
 
 
 def certainty_weighted(cosines: Scores, bm25: Scores, legibility: float, mask: Mask | None = None) -> FusedScores:
-    """The weighted mean of both channels, each strength plus certainty, scaled to 0.0–1.0.
+    """The weighted mean of both channels, 0.0 to 1.0.
+
+    The score of a channel is (strength + CERTAINTY · certainty) / (1 + CERTAINTY).
 
     Args:
-        cosines: Of the query, (chunks,).
-        bm25: Of the query, (chunks,). If no chunk contains a word of it, the vector channel alone counts.
+        cosines: Cosine similarities to the query, (chunks,).
+        bm25: BM25 scores for the query, (chunks,). If all are 0, only the vector channel counts.
         legibility: Share of the query that the embedding model can read, 0.0 to 1.0.
-        mask: The chunks that are compared with one another: those that pass the filter, each text once.
+        mask: The chunks to compare with one another: those that pass the filter, each text once.
     """
     weights = weights_for(legibility) if _best(bm25, mask) > 0 else VECTOR_ONLY
     total = np.float32(1 + CERTAINTY)
@@ -91,16 +95,16 @@ def certainty_weighted(cosines: Scores, bm25: Scores, legibility: float, mask: M
 
 
 def weighted_sum(cosines: Scores, bm25: Scores, weights: Weights, mask: Mask | None = None) -> FusedScores:
-    """The weighted mean of the cosine (0.0 if negative) and BM25 divided by the highest BM25."""
+    """The weighted mean of the strengths: the cosine (0.0 if negative), and BM25 divided by the highest BM25 score."""
     cosine_part, bm25_part = _strengths(cosines, bm25, mask)
     weights = weights.shares
     return FusedScores(weights.vector * cosine_part, weights.keyword * bm25_part, weights)
 
 
 def reciprocal_rank_fusion(cosines: Scores, bm25: Scores, weights: Weights, mask: Mask | None = None) -> FusedScores:
-    """Weighted sum of 1 / (60 + rank) over the channels, so at most 1/61; equal scores share a rank.
+    """Weighted mean of 1 / (60 + rank) over the channels, so at most 1/61. Equal scores share a rank.
 
-    A chunk without a word of the query has no rank in the keyword channel, which adds 0 then.
+    A chunk that contains no word of the query gets 0 from the keyword channel.
     """
     weights = weights.shares
     by_vector = weights.vector / (RRF_K + _ranks(cosines, mask))
@@ -109,7 +113,7 @@ def reciprocal_rank_fusion(cosines: Scores, bm25: Scores, weights: Weights, mask
 
 
 def certainty(scores: Scores, sharpness: float, mask: Mask | None = None) -> Scores:
-    """How far each chunk stands out among those of the mask: (chunks,), adding up to 1 over the mask."""
+    """Softmax of `sharpness` times the standard score: (chunks,). The sum over the chunks of the mask is 1."""
     compared: Scores = scores if mask is None else scores[mask]
     spread = float(compared.std())
     if spread < NO_SPREAD:
@@ -130,7 +134,7 @@ def _best(bm25: Scores, mask: Mask | None) -> float:
 
 
 def _ranks(scores: Scores, mask: Mask | None) -> NDArray[np.float32]:
-    """Rank of each chunk among those of the mask, starting at 1: (chunks,)."""
+    """Rank of each chunk among the chunks of the mask, from 1 for the best: (chunks,)."""
     compared = np.sort(scores if mask is None else scores[mask])
     ranks: NDArray[np.float32] = 1 + len(compared) - np.searchsorted(compared, scores, side="right").astype(np.float32)
     return ranks

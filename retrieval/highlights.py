@@ -1,7 +1,7 @@
-"""Finds the words of a query in a text, for a page to mark.
+"""Finds the words of a query in a text, so that a page can highlight them.
 
-The whole text is analysed by the same analyser as the index, so what is marked is what was found. That takes about 0.2
-ms per text, so the tokens of recently shown texts are kept.
+The text goes through the same analyser as the keyword index, so the highlighted words are those that BM25 counts. That
+takes about 0.2 ms per text, so the tokens of recent texts are cached.
 """
 
 from array import array
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 from retrieval.keywords.analysis import analyse
 
-KEPT_TEXTS = 4096
-"""Texts whose tokens are kept; about 3 KB each."""
+CACHED_TEXTS = 4096
+"""Maximum number of texts whose tokens are cached; about 3 KB per text."""
 
 
 def matches(text: str, query_terms: Sequence[str]) -> list[tuple[int, int]]:
-    """Start and end of each match in code points, in reading order and without overlaps."""
+    """Start and end of each match in code points, ascending. Overlapping and adjacent matches are merged."""
     wanted = frozenset(query_terms)
     spans: list[tuple[int, int]] = []
     for term, start, end in zip(*_tokens(text), strict=True):
@@ -30,14 +30,14 @@ def matches(text: str, query_terms: Sequence[str]) -> list[tuple[int, int]]:
 
 
 class _Tokens(NamedTuple):
-    """The tokens of a text as three columns, which takes a tenth of the memory of token objects."""
+    """The tokens of a text as three columns, which take a tenth of the memory of `Token` objects."""
 
     terms: tuple[str, ...]
     starts: "array[int]"
     ends: "array[int]"
 
 
-@lru_cache(KEPT_TEXTS)
+@lru_cache(CACHED_TEXTS)
 def _tokens(text: str) -> _Tokens:
     tokens = analyse(text)
     return _Tokens(

@@ -1,9 +1,9 @@
-"""Query and passage → the probability that the passage answers the query, by Qwen3-Reranker.
+"""Scores passages with Qwen3-Reranker: the probability that a passage answers the query.
 
-A reranker reads query and passage together (a cross-encoder). That is more accurate than comparing two vectors, but
-takes a forward pass per passage, so only the best hits are reranked. Qwen3-Reranker is a language model that is asked a
-yes/no question; the score is the softmax over the logits of `yes` and `no` at the last position. Prompt and scoring
-follow the model card of Qwen3-Reranker-0.6B.
+A reranker is a cross-encoder: it reads query and passage together. That is more accurate than comparing two vectors,
+but takes one forward pass per passage, so only the best hits are reranked. Qwen3-Reranker is a language model that
+answers a yes/no question. The score is the softmax over the logits of `yes` and `no` at the last position. Prompt and
+scoring follow the model card of Qwen3-Reranker-0.6B.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, batches
+from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, padded_batches
 from embedding.errors import ModelUnavailableError
 from embedding.loader import load_model
 from embedding.model_files.directory import check_model_files
@@ -32,44 +32,46 @@ PREFIX = (
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-_WHOLE_TOKENS = ("yes", "no", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
+_REQUIRED_TOKENS = ("yes", "no", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
-Start = list[tuple["torch.Tensor", "torch.Tensor"]]
-"""Keys and values, each (1, heads, tokens, head size), of every layer."""
+PrefixCache = list[tuple["torch.Tensor", "torch.Tensor"]]
+"""KV cache of the shared prefix: for each layer, keys and values, each (1, heads, tokens, head size)."""
 
 
 class RerankerSettings(Settings):
-    """Which model reads query and passage together, how many passages of a search, and for how long."""
+    """The rerank model, and the limits for its use in a search."""
 
     reranker_model_path: Path = Field(
-        Path("./models/qwen3-reranker-0.6b"), description="Hugging Face directory with the rerank model's files."
+        Path("./models/qwen3-reranker-0.6b"), description="Hugging Face directory of the rerank model."
     )
     reranker_device: Literal["auto", "cuda", "cpu"] = Field(
-        "auto", description="As EMBEDDING_DEVICE, for the rerank model."
+        "auto", description="Like EMBEDDING_DEVICE, for the rerank model."
     )
     reranker_max_tokens: int = Field(
         1024,
         ge=256,
         le=8192,
-        description="Prompt, query and passage together; a passage is cut at its end to fit in.",
+        description="Maximum tokens of prompt, query and passage together; longer passages are truncated.",
     )
     reranker_instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
-        description="What the rerank model is told a passage should do for a query.",
+        description="Instruction in the prompt of the rerank model: when a passage is relevant to a query.",
     )
     reranker_timeout_seconds: float = Field(
-        2.0, gt=0, description="Longest wait of a search for the rerank model; then its order is that of fusion."
+        2.0,
+        gt=0,
+        description="Time-out of reranking in a search; after it, the results keep the order of the fused scores.",
     )
-    reranker_top_n: int = Field(30, ge=1, description="How many passages of a search, best first, are reranked.")
+    reranker_top_n: int = Field(30, ge=1, description="Number of best passages of a search that are reranked.")
 
 
 class RerankerError(Exception):
-    """Passages could not be scored."""
+    """The passages could not be scored."""
 
 
 class RerankModelUnavailableError(RerankerError):
-    """The model directory is missing, incomplete, broken, or holds no reranker of this kind."""
+    """The model directory is missing, incomplete or broken, or does not contain a Qwen3-Reranker."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(path, reason)  # both arguments, so that the error survives pickling
@@ -84,32 +86,47 @@ class RerankModelUnavailableError(RerankerError):
 
 
 class Reranker:
-    """A loaded model. It is immutable after construction, so threads may share it."""
+    """A loaded rerank model. It is immutable after construction, so threads may share it.
 
-    def __init__(self, tokenizer: "TokenizersBackend", model: "PreTrainedModel", settings: RerankerSettings) -> None:
+    Args:
+        tokenizer: The tokenizer of the model.
+        model: A causal language model with its output head.
+        settings: Instruction and maximum length.
+        batch_tokens: Maximum tokens of a padded batch; None selects the default for the device.
+    """
+
+    def __init__(
+        self,
+        tokenizer: "TokenizersBackend",
+        model: "PreTrainedModel",
+        settings: RerankerSettings,
+        batch_tokens: int | None = None,
+    ) -> None:
         self.device: str = model.device.type
         self._instruction = settings.reranker_instruction
-        self._batch_tokens = CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS
+        self._batch_tokens = batch_tokens or (CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS)
         self._model: Any = model.base_model
-        # The backend is configured once and only read afterwards, see LocalEmbedder.
+        # Configured once and only read afterwards, so threads may share it (as in LocalEmbedder).
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
         self._prefix, self._suffix = self._encode(PREFIX), self._encode(SUFFIX)
-        self._room = settings.reranker_max_tokens - len(self._prefix) - len(self._suffix)
-        # From here on `<|im_end|>` in a text is encoded as plain text: no passage can end the question and answer it.
+        self._body_tokens = settings.reranker_max_tokens - len(self._prefix) - len(self._suffix)
+        # From here on, special tokens in a text are encoded as plain text. Otherwise a passage with `<|im_end|>` could
+        # end the question and answer it.
         self._tokenizer.encode_special_tokens = True
         yes, no = (self._tokenizer.token_to_id(answer) for answer in ("yes", "no"))
         head = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-        # (hidden size,): its product with the last hidden state is the logit of yes minus the logit of no.
+        # (hidden size,): the product with the last hidden state is the logit of yes minus the logit of no.
         self._yes_minus_no = head[yes].detach().float() - head[no].detach().float()
 
     @classmethod
     def load(cls, settings: RerankerSettings | None = None) -> Self:
-        """Load the configured model, which takes seconds.
+        """Load the configured model. Takes seconds.
 
         Raises:
-            RerankModelUnavailableError: The model directory is missing, incomplete, broken or of another kind.
+            RerankModelUnavailableError: The model directory is missing, incomplete or broken, or of another kind of
+                model.
         """
         settings = settings or RerankerSettings()
         path = settings.reranker_model_path.expanduser()
@@ -118,66 +135,65 @@ class Reranker:
             tokenizer, model = load_model(path, settings.reranker_device, language_model=True)
         except ModelUnavailableError as error:
             raise RerankModelUnavailableError(error.path, error.reason) from error
-        for token in _WHOLE_TOKENS:
+        for token in _REQUIRED_TOKENS:
             if tokenizer.backend_tokenizer.token_to_id(token) is None:
                 raise RerankModelUnavailableError(path, f"its tokenizer has no token {token!r}")
         return cls(tokenizer, model, settings)
 
     def scores(
-        self, query: str, documents: Sequence[str], is_over: Callable[[], bool] = lambda: False
+        self, query: str, documents: Sequence[str], should_stop: Callable[[], bool] = lambda: False
     ) -> NDArray[np.float32]:
-        """The probability that each document answers the query, (documents,), 0.0 to 1.0.
+        """The probability that each document answers the query: (documents,), 0.0 to 1.0.
 
-        Documents are not deduplicated here: the search has done that.
+        The documents are not deduplicated: the search has already done that.
 
         Args:
             query: The query.
-            documents: Texts; a long one is truncated.
-            is_over: Called before each batch, because a forward pass cannot be interrupted.
+            documents: The texts to score; long ones are truncated at the end.
+            should_stop: Called before each batch. A forward pass cannot be interrupted.
 
         Raises:
-            TimeoutError: `is_over` returned true.
-            RerankerError: The model failed, or the query leaves no room for documents.
+            TimeoutError: `should_stop` returned true.
+            RerankerError: The model failed, or the query is so long that no token is left for the documents.
         """
         prompts = self._prompts(query, documents)
         scores = np.empty(len(prompts), dtype=np.float32)
         if not prompts:
             return scores
-        # All prompts share their beginning, at least up to the document. It is computed once, without the last token of
-        # the shortest prompt, so that every prompt has at least one token of its own.
-        alike = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
-        shared = min(alike, *(len(prompt) - 1 for prompt in prompts))
-        rests = [prompt[shared:] for prompt in prompts]
+        # All prompts share a prefix, at least up to the document; its KV cache is computed once. The prefix excludes
+        # the last token of the shortest prompt, so that at least one token per prompt remains to be computed.
+        equal_tokens = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
+        shared = min(equal_tokens, *(len(prompt) - 1 for prompt in prompts))
+        remainders = [prompt[shared:] for prompt in prompts]
         try:
-            start = self._start(prompts[0][:shared])
-            for batch in batches([len(rest) for rest in rests], self._batch_tokens):
-                if is_over():
+            prefix_cache = self._compute_prefix(prompts[0][:shared])
+            for batch in padded_batches([len(remainder) for remainder in remainders], self._batch_tokens):
+                if should_stop():
                     raise TimeoutError
-                scores[batch] = self._forward(start, [rests[index] for index in batch])
+                scores[batch] = self._forward(prefix_cache, [remainders[index] for index in batch])
         except RuntimeError as error:  # torch's errors, including GPU out of memory
             raise RerankerError(f"the rerank model failed on {self.device}: {error}") from error
         if not np.isfinite(scores).all():
-            raise RerankerError(f"the rerank model gave a score that is not a number, on {self.device}")
+            raise RerankerError(f"the rerank model returned a score that is not a number, on {self.device}")
         return scores
 
     def _prompts(self, query: str, documents: Sequence[str]) -> list[list[int]]:
-        """The token ids of each prompt; a prompt that is too long loses the end of its document."""
-        about = without_surrogates(f"<Instruct>: {self._instruction}\n<Query>: {query}\n<Document>: ")
-        if len(self._encode(about)) >= self._room:
+        """The token ids of each prompt. If a prompt is too long, the end of its document is truncated."""
+        body_start = without_surrogates(f"<Instruct>: {self._instruction}\n<Query>: {query}\n<Document>: ")
+        if len(self._encode(body_start)) >= self._body_tokens:
             raise RerankerError(
-                f"RERANKER_INSTRUCTION and the query take all of the {self._room} tokens that they share with a "
+                f"RERANKER_INSTRUCTION and the query fill all {self._body_tokens} tokens that they share with the "
                 "document; raise RERANKER_MAX_TOKENS"
             )
         bodies = self._tokenizer.encode_batch_fast(
-            [about + without_surrogates(document) for document in documents], add_special_tokens=False
+            [body_start + without_surrogates(document) for document in documents], add_special_tokens=False
         )
-        return [[*self._prefix, *body.ids[: self._room], *self._suffix] for body in bodies]
+        return [[*self._prefix, *body.ids[: self._body_tokens], *self._suffix] for body in bodies]
 
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def _start(self, tokens: list[int]) -> Start:
-        """Keys and values of the tokens that all prompts share."""
+    def _compute_prefix(self, tokens: list[int]) -> PrefixCache:
         import torch
 
         with torch.inference_mode():
@@ -185,20 +201,21 @@ class Reranker:
             cache = self._model(input_ids=ids, use_cache=True).past_key_values
         return [(layer.keys, layer.values) for layer in cache.layers]
 
-    def _forward(self, start: Start, rests: list[list[int]]) -> NDArray[np.float32]:
-        """P(yes) of prompts that continue `start` with these tokens: (prompts,).
+    def _forward(self, prefix_cache: PrefixCache, remainders: list[list[int]]) -> NDArray[np.float32]:
+        """P(yes) of the prompts that continue the shared prefix with these tokens: (prompts,).
 
-        Padding is on the right. Attention is causal, so no token of a prompt sees it, and all positions are right.
+        Padding is on the right. Attention is causal, so no token of a prompt attends to the padding, and the position
+        ids are correct without a mask.
         """
         import torch
         from transformers import DynamicCache
 
-        count, device = len(rests), self._model.device
-        lengths = torch.tensor([len(rest) for rest in rests])
+        count, device = len(remainders), self._model.device
+        lengths = torch.tensor([len(remainder) for remainder in remainders])
         ids = torch.zeros((count, int(lengths.max())), dtype=torch.long)
-        ids[torch.arange(ids.shape[1]) < lengths.unsqueeze(1)] = torch.tensor([*chain(*rests)])
+        ids[torch.arange(ids.shape[1]) < lengths.unsqueeze(1)] = torch.tensor([*chain(*remainders)])
         with torch.inference_mode():
-            cache = DynamicCache([tuple(part.expand(count, -1, -1, -1) for part in layer) for layer in start])
+            cache = DynamicCache([tuple(part.expand(count, -1, -1, -1) for part in layer) for layer in prefix_cache])
             hidden = self._model(input_ids=ids.to(device), past_key_values=cache, use_cache=True).last_hidden_state
             last = hidden[torch.arange(count), lengths - 1].float()
             scores: NDArray[np.float32] = torch.sigmoid(last @ self._yes_minus_no).cpu().numpy()

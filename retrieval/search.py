@@ -1,9 +1,9 @@
-"""Searches one course in memory: each channel scores every chunk, the scores are fused, the best are returned.
+"""Searches one course in memory: each channel scores every chunk, the scores are fused, the best chunks are returned.
 
-    queries, course index → scores per channel (chunks,) → one score (chunks,) → rows, best first → hits
+    queries, course index → scores per channel (chunks,) → fused scores (chunks,) → rows, best first → hits
 
-Chunks with exactly the same text are one hit, which lists them all. The order is deterministic: equal scores are
-ordered by cosine, then by chunk id.
+Chunks with exactly the same text form one hit, which lists all of them. The order is deterministic: chunks with equal
+scores are ordered by cosine, then by chunk id.
 """
 
 from collections import Counter
@@ -22,8 +22,8 @@ from retrieval.course_index import CourseIndex
 from retrieval.fusion import FusedScores, Mask, Scores, Weights
 from retrieval.keywords.analysis import terms
 
-_EQUAL = 1e-6
-"""Scores that differ by less are treated as equal: the same product varies by as much from row to row (rounding)."""
+_TOLERANCE = 1e-6
+"""Scores that differ by less count as equal: rounding in the matrix product can differ by this much between rows."""
 
 
 class Method(StrEnum):
@@ -42,68 +42,68 @@ class Fusion(StrEnum):
 
 
 class Query(NamedTuple):
-    """One phrasing of what is searched for."""
+    """One phrasing of the query."""
 
     text: str
     vector: Vectors | None
     """Unit vector (dimensions,); None in a keyword search."""
     legibility: float = 1.0
-    """Share of the text's letters that the embedding model can read, 0.0 to 1.0; see `embedding.engine.legibility`."""
+    """Share of the letters that the embedding model can read, 0.0 to 1.0 (see `embedding.engine.legibility`)."""
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The least scores of a hit. None means no threshold; 0.0 is one."""
+    """Minimum scores of a hit. None means no threshold, which differs from 0.0."""
 
     vector: float | None = None
-    """Least cosine."""
+    """Minimum cosine similarity."""
     keyword: float | None = None
-    """Least BM25, as a share of the highest score possible for the query."""
+    """Minimum BM25 score, as a share of the highest score possible for the query."""
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """How to search."""
+    """The options of a search."""
 
     method: Method = Method.HYBRID
     fusion: Fusion = Fusion.WEIGHTED
     weights: Weights | None = None
-    """None: certainty-weighted fusion, see `retrieval.fusion`."""
+    """None: certainty-weighted fusion, or the default weights in RRF (see `retrieval.fusion`)."""
     thresholds: Thresholds = Thresholds()
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Accepted values by metadata field; a hit has one of them in every field."""
+    """Accepted values for each metadata field. A hit has an accepted value in every field."""
 
 
 class Explanation(NamedTuple):
     """How the score of a hit was computed."""
 
     query: int
-    """Index of the query that gave the hit its score."""
+    """Index of the query with the highest score for this hit."""
     cosine: float | None
     """Cosine similarity; None in a keyword search."""
     bm25: float
     keyword_share: float
-    """BM25 as a share of the highest score possible for the query."""
+    """BM25 score as a share of the highest score possible for the query."""
     vector_part: float
-    """The vector channel's part of the score."""
+    """Contribution of the vector channel to the score."""
     keyword_part: float
-    """The keyword channel's part of the score."""
+    """Contribution of the keyword channel to the score."""
     weights: Weights | None
-    """Weights of the channels in a hybrid search; they add up to 1."""
+    """Weights of the channels, with a sum of 1; None unless the search is hybrid."""
     terms: tuple[str, ...]
-    """All terms of the query, including those the chunk does not contain."""
+    """All terms of the query, including terms that the chunk does not contain."""
 
 
 class Hit(NamedTuple):
-    """A chunk that was found."""
+    """One found text."""
 
     record: Record
-    """Of several chunks with this text the best one, or the one with the lowest id."""
+    """The best chunk with this text; of equal ones, the first by id."""
     score: float
     copies: tuple[Record, ...] = ()
     """The other chunks with this text."""
     row: int = -1
-    """Its row in the course index; -1 if Chroma found it."""
+    """Row of the chunk in the course index; -1 if Chroma found it."""
     explanation: Explanation | None = None
     """None if Chroma found it."""
 
@@ -115,7 +115,7 @@ class _QueryScores(NamedTuple):
     cosines: Scores | None
     bm25: Scores
     keyword_share: Scores
-    """BM25 as a share of the highest score possible for the query."""
+    """BM25 score as a share of the highest score possible for the query."""
     fused: FusedScores | None
     terms: Mapping[str, int]
 
@@ -123,13 +123,13 @@ class _QueryScores(NamedTuple):
 def search_index(index: CourseIndex, queries: Sequence[Query], options: SearchOptions, limit: int) -> list[Hit]:
     """The best `limit` texts of the course, best first.
 
-    With several queries a chunk has the best of its scores. A threshold for the final score is left to the caller, who
-    may replace that score by reranking.
+    With several queries, the score of a chunk is its highest one. The caller applies any threshold for the final score,
+    because reranking may replace that score.
     """
     mask = index.mask(options.filters)
     if not len(index) or (mask is not None and not mask.any()):
         return []
-    # Certainty compares each text once: copies must not count more than one.
+    # Certainty compares each text once, so that copies do not change it.
     compared = index.distinct(mask) if options.method is Method.HYBRID else mask
     scored = [_score(index, query, options, mask, compared) for query in queries]
     finals = [_with_thresholds(scores, options.thresholds, mask) for scores in scored]
@@ -148,7 +148,7 @@ def search_index(index: CourseIndex, queries: Sequence[Query], options: SearchOp
 def _score(
     index: CourseIndex, query: Query, options: SearchOptions, mask: Mask | None, compared: Mask | None
 ) -> _QueryScores:
-    """The scores of every chunk for a query; `compared` is the mask with each text once."""
+    """The scores of every chunk for one query; `compared` is the mask with each text once."""
     counts = Counter(terms(query.text))
     bm25 = index.keywords.scores(counts)
     highest = index.keywords.highest_score(counts)
@@ -169,7 +169,7 @@ def _score(
 
 
 def _with_thresholds(scores: _QueryScores, thresholds: Thresholds, mask: Mask | None) -> Scores:
-    """The final scores (chunks,); minus infinity for chunks that are filtered out or below a threshold."""
+    """The final scores (chunks,); minus infinity for chunks outside the mask or below a threshold."""
     allowed = mask
     for channel, threshold in ((scores.cosines, thresholds.vector), (scores.keyword_share, thresholds.keyword)):
         if channel is not None and threshold is not None:
@@ -179,10 +179,10 @@ def _with_thresholds(scores: _QueryScores, thresholds: Thresholds, mask: Mask | 
 
 
 def _best_rows(final: Scores, nearest: Scores | None, index: CourseIndex, limit: int) -> list[int]:
-    """Rows of the best `limit` distinct texts, ordered by score, cosine and chunk id."""
-    wanted = limit
+    """Rows of the best `limit` distinct texts, by score, then cosine, then chunk id."""
+    candidates = limit
     while True:
-        least = np.partition(final, -wanted)[-wanted] - _EQUAL if wanted < len(final) else -np.inf
+        least = np.partition(final, -candidates)[-candidates] - _TOLERANCE if candidates < len(final) else -np.inf
         rows = np.flatnonzero((final >= least) & (final > -np.inf))
         keys = [-_rounded(scores[rows]) for scores in (nearest, final) if scores is not None]
         rows = rows[np.lexsort((rows, *keys))]
@@ -191,11 +191,11 @@ def _best_rows(final: Scores, nearest: Scores | None, index: CourseIndex, limit:
             by_text.setdefault(index.copies(row)[0], row)
         if len(by_text) >= limit or least == -np.inf:
             return list(by_text.values())[:limit]
-        wanted *= 4
+        candidates *= 4
 
 
 def _rounded(scores: Scores) -> NDArray[np.float64]:
-    return np.round(scores.astype(np.float64) / _EQUAL)
+    return np.round(scores.astype(np.float64) / _TOLERANCE)
 
 
 def _explain(scores: _QueryScores, row: int, query: int) -> Explanation:

@@ -1,10 +1,10 @@
-"""Create stage one's tables where they don't exist.
+"""Create stage one's tables if they do not exist.
 
-Stage one owns `course`, `resource` and `chunk`. Where it has run, they stand and are left as they are; on an empty
-database we create the smallest ones that will do, so that the product works without stage one.
+Stage one owns `course`, `resource` and `chunk`. Existing tables are not changed. If a table is missing, a minimal one
+is created, so that the product works without stage one.
 
-Downgrade never loses data: it drops a table only if this migration created it (the name of its primary key tells)
-and it is empty. A table with rows stays, and a later upgrade takes it as it finds it.
+The downgrade never loses data: it drops a table only if the table is empty and this migration created it, which the
+name of the primary key shows. A table with rows is kept, and a later upgrade uses it unchanged.
 """
 
 import sqlalchemy as sa

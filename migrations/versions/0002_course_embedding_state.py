@@ -1,4 +1,4 @@
-"""Add the embedding state to `course`: the three columns other systems read."""
+"""Add the embedding state to `course`: the three columns that other systems read."""
 
 from typing import Any
 
@@ -12,9 +12,9 @@ depends_on = None
 
 
 def upgrade() -> None:
-    standing = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("course")}
+    existing = {column["name"] for column in sa.inspect(op.get_bind()).get_columns("course")}
     for column in _columns():
-        if column.name not in standing:
+        if column.name not in existing:
             op.add_column("course", column)
 
 

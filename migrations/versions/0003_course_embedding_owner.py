@@ -1,4 +1,4 @@
-"""Add our own bookkeeping to `course`: who embeds it, who asked, what was tried and published."""
+"""Add the internal columns to `course`: owner, request, generation, attempted and published fingerprint."""
 
 from typing import Any
 

@@ -1,1 +1,1 @@
-"""One file a change of the schema, in the order of their numbers."""
+"""The migrations: one file per schema change, ordered by number."""

@@ -1,9 +1,9 @@
-"""Text → terms of the keyword search. Chunks and queries go through the same analyser.
+"""Analyses text into the terms of the keyword search. Chunks and queries go through the same analyser.
 
-Chinese has no spaces, so it is segmented with a dictionary; long words also yield their parts (`复杂度` → `复杂`,
-`复杂度`). Everything else is split into words of letters and digits, lower-cased and stemmed with the English Snowball
-stemmer (`sorted` → `sort`). Names of code yield the whole name and its parts: `node.js` → `node.js`, `node`, `js`;
-`hashMap` → `hashmap`, `hash`, `map`; `c++` → `c++`, `c`. Stop words are left out.
+Chinese has no spaces, so a dictionary segments it (jieba's search mode); long words also yield their parts (`复杂度` →
+`复杂`, `复杂度`). All other text is split into words of letters and digits, lower-cased and stemmed with the English
+Snowball stemmer (`sorted` → `sort`). Names in code yield the whole name and its parts: `node.js` → `node.js`, `node`,
+`js`; `hashMap` → `hashmap`, `hash`, `map`; `c++` → `c++`, `c`. Stop words are removed.
 """
 
 import re
@@ -17,7 +17,7 @@ from typing import NamedTuple
 import Stemmer
 
 ANALYSIS_VERSION = 1
-"""Incremented with every change of the terms of a text: an index of another version is rebuilt."""
+"""To be incremented whenever the analyser yields other terms. An index of another version is rebuilt."""
 
 _CJK = "\u3005\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff"
 _LETTER = rf"[^\W_{_CJK}]"
@@ -26,7 +26,7 @@ _TOKEN = re.compile(
     rf"|(?P<word>{_LETTER}+(?:['’]{_LETTER}+)*)(?P<rest>(?:(?:::|[._\-])+{_LETTER}+)*(?:\+\+|#)?)"
 )
 _PART = re.compile(rf"{_LETTER}+(?:['’]{_LETTER}+)*")
-_HUMP = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_CAMEL_CASE_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 _STOP_WORDS = frozenset(
     word
@@ -39,7 +39,7 @@ _stemmer_lock = threading.Lock()
 
 
 class Token(NamedTuple):
-    """A term, and its start and end in the text in code points."""
+    """A term, with its start and end in the text in code points."""
 
     term: str
     start: int
@@ -47,48 +47,49 @@ class Token(NamedTuple):
 
 
 def analyse(text: str) -> list[Token]:
-    """The tokens of a text, in the order of their words."""
-    folded, origins = _fold(text)
-    tokens = _tokens(folded)
+    """The tokens of a text, in the order of the words."""
+    normalized, origins = _normalize(text)
+    tokens = _tokens(normalized)
     if origins is None:
         return list(tokens)
     return [Token(term, origins[start][0], origins[end - 1][1]) for term, start, end in tokens]
 
 
 def terms(text: str) -> list[str]:
-    """The terms of a text; a term that occurs several times is repeated."""
-    return [term for term, _, _ in _tokens(_fold(text)[0])]
+    """The terms of a text, with repetitions."""
+    return [term for term, _, _ in _tokens(_normalize(text)[0])]
 
 
-def _fold(text: str) -> tuple[str, list[tuple[int, int]] | None]:
-    """The text in Unicode normalization form NFKC (full-width letters and ligatures become plain letters).
+def _normalize(text: str) -> tuple[str, list[tuple[int, int]] | None]:
+    """Normalize text to Unicode NFKC, which replaces full-width letters and ligatures by plain letters.
 
-    A letter is normalized together with the combining marks that follow it.
+    A letter and the combining marks after it are normalized together.
 
     Returns:
-        The normalized text, and for each of its characters the start and end in the original; None if nothing changed.
+        The normalized text, and the start and end of each of its characters in the original text; None instead of the
+        positions if the text did not change.
     """
     if text.isascii() or unicodedata.is_normalized("NFKC", text):
         return text, None
-    folded: list[str] = []
+    pieces: list[str] = []
     origins: list[tuple[int, int]] = []
     start = 0
     while start < len(text):
         end = start + 1
         while end < len(text) and unicodedata.combining(text[end]):
             end += 1
-        plain = unicodedata.normalize("NFKC", text[start:end])
-        folded.append(plain)
-        origins.extend([(start, end)] * len(plain))
+        piece = unicodedata.normalize("NFKC", text[start:end])
+        pieces.append(piece)
+        origins.extend([(start, end)] * len(piece))
         start = end
-    return "".join(folded), origins
+    return "".join(pieces), origins
 
 
 def _tokens(text: str) -> Iterator[Token]:
     for match in _TOKEN.finditer(text):
         start, end = match.span()
         if match["cjk"]:
-            import rjieba  # loads its dictionary in 0.2 s, which only Chinese text needs
+            import rjieba  # imported only for Chinese text: loading the dictionary takes 0.2 s
 
             for word, first, last in rjieba.tokenize(match[0], "search", False):
                 if word not in _STOP_WORDS:
@@ -102,14 +103,14 @@ def _tokens(text: str) -> Iterator[Token]:
 
 
 def _word(word: str, start: int) -> Iterator[Token]:
-    plain = word.lower()
-    if plain in _STOP_WORDS:
+    lower = word.lower()
+    if lower in _STOP_WORDS:
         return
-    yield Token(_stem(plain), start, start + len(word))
-    if not (word.islower() or word.isupper()) and len(humps := _HUMP.split(word)) > 1:
-        for hump in humps:
-            yield Token(_stem(hump.lower()), start, start + len(hump))
-            start += len(hump)
+    yield Token(_stem(lower), start, start + len(word))
+    if not (word.islower() or word.isupper()) and len(parts := _CAMEL_CASE_BOUNDARY.split(word)) > 1:
+        for part in parts:
+            yield Token(_stem(part.lower()), start, start + len(part))
+            start += len(part)
 
 
 @lru_cache(maxsize=100_000)

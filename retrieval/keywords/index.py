@@ -1,9 +1,9 @@
-"""BM25 scores of all chunks of a course.
+"""The keyword index of a course: BM25 scores of all its chunks.
 
-A course is small enough to score every chunk: the postings of the query's terms are summed into one score per chunk. So
-a filter is a mask, no candidate is missed, and a chunk found by vector has its keyword score as well.
+A course is small enough to score every chunk: one pass over the postings of the query's terms sums them into one score
+per chunk. So filters are masks, no candidate is missed, and chunks found by vector have a BM25 score as well.
 
-The index is built once, saved to one file and never changed. Its rows are the chunks in the order of their ids.
+An index is built once, saved to one file and never changed. Its rows are the chunks in the order of their ids.
 """
 
 import json
@@ -22,37 +22,38 @@ from numpy.typing import NDArray
 from retrieval.keywords.analysis import ANALYSIS_VERSION, terms
 
 K1 = 1.2
-"""Saturation of the term frequency in BM25 (Robertson and Zaragoza, 2009); the default of Lucene."""
+"""Term frequency saturation in BM25 (Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond",
+2009). Same value as the default of Lucene."""
 B = 0.75
-"""Strength of the length normalization in BM25, 0.0 to 1.0; the default of Lucene."""
+"""Strength of the length normalization in BM25, 0.0 to 1.0. Same value as the default of Lucene."""
 _FORMAT = 1
 _MAX_COUNT = np.iinfo(np.uint16).max
 
 
 class KeywordIndexError(Exception):
-    """A saved index is missing, damaged, or of another version, and must be rebuilt."""
+    """A saved index is missing, damaged or of another version, and must be rebuilt."""
 
 
 class Postings(NamedTuple):
-    """Which terms occur in which chunks, as saved. Terms are numbered by their position in the vocabulary."""
+    """Which terms occur in which chunks, in the saved form. The number of a term is its position in the vocabulary."""
 
     starts: NDArray[np.int64]
-    """(terms + 1,): the postings of term t are at starts[t] to starts[t + 1]."""
+    """(terms + 1,): the postings of term t are in the range starts[t] to starts[t + 1]."""
     rows: NDArray[np.int32]
     """(postings,): one chunk row per posting, ascending within each term."""
     counts: NDArray[np.uint16]
-    """(postings,): how often the term occurs in the chunk."""
+    """(postings,): number of occurrences of the term in the chunk."""
     lengths: NDArray[np.int32]
-    """(chunks,): number of terms in each chunk."""
+    """(chunks,): number of terms in each chunk, with repetitions."""
 
 
 class KeywordIndex:
     """The keyword index of a course. It is immutable, so threads may share it.
 
     Args:
-        chunk_ids: Id of each row, ascending.
+        chunk_ids: The chunk id of each row, ascending.
         vocabulary: The distinct terms.
-        postings: Where they occur.
+        postings: The occurrences of the terms.
     """
 
     def __init__(self, chunk_ids: Sequence[str], vocabulary: Sequence[str], postings: Postings) -> None:
@@ -62,6 +63,7 @@ class KeywordIndex:
         self._postings = postings
         document_frequency = np.diff(postings.starts)
         chunks = len(self.chunk_ids)
+        # The idf of Lucene, which is never negative.
         self._idf = np.log1p((chunks - document_frequency + 0.5) / (document_frequency + 0.5))
         mean_length = max(1.0, float(postings.lengths.mean())) if chunks else 1.0
         norms = K1 * (1 - B + B * postings.lengths[postings.rows] / mean_length)
@@ -75,7 +77,7 @@ class KeywordIndex:
 
     @property
     def bytes(self) -> int:
-        """Estimated memory."""
+        """Estimated memory in bytes."""
         return (
             sum(part.nbytes for part in (*self._postings, self._idf, self._weights))
             + sum(map(len, self._vocabulary)) * 2
@@ -83,7 +85,7 @@ class KeywordIndex:
         )
 
     def scores(self, query: Mapping[str, int]) -> NDArray[np.float32]:
-        """BM25 of every chunk, (chunks,), for the terms of a query with their counts; 0.0 if a chunk contains none."""
+        """BM25 score of every chunk, (chunks,), for query terms with their counts; 0.0 if a chunk contains no term."""
         rows: list[NDArray[np.int32]] = []
         weights: list[NDArray[np.float32]] = []
         for term, count in query.items():
@@ -100,7 +102,7 @@ class KeywordIndex:
     def highest_score(self, query: Mapping[str, int]) -> float:
         """The highest BM25 score possible for this query: the sum of idf · (k1 + 1) over its terms.
 
-        A term that is not in the vocabulary has the highest possible idf.
+        For a term that is not in the vocabulary, it uses the highest possible idf.
         """
         rarest = math.log1p((len(self.chunk_ids) + 0.5) / 0.5)
         return (K1 + 1) * sum(
@@ -109,7 +111,7 @@ class KeywordIndex:
         )
 
     def save(self, path: Path) -> None:
-        """Write the index to a file, atomically."""
+        """Write the index to a file atomically."""
         temporary = path.with_name(f".{path.name}.{uuid4().hex}")
         header = {"format": _FORMAT, "analysis": ANALYSIS_VERSION}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,16 +132,14 @@ class KeywordIndex:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Read a file that `save` wrote; zip checksums protect every part of it.
+        """Read a file that `save` wrote. Zip checksums reveal damaged content.
 
         Raises:
-            KeywordIndexError: The file is missing, damaged, or was made by another version of the analyser.
+            KeywordIndexError: The file is missing, damaged or of another version.
         """
         try:
-            with (
-                path.open("rb") as opened,
-                np.load(opened, allow_pickle=False) as file,
-            ):  # NumPy may leave a file that it opened itself open
+            # np.load may not close a file that it opened itself, so the file is opened here.
+            with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes())
                 if header != {"format": _FORMAT, "analysis": ANALYSIS_VERSION}:
                     raise KeywordIndexError(f"{path} was made by another version: {header}")
@@ -148,12 +148,12 @@ class KeywordIndex:
                 return cls(chunk_ids, vocabulary, postings)
         except KeywordIndexError:
             raise
-        except Exception as error:  # NumPy and zipfile raise almost anything over damaged bytes
+        except Exception as error:  # NumPy and zipfile raise many kinds of errors for damaged files
             raise KeywordIndexError(f"The keyword index {path} cannot be read: {error}") from error
 
 
 class KeywordIndexBuilder:
-    """Builds an index from chunks in any order; holds about 20 bytes per term and chunk."""
+    """Builds a keyword index from chunks in any order. Needs about 20 bytes for each distinct term of each chunk."""
 
     def __init__(self) -> None:
         self._numbers: dict[str, int] = {}
@@ -164,7 +164,7 @@ class KeywordIndexBuilder:
         self._counts = array("H")
 
     def add(self, chunk_id: str, text: str) -> None:
-        """Add a chunk that was not added before."""
+        """Add a chunk. Each chunk must be added only once."""
         counts = Counter(terms(text))
         self._chunk_ids.append(chunk_id)
         self._lengths.append(counts.total())
@@ -174,13 +174,13 @@ class KeywordIndexBuilder:
             self._counts.append(min(count, _MAX_COUNT))
 
     def add_all(self, chunks: Iterable[tuple[str, str]]) -> Self:
-        """Add chunks by id and text."""
+        """Add chunks, given as pairs of id and text."""
         for chunk_id, text in chunks:
             self.add(chunk_id, text)
         return self
 
     def build(self) -> KeywordIndex:
-        """The index of all chunks that were added."""
+        """The index of all added chunks."""
         order = sorted(range(len(self._chunk_ids)), key=self._chunk_ids.__getitem__)
         row_of = np.empty(len(order), dtype=np.int32)
         row_of[order] = np.arange(len(order), dtype=np.int32)

@@ -1,8 +1,9 @@
-"""The keyword indexes on disk: one directory per course, one file per content.
+"""The keyword indexes on disk: one directory per course, one file per content digest.
 
-A file is named by the digest of the chunks it was built from (`CourseFingerprint.content`). So an existing file is
-right whoever wrote it, no file is ever changed, and another embedding model needs no other index. An index that is
-missing, damaged, or of an older analyser is rebuilt: by the next run, or from the course's collection.
+The name of a file is the digest of the chunks it was built from (`CourseFingerprint.content`). So an existing file is
+correct regardless of the process that wrote it, files never change, and a new embedding model needs no new index. A
+missing or damaged index, or one of another analyser version, is rebuilt by the next run, or from the course's
+collection.
 """
 
 import hashlib
@@ -20,9 +21,9 @@ from models.settings import Settings
 from retrieval.keywords.index import KeywordIndex, KeywordIndexBuilder, KeywordIndexError
 
 _FILE = re.compile(r"(?P<temporary>\.)?[0-9a-f]{64}\.npz(?(temporary)\..+)")
-"""An index, or a temporary file that a killed process left."""
+"""File name of an index, or of a temporary file that a killed process left behind."""
 LONGEST_NAME = 255
-"""Longest file name, in bytes, on every file system in use."""
+"""Maximum length of a file name in bytes on common file systems."""
 
 
 class KeywordSettings(Settings):
@@ -30,22 +31,22 @@ class KeywordSettings(Settings):
 
     keyword_index_dir: Path = Field(
         Path("./data/keywords"),
-        description="Directory of the keyword indexes; one that is missing is made from its collection.",
+        description="Directory of the keyword indexes; a missing index is rebuilt from its collection.",
     )
 
 
 class KeywordStoreError(Exception):
-    """An index cannot be written or deleted; the message says which one and why."""
+    """An index cannot be written or deleted. The message names the file and the cause."""
 
 
 class KeywordStore:
-    """The indexes under `KEYWORD_INDEX_DIR`. Several processes may share it."""
+    """The keyword indexes in `KEYWORD_INDEX_DIR`. Several processes may share the directory."""
 
     def __init__(self, settings: KeywordSettings) -> None:
         self._root = settings.keyword_index_dir
 
     def load(self, course_id: str, content: str) -> KeywordIndex:
-        """The index of the course's chunks with this digest.
+        """Load the index that was built from the chunks with this digest.
 
         Raises:
             KeywordIndexError: There is no usable index.
@@ -53,22 +54,22 @@ class KeywordStore:
         return KeywordIndex.load(self._path(course_id, content))
 
     def save(self, course_id: str, content: str, index: KeywordIndex) -> None:
-        """Write the index of the course's chunks with this digest, atomically.
+        """Write the index that was built from the chunks with this digest, atomically.
 
         Raises:
-            KeywordStoreError: It cannot be written.
+            KeywordStoreError: The file cannot be written.
         """
         path = self._path(course_id, content)
         try:
             index.save(path)
         except OSError as error:
             raise KeywordStoreError(
-                f"The keyword index {path} cannot be written: {error}. Is there room on the disk, and may this process "
-                "write to KEYWORD_INDEX_DIR?"
+                f"The keyword index {path} cannot be written: {error}. Check the free disk space and the "
+                "write permission of KEYWORD_INDEX_DIR."
             ) from error
 
     def keep_only(self, course_id: str, content: str) -> None:
-        """Delete the course's other indexes, and temporary files of killed processes.
+        """Delete all other indexes of the course, and temporary files of killed processes.
 
         Raises:
             KeywordStoreError: A file cannot be deleted.
@@ -76,7 +77,7 @@ class KeywordStore:
         self._delete(directory_name(course_id), keep=f"{content}.npz")
 
     def delete(self, course_id: str) -> None:
-        """Delete the course's indexes, if there are any.
+        """Delete all indexes of the course.
 
         Raises:
             KeywordStoreError: A file cannot be deleted.
@@ -84,16 +85,18 @@ class KeywordStore:
         self.delete_directory(directory_name(course_id))
 
     def directories(self) -> list[str]:
-        """The names of all courses' directories.
+        """The names of the directories of all courses.
 
-        A course's name follows from its id (`directory_name`), not vice versa.
+        `directory_name` maps a course id to a name. The reverse is not possible.
         """
         if not self._root.is_dir():
             return []
-        return sorted(path.name for path in self._root.iterdir() if path.name.startswith(PREFIX) and _is_ours(path))
+        return sorted(
+            path.name for path in self._root.iterdir() if path.name.startswith(PREFIX) and _is_index_directory(path)
+        )
 
     def delete_directory(self, name: str) -> None:
-        """Delete one of `directories` with the indexes in it; foreign files stay.
+        """Delete the indexes in one of `directories`, and the directory itself if it is then empty.
 
         Raises:
             KeywordStoreError: An index cannot be deleted.
@@ -115,25 +118,25 @@ class KeywordStore:
 
 
 def directory_name(course_id: str) -> str:
-    """The name of the course's directory: that of its collection, or the SHA-256 of that name if it is too long."""
+    """The directory name of a course: the name of its collection, or the SHA-256 of that name if it is too long."""
     name = collection_name(course_id)
     return name if len(name) <= LONGEST_NAME else f"{PREFIX}.h{hashlib.sha256(name.encode()).hexdigest()}"
 
 
 def index_from_collection(collection: CourseCollection, content: str) -> KeywordIndex:
-    """Build the index of a course from its collection, which is read completely.
+    """Read the whole collection of a course and build its keyword index.
 
     Raises:
-        KeywordIndexError: The collection holds other chunks: the course was embedded since, or is being embedded.
-        VectorStoreError: It cannot be read.
+        KeywordIndexError: The collection contains other chunks: the course is being embedded, or was embedded again.
+        VectorStoreError: The collection cannot be read.
     """
-    builder, held = KeywordIndexBuilder(), FingerprintBuilder()
+    builder, fingerprint = KeywordIndexBuilder(), FingerprintBuilder()
     for records, _ in collection.contents():
         for record in records:
-            held.add_hashed(record.chunk_id, record.content_hash, len(record.text))
+            fingerprint.add_hashed(record.chunk_id, record.content_hash, len(record.text))
             builder.add(record.chunk_id, record.text)
-    if held.build("").content != content:
-        raise KeywordIndexError(f"No keyword index can be made of {collection.name}: it holds other chunks by now")
+    if fingerprint.build("").content != content:
+        raise KeywordIndexError(f"No keyword index can be built from {collection.name}: it now contains other chunks")
     return builder.build()
 
 
@@ -142,6 +145,6 @@ def _files(directory: Path) -> Iterator[Path]:
         yield from (path for path in directory.iterdir() if _FILE.fullmatch(path.name))
 
 
-def _is_ours(directory: Path) -> bool:
-    """Whether the directory holds indexes, or nothing."""
+def _is_index_directory(directory: Path) -> bool:
+    """Whether the directory contains an index, or is empty."""
     return directory.is_dir() and (any(_files(directory)) or not any(directory.iterdir()))

@@ -1,8 +1,7 @@
-"""The rerank model as the app shares it: loaded when it is first wanted, one call at a time, and never waited for long.
+"""Shares the rerank model between threads: loaded on first use, one call at a time, with a time limit.
 
-A search has an order without this model, so nothing here is an error: what takes too long or fails becomes a reason,
-which the search tells beside the order it has. A forward pass cannot be interrupted; a call that nobody waits for any
-more stops at its next batch.
+A search has an order without reranking, so failures and time-outs are not errors: the result then contains a reason
+instead of scores. A forward pass cannot be interrupted, so a call that timed out stops before its next batch.
 """
 
 import logging
@@ -22,17 +21,17 @@ from retrieval.reranker import Reranker, RerankerError, RerankerSettings
 logger = logging.getLogger(__name__)
 
 QUEUE_LIMIT = 8
-"""Calls that may wait while another has the model: more would only wait for their time-out."""
+"""Calls that may wait while another call uses the model; with more, the last ones would only time out."""
 RETRY_SECONDS = 60.0
-"""How long a failed load is remembered: each attempt may cost seconds, and a model may be fetched meanwhile."""
+"""Time after a failed load before the next attempt: each takes seconds. The model may be downloaded in the meantime."""
 
 
 @dataclass(frozen=True)
 class Reranking:
-    """Scores, or the reason why there are none."""
+    """Scores, or the reason if there are none."""
 
     scores: NDArray[np.float32] | None
-    """Probabilities that the documents answer the query, in their order."""
+    """Probability that each document answers the query, (documents,), 0.0 to 1.0; None if there are no scores."""
     reason: str = ""
 
 
@@ -41,10 +40,10 @@ class RerankService:
 
     Args:
         load: Loads the model.
-        cache: Tells how often the model was asked for. Its time to live ends the entry only: the model itself stays,
-            or every half-hour a search would have to do without.
-        settings: The model's directory, how many documents, for how long.
-        clock: Seconds.
+        cache: Counts how often the model is used. When its entry expires, the model itself stays loaded; otherwise
+            the first search after each expiry would not be reranked.
+        settings: Model directory, time limit and number of documents.
+        clock: A monotonic clock, in seconds.
     """
 
     def __init__(
@@ -57,33 +56,33 @@ class RerankService:
         self._load_model = load
         self._cache = cache
         self._path = settings.reranker_model_path
-        self.top_n: int = settings.reranker_top_n  # how many of a ranking are worth judging
+        self.top_n: int = settings.reranker_top_n  # number of hits that are reranked
         self._timeout = settings.reranker_timeout_seconds
         self._clock = clock
         self._model: Reranker | None = None
         self._failure = ""
         self._failed_at = float("-inf")
-        self._places = threading.Semaphore(QUEUE_LIMIT + 1)
+        self._slots = threading.Semaphore(QUEUE_LIMIT + 1)
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="rerank")
         self._closed = threading.Event()
 
     def rerank(self, query: str, documents: Sequence[str]) -> Reranking:
-        """Judge documents, unique as fusion leaves them; never raises.
+        """The scores of distinct documents for the query; never raises.
 
-        Returns after RERANKER_TIMEOUT_SECONDS at the latest. While the model is loading, which goes on in the
-        background, that is without scores.
+        Returns after at most RERANKER_TIMEOUT_SECONDS. If the model is still loading then, the load continues in the
+        background and the result has no scores.
         """
         if not documents:
             return Reranking(np.empty(0, dtype=np.float32))
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             return Reranking(None, "too many calls wait for the rerank model")
         deadline = self._clock() + self._timeout
         try:
             self._require_no_recent_failure()
-            model = self._cache.get(self._path, self._load, patience_seconds=self._timeout)
+            model = self._cache.get(self._path, self._load, timeout_seconds=self._timeout)
             return Reranking(self._scores(model, query, documents, deadline))
         except StillLoadingError:
-            reason = f"the rerank model is being loaded, for more than {self._timeout} s"
+            reason = f"the rerank model is still loading after {self._timeout} s"
         except _NotAvailableError as error:
             reason = f"the rerank model is not available: {error}"
         except TimeoutError:
@@ -95,30 +94,30 @@ class RerankService:
             logger.exception("A search was not reranked")
             reason = f"the rerank model failed: {type(error).__name__}"
         finally:
-            self._places.release()
+            self._slots.release()
         return Reranking(None, reason)
 
     def close(self) -> None:
-        """End the call that has the model, after its batch, and those that wait."""
+        """Stop the running call after its current batch, and cancel waiting calls."""
         self._closed.set()
         self._worker.shutdown(cancel_futures=True)
 
     def _scores(self, model: Reranker, query: str, documents: Sequence[str], deadline: float) -> NDArray[np.float32]:
-        def is_over() -> bool:
+        def should_stop() -> bool:
             return self._closed.is_set() or self._clock() >= deadline
 
-        call = self._worker.submit(model.scores, query, documents, is_over)
+        call = self._worker.submit(model.scores, query, documents, should_stop)
         try:
             return call.result(max(0.0, deadline - self._clock()))
         finally:
-            call.cancel()  # if its turn has not come yet
+            call.cancel()  # has no effect on a call that has started
 
     def _require_no_recent_failure(self) -> None:
         if self._clock() - self._failed_at < RETRY_SECONDS:
             raise _NotAvailableError(self._failure)
 
     def _load(self) -> Reranker:
-        """Called by the cache, for one thread at a time."""
+        """Called by the cache, by one thread at a time."""
         if self._model is not None:
             return self._model
         try:
@@ -131,4 +130,4 @@ class RerankService:
 
 
 class _NotAvailableError(Exception):
-    """The model could not be loaded, now or a little while ago."""
+    """The model could not be loaded, now or in the last RETRY_SECONDS."""

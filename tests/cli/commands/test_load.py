@@ -119,7 +119,7 @@ def test_invalid_lines_are_reported_with_file_and_line(migrated: str) -> None:
     [
         ("missing.jsonl", "missing.jsonl: No such file or directory"),
         ("directory", "directory: Is a directory"),
-        ("empty.jsonl", "empty.jsonl: holds no chunks"),
+        ("empty.jsonl", "empty.jsonl: contains no chunks"),
     ],
 )
 def test_unreadable_file_is_reported(migrated: str, name: str, reason: str) -> None:

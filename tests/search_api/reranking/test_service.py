@@ -44,14 +44,14 @@ class StubReranker(Reranker):
             self._gate.set()
 
     def scores(
-        self, query: str, documents: Sequence[str], is_over: Callable[[], bool] = lambda: False
+        self, query: str, documents: Sequence[str], should_stop: Callable[[], bool] = lambda: False
     ) -> NDArray[np.float32]:
         self.queries.append(query)
         self._inside += 1
         self.most_at_once = max(self.most_at_once, self._inside)
         try:
             for document in documents:
-                if is_over():
+                if should_stop():
                     self.over.set()
                     raise TimeoutError
                 self.judged.append(document)
