@@ -1,1 +1,1 @@
-"""Looking after collections, for operators and for the pipeline: back up, restore, rebuild, check."""
+"""Maintenance of collections: backup, restore, rebuild, and the checks of `course-search doctor`."""

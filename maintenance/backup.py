@@ -1,8 +1,8 @@
-"""Backs up the collections of all courses into one file, while everything keeps running.
+"""Backs up the collections of all courses into one file, while the pipeline and the search app run.
 
 Chroma's directory cannot be copied while its server writes to it, so the courses are read through the server, one by
-one. A course is saved if its row says that it is published, and says the same after the reading: a run changes the row
-before it changes anything else.
+one. A course is saved if its row is `done` and has not changed while its collection was read, because a run changes the
+row before it changes the collection.
 """
 
 import time
@@ -21,7 +21,7 @@ from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 
 WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
-"""Seconds before each round over the courses that were being embedded in the round before."""
+"""Pause in seconds before each round. A round retries the courses that were being embedded in the previous one."""
 
 
 class CourseBusyError(Exception):
@@ -33,14 +33,11 @@ class CourseLeftOutError(Exception):
 
 
 class CourseDamagedError(Exception):
-    """The course is published, but its collection is not what was published."""
+    """The course is published, but its collection is missing, damaged or does not match the fingerprint."""
 
 
 class Publication(NamedTuple):
-    """What a course's row says of its collection.
-
-    If it is the same before and after a reading, so was the collection.
-    """
+    """The columns of a course's row that change before its collection changes."""
 
     status: str
     generation: int
@@ -65,10 +62,10 @@ def back_up(engine: Engine, store: VectorStore, path: Path, on_message: Callable
         engine: The catalogue.
         store: The vector store.
         path: The file; it must not exist.
-        on_message: Receives a line for each wait, and for each course that is left out.
+        on_message: Called with a line for each pause, and for each course that is left out.
 
     Raises:
-        ArchiveError: There is nothing to save, the file exists, or it could not be read back.
+        ArchiveError: No course can be saved, the file exists, or its verification failed.
         VectorStoreError: The vector store is unavailable.
         OSError: The file cannot be written.
         DatabaseUnavailableError: The catalogue is unavailable.
@@ -123,13 +120,13 @@ def _save(
         collection = store.open(course_id)
         with archive.spool(collection.contents(), on_page) as spool:
             if _publication(engine, course_id) != before:
-                raise CourseBusyError("it was embedded anew while it was read")
+                raise CourseBusyError("it was embedded again while it was read")
             archive.add(spool, collection.info, before.generation, fingerprint)
     except VectorStoreUnreachableError:
         raise
     except (VectorStoreError, ArchiveError) as error:
         if _publication(engine, course_id) != before:
-            raise CourseBusyError("it was embedded anew while it was read") from error
+            raise CourseBusyError("it was embedded again while it was read") from error
         raise CourseDamagedError(f"its collection is damaged ({error}); rebuild it") from error
 
 

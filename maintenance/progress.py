@@ -1,4 +1,4 @@
-"""A progress bar for a person at a terminal, and nothing for a log file."""
+"""A progress bar, which is shown only if stderr is a terminal."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 @contextmanager
 def progress(description: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Show how far a piece of work is; call what it yields with the number of steps just done."""
+    """Show a progress bar of `total` steps; yields a function that advances it by a number of steps."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -1,8 +1,8 @@
 """Rebuilds a course: deletes its collection and keyword index, and requests an embedding of all chunks.
 
-The rebuild owns the course meanwhile, as a run would, so that no run writes into a collection that is being deleted. A
-rebuild that is killed leaves the course `running` for an owner that is not a run; `course_status_sensor` fails such a
-course and requests its embedding.
+The rebuild claims the course like a run, so that no run writes to a collection that is being deleted. If the rebuild is
+killed, the course stays `running` with an owner that is not a run. `course_status_sensor` then sets the course to
+`failed` and requests its embedding.
 """
 
 from datetime import UTC, datetime
@@ -38,18 +38,18 @@ def rebuild_course(engine: Engine, store: VectorStore, keywords: KeywordStore, c
 
     Raises:
         CourseRefusedError: There is no such course, or it is running.
-        VectorStoreError: The collection could not be deleted; the course has failed and its embedding is requested.
-        KeywordStoreError: The same for the keyword index.
-        RebuildLostError: Another process took the course over. If its collection was deleted all the same, an embedding
-            is requested, unless the course is running: that run finds its collection missing and fails.
+        VectorStoreError: The collection could not be deleted; the course is `failed` and its embedding is requested.
+        KeywordStoreError: The keyword index could not be deleted; the course is `failed`, its embedding is requested.
+        RebuildLostError: Another process took the course over. If its collection was already deleted, an embedding is
+            requested, unless the course is running: that run fails because its collection is missing.
     """
     owner = f"{REBUILD_OWNER_PREFIX}{uuid4()}"
     with transaction(engine) as session:
         course = get_course(session, course_id)
         if course is None:
-            raise CourseRefusedError(unknown_course(course_id))
+            raise CourseRefusedError(unknown_course_message(course_id))
         if not claim_course(session, course_id, owner):
-            raise CourseRefusedError(running_course(course))
+            raise CourseRefusedError(running_course_message(course))
 
     def check_ownership() -> None:
         with transaction(engine) as session:
@@ -73,13 +73,15 @@ def rebuild_course(engine: Engine, store: VectorStore, keywords: KeywordStore, c
         raise RebuildLostError(f"Course {course_id} was taken over while its collection was deleted: rebuild it again")
 
 
-def unknown_course(course_id: str) -> str:
+def unknown_course_message(course_id: str) -> str:
     """The message for a course that does not exist."""
     return f"There is no course {quoted(course_id)}"
 
 
-def running_course(course: Course) -> str:
-    """The message for a course that is running, and so cannot be embedded or rebuilt now."""
+def running_course_message(course: Course) -> str:
+    """The message for a course that cannot be embedded or rebuilt now, because it is running."""
     if (course.embedding_run_id or "").startswith(REBUILD_OWNER_PREFIX):
-        return f"Course {quoted(course.id)} is being rebuilt now; if that was interrupted, `make up` sets it free"
+        return (
+            f"Course {quoted(course.id)} is being rebuilt now; if that was interrupted, `make up` releases the course"
+        )
     return f"Course {quoted(course.id)} is being embedded now"

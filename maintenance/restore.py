@@ -1,13 +1,15 @@
-"""Restores a backup: replaces all collections, while everything is stopped.
+"""Restores a backup: replaces all collections, while all processes are stopped.
 
-A second restore, or the pipeline, completes what an interruption leaves, whichever step it hits:
+A restore has five steps:
 
-1. A complete new directory is built beside CHROMA_DB_DIR. Nothing has changed yet.
-2. All courses are reset in the catalogue: nothing is searchable, and the old collections are kept.
-3. The directories are swapped by two renames.
-4. The courses of the backup are marked `done` with the fingerprints they were saved with, so the pipeline embeds only
-   what has changed since.
-5. The old directory is removed.
+1. It builds a complete new directory next to CHROMA_DB_DIR.
+2. It resets all courses in the catalogue, so that none is searchable. The old collections are kept.
+3. It swaps the directories by two renames.
+4. It marks the courses of the backup as `done` with the fingerprints from the backup, so the pipeline embeds only what
+   has changed since.
+5. It removes the old directory.
+
+After an interruption at any step, a second restore or the pipeline completes the work.
 """
 
 import os
@@ -28,18 +30,21 @@ from models.course_state import mark_restored, reset_all
 from models.courses import list_course_ids
 from models.database import Engine, transaction
 
-NEW, OLD = ".restoring", ".before-restore"
-"""Suffixes of the directory that is being built, and of the one it replaces, until that is removed."""
+NEW_SUFFIX, OLD_SUFFIX = ".restoring", ".before-restore"
+"""Suffixes of the new directory until the swap, and of the old directory from the swap until its removal."""
 SPACE_FACTOR, SPACE_PER_COURSE = 4, 2**20
-"""Chroma's files take about three times the bytes of their content, and half a megabyte per collection."""
+"""Required disk space per byte of the backup's uncompressed contents, and bytes per course.
+
+Chroma's files are about three times as large as their contents, plus half a megabyte per collection.
+"""
 
 
 class CannotRestoreError(Exception):
-    """The backup cannot be restored here and now; the message says why."""
+    """The backup cannot be restored; the message says why."""
 
 
 class CoursesToRestore(NamedTuple):
-    """What a restore of a backup into this catalogue means."""
+    """The courses of a backup compared with those of the catalogue."""
 
     courses: list[SavedCourse]
     """Courses of the backup that are in the catalogue."""
@@ -51,21 +56,21 @@ class CoursesToRestore(NamedTuple):
 
 @contextmanager
 def everything_stopped(directory: Path, other_locks: Sequence[tuple[Path, str]] = ()) -> Iterator[None]:
-    """Make sure that no process uses the vectors, and that none starts to until the block ends.
+    """Check that no process uses the vectors, and hold the locks until the end of the block, so that none starts.
 
     Args:
-        directory: Chroma's.
-        other_locks: Further locks to take: directory and name.
+        directory: Chroma's directory.
+        other_locks: Directory and name of each further lock to hold.
 
     Raises:
-        CannotRestoreError: A process runs, or the directory is a mount point.
+        CannotRestoreError: A process is running, or the directory is a mount point.
     """
     if directory.is_mount():
         raise CannotRestoreError(f"{directory} is a mount point: set CHROMA_DB_DIR to a directory inside of it")
     with ExitStack() as stack:
-        for place, name in (*other_locks, (directory, SERVER_LOCK)):
+        for locked_directory, name in (*other_locks, (directory, SERVER_LOCK)):
             try:
-                stack.callback(os.close, lock_directory(place, name))
+                stack.callback(os.close, lock_directory(locked_directory, name))
             except DirectoryInUseError as error:
                 raise CannotRestoreError(f"{error}: stop everything first") from error
         settings = VectorStoreSettings()
@@ -81,7 +86,7 @@ def courses_to_restore(engine: Engine, backup: Archive) -> CoursesToRestore:
     """Compare the backup with the catalogue.
 
     Raises:
-        CannotRestoreError: They have no course in common.
+        CannotRestoreError: The backup and the catalogue have no course in common.
     """
     with transaction(engine) as session:
         known = set(list_course_ids(session))
@@ -94,7 +99,7 @@ def courses_to_restore(engine: Engine, backup: Archive) -> CoursesToRestore:
 
 @contextmanager
 def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCourse]) -> Iterator[Path]:
-    """A complete directory of these collections, beside the present one; removed at the end unless it was moved.
+    """Build a directory of these collections next to the present one. It is removed at the end unless it was moved.
 
     Raises:
         CannotRestoreError: There is too little space, or a collection could not be written completely.
@@ -102,7 +107,7 @@ def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCours
         VectorStoreError: Chroma failed.
         OSError: The files cannot be written.
     """
-    new = directory.with_name(directory.name + NEW)
+    new = directory.with_name(directory.name + NEW_SUFFIX)
     if new.exists():
         shutil.rmtree(new)
     needed = SPACE_FACTOR * backup.size + SPACE_PER_COURSE * len(courses)
@@ -111,9 +116,8 @@ def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCours
         raise CannotRestoreError(
             f"{directory.parent} has {free >> 20} MB of free space, and the new files need about {needed >> 20} MB"
         )
-    lock = lock_directory(
-        new, SERVER_LOCK
-    )  # it becomes CHROMA_DB_DIR, whose own lock file moves away with the old directory
+    # The new directory becomes CHROMA_DB_DIR. The swap moves the present lock file away with the old directory.
+    lock = lock_directory(new, SERVER_LOCK)
     try:
         with progress("Restoring", sum(course.chunks for course in courses)) as advance:
             _write_collections(new, backup, courses, advance)
@@ -125,12 +129,12 @@ def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCours
 
 
 def swap_directories(engine: Engine, directory: Path, new: Path, courses: Sequence[SavedCourse]) -> Path:
-    """Put the new directory in the place of the present one, and mark the courses restored.
+    """Replace the present directory by the new one, and mark the courses as restored.
 
     Returns:
         The old directory, which can be removed.
     """
-    old = directory.with_name(directory.name + OLD)
+    old = directory.with_name(directory.name + OLD_SUFFIX)
     with transaction(engine) as session:
         reset_all(session)
     if old.exists():

@@ -1,1 +1,1 @@
-"""What `course-search doctor` checks and repairs."""
+"""The checks and repairs of `course-search doctor`."""

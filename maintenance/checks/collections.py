@@ -1,7 +1,7 @@
-"""Checks that every published course has the collection that was published, and every collection its course.
+"""Checks that every published course has its collection, and that every collection belongs to a course.
 
-Courses may be embedded during the check. So a course that looks damaged is read again: if its row has changed, it was
-embedded, not damaged.
+The pipeline may embed courses during a check. So the row of a course that seems damaged is read again: if the row has
+changed, the course was embedded meanwhile, and is not reported.
 """
 
 from collections import defaultdict
@@ -16,7 +16,7 @@ from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreEr
 from embedding.vectors import are_sound
 from maintenance.checks.findings import Finding, Level, first_few
 from maintenance.progress import progress
-from maintenance.rebuild import CourseRefusedError, rebuild_course, running_course, unknown_course
+from maintenance.rebuild import CourseRefusedError, rebuild_course, running_course_message, unknown_course_message
 from models.course_state import request_embedding
 from models.courses import courses_by_id, get_course, list_course_ids, list_courses
 from models.database import Engine, transaction
@@ -27,38 +27,38 @@ from retrieval.keywords.store import KeywordSettings, KeywordStore
 
 
 class Fault(StrEnum):
-    """What can be wrong with a published course."""
+    """A problem of a published course, as it appears in a message."""
 
     MISSING = "without a collection"
-    OTHER_MODEL = "with a collection of another model than was published"
-    OTHER_COUNT = "with more or fewer documents than were published"
-    BROKEN = "with a collection that cannot be read"
-    UNSOUND = "with vectors of a wrong size, not finite or not of length one"
-    OTHER_CONTENT = "with other chunks or texts than were published"
+    OTHER_MODEL = "with a collection of another model than published"
+    OTHER_COUNT = "with more or fewer documents than published"
+    DAMAGED = "with a collection that cannot be read"
+    UNSOUND = "with vectors of wrong dimensions, not finite or not of unit length"
+    OTHER_CONTENT = "with other chunks or texts than published"
 
 
-NEEDS_REBUILD = (Fault.BROKEN, Fault.UNSOUND, Fault.OTHER_CONTENT)
-"""Faults that an ordinary embedding does not repair, because it writes only new and changed chunks."""
+NEEDS_REBUILD = (Fault.DAMAGED, Fault.UNSOUND, Fault.OTHER_CONTENT)
+"""Faults that require a rebuild, because an ordinary embedding writes only new and changed chunks."""
 
 
 def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[CourseCollection]) -> Iterator[Finding]:
-    """Every collection belongs to a course.
+    """Check that every collection belongs to a course.
 
     Args:
         engine: The catalogue.
         store: The vector store.
-        collections: All collections, listed before the courses are read, so that a new course's is not taken for
-            orphaned.
+        collections: All collections. They must be listed before this call reads the courses; otherwise the collection
+            of a course that is added in between would seem orphaned.
     """
     with transaction(engine) as session:
         courses = set(list_course_ids(session))
     orphans: dict[str, str] = {}
     foreign: list[str] = []
-    belonging = 0
+    owned = 0
     for collection in collections:
         course_id = collection.info.course_id or course_id_of(collection.name)
         if course_id in courses:
-            belonging += 1
+            owned += 1
         elif _is_of_this_product(collection):
             orphans[collection.name] = collection.info.course_id
         elif course_id:
@@ -68,26 +68,26 @@ def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[Cour
         with transaction(engine) as session:
             course = get_course(session, orphans[name])
         if course is not None:
-            return f"{name} left alone: its course is in the catalogue now"
+            return f"{name} kept: its course is in the catalogue now"
         store.delete(orphans[name])
         return f"{name} deleted"
 
     if orphans:
-        message = f"{counted(len(orphans), 'collection')} of no course: {first_few(list(orphans))}"
-        if belonging:
-            advice = "Their courses were removed: `course-search doctor --repair` deletes them"
+        message = f"{counted(len(orphans), 'collection')} without a course: {first_few(list(orphans))}"
+        if owned:
+            advice = "Their courses were deleted: `course-search doctor --repair` deletes the collections"
             yield Finding("orphans", Level.WARNING, message, advice, list(orphans), delete)
         else:
             advice = (
-                "Nothing here is repaired, since not one collection belongs to a course of the catalogue: is "
-                "DATABASE_URL, or CHROMA_URL, the right one?"
+                "Not repaired, because no collection at all belongs to a course of the catalogue: are DATABASE_URL and "
+                "CHROMA_URL correct?"
             )
             yield Finding("orphans", Level.WARNING, message, advice, list(orphans))
     if foreign:
-        message = f"{counted(len(foreign), 'collection')} named like ours, made by something else: {first_few(foreign)}"
-        yield Finding("orphans", Level.WARNING, message, "Delete what nobody needs yourself", foreign)
+        message = f"{counted(len(foreign), 'collection')} of another program, but named like ours: {first_few(foreign)}"
+        yield Finding("orphans", Level.WARNING, message, "Not repaired: delete those that are not needed", foreign)
     if not orphans and not foreign:
-        yield Finding("orphans", Level.OK, f"{counted(belonging, 'collection')}, each of a course")
+        yield Finding("orphans", Level.OK, f"{counted(owned, 'collection')}, each belongs to a course")
 
 
 def check_courses(
@@ -98,20 +98,20 @@ def check_courses(
     deep: bool = False,
     model: Embedder | None = None,
 ) -> Iterator[Finding]:
-    """Every published course has the collection that was published.
+    """Check that every published course has the collection that was published.
 
     Args:
         engine: The catalogue.
         store: The vector store.
         collections: All collections.
         deep: Read every text and vector.
-        model: Gives the expected dimensions of the collections it made.
+        model: The configured model, for the expected dimensions of collections with its signature.
     """
 
     def check_contents(collection: CourseCollection, published: CourseFingerprint | None) -> Fault | None:
         if deep:
-            made_by_model = model is not None and collection.info.model_signature == model.signature
-            return _fault_of_contents(collection, published, model.dimensions if model and made_by_model else None)
+            is_of_model = model is not None and collection.info.model_signature == model.signature
+            return _fault_of_contents(collection, published, model.dimensions if model and is_of_model else None)
         next(collection.contents(page_size=1), None)
         return None
 
@@ -138,8 +138,8 @@ def check_courses(
                 return f"{course_id}: embedding_started"
             course = get_course(session, course_id)
         if course is None:
-            raise CourseRefusedError(unknown_course(course_id))
-        return f"{course_id}: {running_course(course)}"
+            raise CourseRefusedError(unknown_course_message(course_id))
+        return f"{course_id}: {running_course_message(course)}"
 
     def rebuild(course_id: str) -> str:
         rebuild_course(engine, store, KeywordStore(KeywordSettings()), course_id)
@@ -151,8 +151,8 @@ def check_courses(
         advice = f"`course-search {'rebuild' if needs_rebuild else 'embed'} COURSE`, or `course-search doctor --repair`"
         yield Finding("courses", Level.ERROR, message, advice, ids, rebuild if needs_rebuild else embed)
     if not faults:
-        how = "every text and vector as it should be" if deep else "every collection readable and complete"
-        yield Finding("courses", Level.OK, f"{counted(len(done), 'course')} done, {how}")
+        result = "every text and vector correct" if deep else "every collection readable and complete"
+        yield Finding("courses", Level.OK, f"{counted(len(done), 'course')} done, {result}")
 
 
 def is_same_publication(before: Course, now: Course | None) -> bool:
@@ -171,10 +171,10 @@ def _fault(
 ) -> Fault | None:
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     try:
-        collection = collection or store.open(course.id)  # it may have been created after the listing
+        collection = collection or store.open(course.id)  # it may have been created after the collections were listed
         if published and collection.info.model_signature != published.model:
             return Fault.OTHER_MODEL
-        documents = collection.count()  # the only read of a broken collection: each takes seconds to fail
+        documents = collection.count()  # fails first on a damaged collection, where every read takes seconds
         if published and documents != published.chunks:
             return Fault.OTHER_COUNT
         return check_contents(collection, published)
@@ -183,7 +183,7 @@ def _fault(
     except VectorStoreUnreachableError:
         raise
     except VectorStoreError:
-        return Fault.BROKEN
+        return Fault.DAMAGED
 
 
 def _fault_of_contents(
@@ -205,6 +205,6 @@ def _fault_of_contents(
 
 
 def _is_of_this_product(collection: CourseCollection) -> bool:
-    """Whether this product made the collection: its metadata name a course, and it has that course's name."""
+    """Whether this product created the collection: its metadata contain a course id, and its name is that course's."""
     course_id = collection.info.course_id
     return bool(course_id) and collection.name == collection_name(course_id)

@@ -1,4 +1,4 @@
-"""Reports which courses failed, are being embedded, or will be."""
+"""Reports the courses that have failed, are being embedded, or will be embedded."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,11 +12,11 @@ from models.text import counted
 
 
 def check_states(engine: Engine, signature: str | None) -> Iterator[Finding]:
-    """The states of all courses; nothing is repaired here.
+    """Report the states of all courses. Nothing is repaired.
 
     Args:
         engine: The catalogue.
-        signature: Of the configured model; None if it is unavailable.
+        signature: Signature of the configured model; None if the model is unavailable.
     """
     with transaction(engine) as session:
         ingestion = ingestion_by_course(session)
@@ -26,18 +26,21 @@ def check_states(engine: Engine, signature: str | None) -> Iterator[Finding]:
     outdated = [course.id for course in courses if _is_outdated(course, ingestion, signature)]
     if failed:
         message = f"{counted(len(failed), 'failed course')}: {first_few(failed)}"
-        advice = "`course-search status` shows why; mend the cause, then `course-search embed COURSE`"
+        advice = "`course-search status` shows the reason; remove it, then run `course-search embed COURSE`"
         yield Finding("states", Level.WARNING, message, advice, failed)
     if active:
         message = f"{counted(len(active), 'course')} pending or running: {first_few(active)}"
         yield Finding("states", Level.OK, message, subjects=active)
     if outdated:
         message = (
-            f"{counted(len(outdated), 'course')} to be embedded anew, for other chunks or model: {first_few(outdated)}"
+            f"{counted(len(outdated), 'course')} to be embedded again, because the chunks or the model changed: "
+            f"{first_few(outdated)}"
         )
         yield Finding("states", Level.OK, message, subjects=outdated)
     if not failed and not active and not outdated:
-        yield Finding("states", Level.OK, f"{counted(len(courses), 'course')}, all at rest")
+        yield Finding(
+            "states", Level.OK, f"{counted(len(courses), 'course')}, none failed, pending, running or outdated"
+        )
 
 
 def _is_outdated(course: Course, ingestion: Mapping[str, Ingestion], signature: str | None) -> bool:

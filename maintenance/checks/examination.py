@@ -42,14 +42,14 @@ EXPECTED_ERRORS = (
     VectorStoreError,
     sqlite3.Error,
 )
-"""What a check or a repair may raise; the message says what is wrong."""
+"""Errors that a check or a repair may raise; their messages are written for operators."""
 
 
 def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Iterator[Finding]:
-    """Run all checks. A check that depends on one that found an error is left out.
+    """Run all checks, except those that depend on a check with an error.
 
     Args:
-        settings_classes: All settings of the installation.
+        settings_classes: All settings classes.
         deep: Load the model, and read every text and vector of every published course.
     """
     if not (yield from _run_check("settings", check_settings(settings_classes))):
@@ -76,7 +76,7 @@ def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Ite
 
 
 def repair(finding: Finding) -> Diagnosis:
-    """Repair all subjects of a finding; an error with one does not stop the others."""
+    """Repair all subjects of a finding. If one repair fails, the others are still made."""
     diagnosis = Diagnosis(finding)
     if finding.repair is None:
         return diagnosis
@@ -103,17 +103,17 @@ def _check_collections(engine: Engine, store: VectorStore, *, deep: bool) -> Ite
 
 
 def _run_check(name: str, findings: Iterator[Finding]) -> Generator[Finding, None, bool]:
-    """Pass the findings of a check on; an expected error becomes a finding.
+    """Yield the findings of a check, and an expected error as a finding.
 
     Returns:
-        Whether no error was found.
+        Whether the check found no error.
     """
-    no_error = True
+    is_passed = True
     try:
         for finding in findings:
-            no_error = no_error and finding.level != Level.ERROR
+            is_passed = is_passed and finding.level != Level.ERROR
             yield finding
     except EXPECTED_ERRORS as error:
         yield Finding(name, Level.ERROR, one_line(str(error)))
         return False
-    return no_error
+    return is_passed

@@ -1,15 +1,15 @@
-"""The result of a check."""
+"""Findings: the results of checks, and their repairs."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-NAMED = 5
-"""How many subjects a message names."""
+MAX_NAMED = 5
+"""Maximum number of subjects that a message names."""
 
 
 class Level(StrEnum):
-    """How serious a finding is. An error keeps courses from being embedded or searched."""
+    """Severity of a finding. An error prevents courses from being embedded or searched."""
 
     OK = "ok"
     WARNING = "warning"
@@ -18,22 +18,22 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a check, good or bad."""
+    """One result of a check: a problem, or that there is none."""
 
     check: str
     level: Level
     message: str
     advice: str = ""
-    """What to do about it."""
+    """What the operator should do."""
     subjects: Sequence[str] = ()
-    """The courses, collections or directories concerned."""
+    """The courses, collections or directories that have the problem."""
     repair: Callable[[str], str] | None = None
-    """Repairs one subject and returns what it did; None if there is no safe repair."""
+    """Repairs one subject and returns a description of the result; None if there is no safe repair."""
 
 
 @dataclass
 class Diagnosis:
-    """A finding and the repairs that were made."""
+    """A finding and the results of its repairs."""
 
     finding: Finding
     repairs: list[str] = field(default_factory=list)
@@ -41,11 +41,11 @@ class Diagnosis:
 
     @property
     def is_error(self) -> bool:
-        """Whether an error remains."""
+        """Whether the finding is an error that has not been repaired."""
         return self.finding.level == Level.ERROR and not self.is_repaired
 
 
 def first_few(subjects: Sequence[str]) -> str:
-    """The first `NAMED` subjects, and the number of the others."""
-    more = len(subjects) - NAMED
-    return ", ".join(subjects[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    """The first `MAX_NAMED` subjects and the number of the others, as text."""
+    more = len(subjects) - MAX_NAMED
+    return ", ".join(subjects[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")

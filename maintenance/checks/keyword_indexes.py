@@ -1,6 +1,7 @@
-"""Checks that every published course has a keyword index, and every index its course.
+"""Checks that every published course has a keyword index, and that every index belongs to a course.
 
-A fault here does not keep a course from being searched: a missing index is built from the collection.
+All findings are warnings: a course without an index can be searched, because the first search builds the index from the
+collection.
 """
 
 from collections.abc import Iterator
@@ -18,32 +19,32 @@ from retrieval.keywords.store import KeywordStore, directory_name, index_from_co
 
 
 def check_keyword_indexes(engine: Engine, store: VectorStore, keywords: KeywordStore) -> Iterator[Finding]:
-    """Every published course has an index of what was published, and every directory belongs to a course."""
+    """Check that every published course has an index of the published chunks, and every directory a course."""
     yield from _check_directories(engine, keywords)
     yield from _check_courses(engine, store, keywords)
 
 
 def _check_directories(engine: Engine, keywords: KeywordStore) -> Iterator[Finding]:
-    directories = keywords.directories()  # listed before the courses, so that a new course's is not taken for orphaned
+    directories = keywords.directories()  # listed before the courses: the directory of a new course is not orphaned
     known = _known_directories(engine)
     orphans = [name for name in directories if name not in known]
 
     def delete(name: str) -> str:
         if name in _known_directories(engine):
-            return f"{name} left alone: its course is in the catalogue now"
+            return f"{name} kept: its course is in the catalogue now"
         keywords.delete_directory(name)
         return f"{name} deleted"
 
     if not orphans:
         return
-    message = f"Keyword indexes of {counted(len(orphans), 'course')} that there is not: {first_few(orphans)}"
+    message = f"Keyword indexes of {counted(len(orphans), 'course')} not in the catalogue: {first_few(orphans)}"
     if len(orphans) < len(directories):
-        advice = "Their courses were removed: `course-search doctor --repair` deletes them"
+        advice = "`course-search doctor --repair` deletes them"
         yield Finding("keywords", Level.WARNING, message, advice, orphans, delete)
     else:
         advice = (
-            "Nothing here is repaired, since not one index belongs to a course of the catalogue: is DATABASE_URL, or "
-            "KEYWORD_INDEX_DIR, the right one?"
+            "Not repaired, because no keyword index at all belongs to a course of the catalogue: are DATABASE_URL and "
+            "KEYWORD_INDEX_DIR correct?"
         )
         yield Finding("keywords", Level.WARNING, message, advice, orphans)
 
@@ -61,15 +62,15 @@ def _check_courses(engine: Engine, store: VectorStore, keywords: KeywordStore) -
             course = get_course(session, course_id)
         published = CourseFingerprint.parse(course.embedding_fingerprint) if course else None
         if published is None:
-            return f"{course_id}: left alone, it is not published any more"
+            return f"{course_id}: not repaired, it is no longer published"
         index = index_from_collection(store.open(course_id), published.content)
         keywords.save(course_id, published.content, index)
-        return f"{course_id}: made from its collection"
+        return f"{course_id}: built from its collection"
 
     if faulty:
         _, fault = suspects[faulty[0]]
         message = f"{counted(len(faulty), 'course')} without a usable keyword index: {first_few(faulty)} ({fault})"
-        advice = "The first search makes it from the collection; `course-search doctor --repair` does so now"
+        advice = "The first search builds it from the collection; `course-search doctor --repair` builds it now"
         yield Finding("keywords", Level.WARNING, message, advice, faulty, build)
     else:
         yield Finding("keywords", Level.OK, f"{counted(len(done), 'course')} done, each with a keyword index")

@@ -1,4 +1,4 @@
-"""`course-search backup` with a real Chroma server, while somebody else writes to it."""
+"""`course-search backup` with a real Chroma server, also during concurrent writes."""
 
 import json
 import re
@@ -29,7 +29,7 @@ TEXTS = ["copper foil", "焊膏", "", "a \n line"]
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch: pytest.MonkeyPatch, chroma_url: str) -> None:
+def _short_pauses(monkeypatch: pytest.MonkeyPatch, chroma_url: str) -> None:
     monkeypatch.setattr("maintenance.backup.WAITS", (0.0, 0.05, 0.05, 0.05))
     monkeypatch.setenv("CHROMA_URL", chroma_url)
 
@@ -41,7 +41,7 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 def unique(name: str) -> str:
-    """The session's server is shared."""
+    """A unique course id, because all tests share the Chroma server."""
     return f"{name} {uuid4()}"
 
 
@@ -49,8 +49,8 @@ def backup(*arguments: str) -> Result:
     return CliRunner().invoke(app, ["backup", *arguments])
 
 
-def saved(path: Path) -> dict[str, list[str]]:
-    """The texts in an archive by course."""
+def saved_texts(path: Path) -> dict[str, list[str]]:
+    """The texts in an archive by course id."""
     with open_archive(path) as archive:
         return {
             course.course_id: [record.text for records, _ in archive.pages(course) for record in records]
@@ -58,50 +58,50 @@ def saved(path: Path) -> dict[str, list[str]]:
         }
 
 
-def everything(collection: CourseCollection) -> tuple[list[Record], Any]:
+def read_collection(collection: CourseCollection) -> tuple[list[Record], Any]:
     pages = list(collection.contents())
     return [record for records, _ in pages for record in records], np.concatenate([rows for _, rows in pages])
 
 
-def test_an_archive_holds_what_the_collections_hold_to_the_last_bit(
+def test_archive_equals_the_collections_exactly(
     catalogue: Catalogue, vector_store: VectorStore, tmp_path: Path
 ) -> None:
     courses = [unique(name) for name in ("plain", "课程 一", "a/b", "../up", "long" * 200)]
     add_courses(catalogue.engine, *courses)
-    prints = {course_id: publish(catalogue.engine, vector_store, course_id, TEXTS) for course_id in courses}
+    fingerprints = {course_id: publish(catalogue.engine, vector_store, course_id, TEXTS) for course_id in courses}
     result = backup("--output", "a.zip")
     assert (result.exit_code, result.stderr) == (0, "")
     assert re.fullmatch(r"a\.zip: 5 courses, 20 chunks, \d+\.\d kB\n", result.stdout)
     with open_archive(tmp_path / "a.zip") as archive:
         assert [course.course_id for course in archive.manifest.courses] == sorted(courses)
         for course in archive.manifest.courses:
-            assert course.fingerprint == str(prints[course.course_id])
+            assert course.fingerprint == str(fingerprints[course.course_id])
             assert (course.model_name, course.model_signature, course.generation) == (MODEL, SIGNATURE, 1)
             [(records, vectors)] = archive.pages(course)
-            held, held_vectors = everything(vector_store.open(course.course_id))
-            assert records == held
-            assert np.array_equal(vectors, held_vectors)
+            stored, stored_vectors = read_collection(vector_store.open(course.course_id))
+            assert records == stored
+            assert np.array_equal(vectors, stored_vectors)
 
 
-def test_the_usual_place_and_name(engine: Engine, vector_store: VectorStore) -> None:
+def test_default_directory_and_file_name(engine: Engine, vector_store: VectorStore) -> None:
     course_id = unique("c")
     add_courses(engine, course_id)
     publish(engine, vector_store, course_id, TEXTS)
     assert backup().exit_code == 0
     [path] = Path("data/backups").iterdir()
     assert re.fullmatch(r"course-search-\d{8}T\d{6}Z\.zip", path.name)
-    Path("elsewhere").mkdir()
-    assert backup("--output", "elsewhere").exit_code == 0
-    [path] = Path("elsewhere").iterdir()
+    Path("other").mkdir()
+    assert backup("--output", "other").exit_code == 0
+    [path] = Path("other").iterdir()
     assert path.name.startswith("course-search-")
 
 
-def test_courses_that_are_not_embedded_are_left_out_by_name(engine: Engine, vector_store: VectorStore) -> None:
-    good, new, broken, running, pending = map(unique, ("good", "new", "broken", "running", "pending"))
-    add_courses(engine, good, new, broken, running, pending)
+def test_courses_that_are_not_embedded_are_left_out_and_named(engine: Engine, vector_store: VectorStore) -> None:
+    good, new, failed_id, running, pending = map(unique, ("good", "new", "failed", "running", "pending"))
+    add_courses(engine, good, new, failed_id, running, pending)
     for course_id in (good, running, pending):
         publish(engine, vector_store, course_id, TEXTS)
-    change_course(engine, broken, embedding_status=EmbeddingStatus.FAILED)
+    change_course(engine, failed_id, embedding_status=EmbeddingStatus.FAILED)
     change_course(engine, running, embedding_status=EmbeddingStatus.RUNNING)
     change_course(engine, pending, embedding_status=EmbeddingStatus.PENDING)
     result = backup("--output", "a.zip", "--json")
@@ -112,17 +112,17 @@ def test_courses_that_are_not_embedded_are_left_out_by_name(engine: Engine, vect
         "courses": [{"course_id": good, "chunks": 4, "dimensions": 8}],
         "left_out": {
             new: "it is not embedded (not_started)",
-            broken: "it is not embedded (failed)",
+            failed_id: "it is not embedded (failed)",
             running: "it is being embedded (running)",
             pending: "it is being embedded (pending)",
         },
         "damaged": {},
     }
     assert f"Left out: {running}: it is being embedded (running)" in result.stderr
-    assert list(saved(Path("a.zip"))) == [good]
+    assert list(saved_texts(Path("a.zip"))) == [good]
 
 
-def test_a_busy_course_is_taken_once_it_is_done(
+def test_running_course_is_saved_when_it_is_done(
     engine: Engine, vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     course_id = unique("c")
@@ -131,30 +131,30 @@ def test_a_busy_course_is_taken_once_it_is_done(
     change_course(engine, course_id, embedding_status=EmbeddingStatus.RUNNING)
     monkeypatch.setattr("time.sleep", lambda _: change_course(engine, course_id, embedding_status=EmbeddingStatus.DONE))
     assert backup("--output", "a.zip").exit_code == 0
-    assert list(saved(Path("a.zip"))) == [course_id]
+    assert list(saved_texts(Path("a.zip"))) == [course_id]
 
 
 @pytest.mark.parametrize("rebuilt", [False, True])
-def test_a_course_embedded_anew_while_it_is_read_is_read_again(
+def test_course_embedded_while_it_is_read_is_read_again(
     engine: Engine, vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch, rebuilt: bool
 ) -> None:
-    """The new collection is as good as the old one; only the row tells that the reading may have met both."""
+    """The texts are the same, so only the row shows that the reading may have mixed two generations."""
     course_id = unique("c")
     add_courses(engine, course_id)
     publish(engine, vector_store, course_id, TEXTS)
     contents = CourseCollection.contents
     readings = []
 
-    def contents_and_then_another_run(collection: CourseCollection) -> Any:
+    def contents_and_publication(collection: CourseCollection) -> Any:
         yield from contents(collection)
         readings.append(collection)
         if len(readings) == 1:
             if rebuilt:
                 vector_store.delete(course_id)
             publish(engine, vector_store, course_id, TEXTS)
-            collection.count()  # the next page, which fails where the collection is another one
+            collection.count()  # as for the next page; it fails if the collection was rebuilt
 
-    monkeypatch.setattr(CourseCollection, "contents", contents_and_then_another_run)
+    monkeypatch.setattr(CourseCollection, "contents", contents_and_publication)
     result = backup("--output", "a.zip")
     assert (result.exit_code, result.stderr) == (0, "Waiting 0.05 s for 1 courses that are being embedded …\n")
     with open_archive(Path("a.zip")) as archive:
@@ -162,41 +162,40 @@ def test_a_course_embedded_anew_while_it_is_read_is_read_again(
     assert len(readings) == 2
 
 
-def test_a_backup_never_holds_a_mixture_while_a_course_is_embedded_again_and_again(
-    engine: Engine, vector_store: VectorStore
-) -> None:
-    """Every version has other texts, so a mixture would show."""
-    course_id, still = unique("restless"), unique("still")
-    add_courses(engine, course_id, still)
-    publish(engine, vector_store, still, TEXTS)
+def test_backup_never_mixes_generations(engine: Engine, vector_store: VectorStore) -> None:
+    """A course is published again and again with different texts, at first without pauses, later with longer ones."""
+    changing, unchanged = unique("changing"), unique("unchanged")
+    add_courses(engine, changing, unchanged)
+    publish(engine, vector_store, unchanged, TEXTS)
     stop = threading.Event()
 
     def write() -> None:
         version = 0
         while not stop.is_set():
-            publish(engine, vector_store, course_id, [f"version {version}"] * 20)
+            publish(engine, vector_store, changing, [f"version {version}"] * 20)
             version += 1
-            stop.wait(version % 4 * 0.1)  # from restless to quiet
+            stop.wait(version * 0.02)
 
     writer = threading.Thread(target=write)
     writer.start()
+    backups = times_saved = 0
     try:
-        results = [backup("--output", f"{number}.zip") for number in range(10)]
+        while backups < 10 or not times_saved:
+            path = f"{backups}.zip"
+            result = backup("--output", path)
+            assert result.exit_code == 0, result.stderr
+            courses = saved_texts(Path(path))
+            assert courses[unchanged] == TEXTS
+            assert len(set(courses.get(changing, ["version"]))) == 1
+            backups += 1
+            times_saved += changing in courses
     finally:
         stop.set()
         writer.join()
-    taken = 0
-    for number, result in enumerate(results):
-        assert result.exit_code == 0, result.stderr
-        courses = saved(Path(f"{number}.zip"))
-        assert courses[still] == TEXTS
-        assert len(set(courses.get(course_id, ["version"]))) == 1
-        taken += course_id in courses
-    assert taken, "the course was never quiet: this test proves nothing"
 
 
-@pytest.mark.parametrize("damage", ["lost a chunk", "changed", "deleted", "no fingerprint", "another model"])
-def test_a_collection_that_is_not_what_was_published_is_an_error(
+@pytest.mark.parametrize("damage", ["missing chunk", "changed chunk", "deleted", "no fingerprint", "other model"])
+def test_collection_that_does_not_match_its_fingerprint_is_an_error(
     engine: Engine, vector_store: VectorStore, damage: str
 ) -> None:
     bad, good = unique("bad"), unique("good")
@@ -204,11 +203,11 @@ def test_a_collection_that_is_not_what_was_published_is_an_error(
     fingerprint = publish(engine, vector_store, bad, TEXTS)
     publish(engine, vector_store, good, TEXTS)
     match damage:
-        case "lost a chunk":
+        case "missing chunk":
             vector_store.open(bad).remove([f"{bad}-0"])
-            reason = r"there are 3 chunks where 4 were published"
-        case "changed":
-            records, vectors = everything(vector_store.open(bad))
+            reason = r"it has 3 chunks, but 4 were published"
+        case "changed chunk":
+            records, vectors = read_collection(vector_store.open(bad))
             other = Record(records[0].chunk_id, records[0].text, records[0].metadata, "another hash")
             vector_store.open(bad).upsert([other], vectors[:1])
             reason = r"not those that were published"
@@ -218,16 +217,17 @@ def test_a_collection_that_is_not_what_was_published_is_an_error(
         case "no fingerprint":
             change_course(engine, bad, embedding_fingerprint="v0:?")
             reason = r"its fingerprint cannot be read \(v0:\?\)"
-        case "another model":
+        case "other model":
             change_course(engine, bad, embedding_fingerprint=str(fingerprint).replace(SIGNATURE, "other"))
             reason = r"not those that were published"
     result = backup("--output", "a.zip")
     assert result.exit_code == 1
     assert re.search(f"Left out: {bad}: .*{reason}.*; rebuild it", result.stderr)
-    assert list(saved(Path("a.zip"))) == [good]
+    assert list(saved_texts(Path("a.zip"))) == [good]
 
 
-def failed(result: Result) -> str:
+def assert_no_backup(result: Result) -> str:
+    """Check that the backup failed and left no file; returns the messages."""
     assert result.exit_code == 1
     assert result.stdout == ""
     assert "Traceback" not in result.stderr
@@ -236,59 +236,57 @@ def failed(result: Result) -> str:
     return result.stderr
 
 
-def test_without_the_server_there_is_no_backup(
+def test_unreachable_server_is_an_error(
     engine: Engine, vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     course_id = unique("c")
     add_courses(engine, course_id)
     publish(engine, vector_store, course_id, TEXTS)
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    assert "cannot be reached" in failed(backup("--output", "a.zip"))
+    assert "cannot be reached" in assert_no_backup(backup("--output", "a.zip"))
 
 
-def test_a_server_that_goes_away_leaves_nothing_behind(
+def test_server_that_becomes_unreachable_leaves_no_file(
     engine: Engine, vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = sorted(map(unique, "ab"))
     add_courses(engine, first, second)
     for course_id in (first, second):
         publish(engine, vector_store, course_id, TEXTS)
-    away = VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{free_port()}"))
+    unreachable = VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{free_port()}"))
     opened = VectorStore.open
     monkeypatch.setattr(
-        VectorStore, "open", lambda store, course_id: opened(store if course_id == first else away, course_id)
+        VectorStore, "open", lambda store, course_id: opened(store if course_id == first else unreachable, course_id)
     )
-    assert "cannot be reached" in failed(backup("--output", "a.zip"))
+    assert "cannot be reached" in assert_no_backup(backup("--output", "a.zip"))
 
 
-def test_a_full_disk_leaves_nothing_behind(
-    engine: Engine, vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_leaves_no_file(engine: Engine, vector_store: VectorStore, monkeypatch: pytest.MonkeyPatch) -> None:
     course_id = unique("c")
     add_courses(engine, course_id)
     publish(engine, vector_store, course_id, TEXTS)
 
-    def full(*_: object) -> None:
+    def raise_disk_full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("shutil.copyfileobj", full)
-    assert "No space left on device" in failed(backup("--output", "a.zip"))
+    monkeypatch.setattr("shutil.copyfileobj", raise_disk_full)
+    assert "No space left on device" in assert_no_backup(backup("--output", "a.zip"))
 
 
-def test_nothing_embedded_is_no_backup(engine: Engine) -> None:
+def test_backup_without_embedded_courses_is_an_error(engine: Engine) -> None:
     add_courses(engine, "new")
-    complaint = failed(backup("--output", "a.zip"))
-    assert "Left out: new: it is not embedded (not_started)" in complaint
-    assert "There is no course to back up" in complaint
+    messages = assert_no_backup(backup("--output", "a.zip"))
+    assert "Left out: new: it is not embedded (not_started)" in messages
+    assert "There is no course to back up" in messages
 
 
-def test_a_file_that_is_there_stays(engine: Engine) -> None:
+def test_existing_file_is_not_overwritten(engine: Engine) -> None:
     Path("mine.zip").write_text("mine")
-    assert "mine.zip exists already" in failed(backup("--output", "mine.zip"))
+    assert "mine.zip exists already" in assert_no_backup(backup("--output", "mine.zip"))
     assert Path("mine.zip").read_text() == "mine"
 
 
-def test_a_catalogue_that_is_away_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_catalogue_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
     result = backup("--output", "a.zip")
     assert result.exit_code == 1

@@ -1,4 +1,4 @@
-"""`course-search rebuild`: the collection goes, the course is asked for again, and nobody gets in between."""
+"""`course-search rebuild` deletes the collection and requests an embedding, while it owns the course."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ from embedding.vector_store.records import Record
 from models.course_state import REBUILD_OWNER_PREFIX, claim_course, fail_unfinished
 from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
-from tests.cli.conftest import Pipeline, course, published
+from tests.cli.conftest import Pipeline, read_course, publish_course
 from tests.support.catalogue import Catalogue
 from tests.support.chroma import has_collection
 
@@ -35,12 +35,12 @@ def rebuild(*arguments: str, answer: str | None = None) -> Result:
 def courses(
     catalogue: Catalogue, vector_store: VectorStore, chroma_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """Two published courses with a collection each; the Chroma server is shared, so their ids are their own."""
+    """Two published courses with a collection each. Their ids are unique, because the Chroma server is shared."""
     monkeypatch.setenv("CHROMA_URL", chroma_url)
     ids = sorted(f"{uuid4()}" for _ in range(2))
     for course_id in ids:
         catalogue.add_course(course_id)
-        published(catalogue, course_id)
+        publish_course(catalogue, course_id)
         collection = vector_store.create(CollectionInfo(course_id, "model", "m"))
         collection.upsert([Record("c", "text", {}, "hash")], np.eye(4, dtype=np.float32)[:1])
         KeywordStore(KeywordSettings()).save(course_id, "0" * 64, KeywordIndexBuilder().build())
@@ -49,30 +49,30 @@ def courses(
 
 @pytest.fixture
 def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """Stands where Chroma should, accepts connections and never answers."""
+    """A server at CHROMA_URL that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         yield server
 
 
-def test_the_collection_is_deleted_and_the_course_asked_for(
+def test_rebuild_deletes_the_collection_and_requests_an_embedding(
     catalogue: Catalogue, vector_store: VectorStore, courses: list[str]
 ) -> None:
-    one, other = courses
-    result = rebuild(one)
+    course_id, other_id = courses
+    result = rebuild(course_id)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"{one}: collection deleted, embedding_started\n"
-    assert not has_collection(vector_store, one)
-    row = course(catalogue, one)
+    assert result.stdout == f"{course_id}: collection deleted, embedding_started\n"
+    assert not has_collection(vector_store, course_id)
+    row = read_course(catalogue, course_id)
     assert (row.embedding_status, row.embedding_progress, row.embedding_run_id) == ("pending", 0.0, None)
     assert (row.embedding_fingerprint, row.embedding_attempted, row.embedding_generation) == (None, None, 1)
     assert row.embedding_requested_at is not None
-    assert has_collection(vector_store, other)
-    assert KeywordStore(KeywordSettings()).directories() == [directory_name(other)]
-    assert course(catalogue, other).embedding_status == "done"
+    assert has_collection(vector_store, other_id)
+    assert KeywordStore(KeywordSettings()).directories() == [directory_name(other_id)]
+    assert read_course(catalogue, other_id).embedding_status == "done"
 
 
-def test_a_keyword_index_that_cannot_be_deleted_fails_the_course_with_the_reason(
+def test_keyword_index_that_cannot_be_deleted_fails_the_course(
     catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -82,84 +82,88 @@ def test_a_keyword_index_that_cannot_be_deleted_fails_the_course_with_the_reason
     result = rebuild(courses[0])
     assert result.exit_code == 1
     assert "A keyword index cannot be deleted: Permission denied" in result.stderr
-    row = course(catalogue, courses[0])
+    row = read_course(catalogue, courses[0])
     assert row.embedding_status == "failed"
     assert "The rebuild failed: A keyword index cannot be deleted" in (row.embedding_error or "")
     assert row.embedding_requested_at is not None
 
 
-def test_it_can_be_waited_for(catalogue: Catalogue, courses: list[str], pipeline: Pipeline) -> None:
-    one, other = courses
+def test_wait_reports_the_outcome_of_the_embedding(
+    catalogue: Catalogue, courses: list[str], pipeline: Pipeline
+) -> None:
+    course_id, other_id = courses
     with pipeline():
-        assert f"{one}: done\n" in rebuild(one, "--wait").stdout
-    assert course(catalogue, one).embedding_generation == 2
-    with pipeline(**{other: "no luck"}):
-        result = rebuild(other, "--wait")
+        assert f"{course_id}: done\n" in rebuild(course_id, "--wait").stdout
+    assert read_course(catalogue, course_id).embedding_generation == 2
+    with pipeline(**{other_id: "no luck"}):
+        result = rebuild(other_id, "--wait")
     assert result.exit_code == 1
-    assert f"{other}: failed: no luck\n" in result.stdout
+    assert f"{other_id}: failed: no luck\n" in result.stdout
 
 
-def test_a_course_that_is_embedded_now_is_refused_and_the_others_go_on(
+def test_running_course_is_refused_and_others_are_rebuilt(
     catalogue: Catalogue, vector_store: VectorStore, courses: list[str]
 ) -> None:
-    running, other = courses
+    running_id, other_id = courses
     with catalogue.session() as session:
-        claim_course(session, running, "run")
-    result = rebuild(running, "nobody", other, "--yes")
+        claim_course(session, running_id, "run")
+    result = rebuild(running_id, "unknown", other_id, "--yes")
     assert result.exit_code == 1
     assert result.stderr.splitlines()[:2] == [
-        f"Course '{running}' is being embedded now",
-        "There is no course 'nobody'",
+        f"Course '{running_id}' is being embedded now",
+        "There is no course 'unknown'",
     ]
-    assert has_collection(vector_store, running)
-    assert course(catalogue, running).embedding_run_id == "run"
-    assert not has_collection(vector_store, other)
+    assert has_collection(vector_store, running_id)
+    assert read_course(catalogue, running_id).embedding_run_id == "run"
+    assert not has_collection(vector_store, other_id)
 
 
-def test_more_than_one_course_needs_a_yes(catalogue: Catalogue, vector_store: VectorStore, courses: list[str]) -> None:
+def test_several_courses_need_a_confirmation(
+    catalogue: Catalogue, vector_store: VectorStore, courses: list[str]
+) -> None:
     for answer in ("n\n", ""):
         result = rebuild("--all", answer=answer)
         assert result.exit_code == 1
         assert "Delete the collections of 2 courses" in result.stderr
         assert all(has_collection(vector_store, course_id) for course_id in courses)
-        assert all(course(catalogue, course_id).embedding_status == "done" for course_id in courses)
+        assert all(read_course(catalogue, course_id).embedding_status == "done" for course_id in courses)
     assert rebuild("--all", answer="y\n").exit_code == 0
     assert not any(has_collection(vector_store, course_id) for course_id in courses)
 
 
-def test_without_chroma_the_course_fails_with_the_reason_and_the_rest_is_left_alone(
+def test_unreachable_chroma_fails_the_first_course_and_skips_the_others(
     catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    one, other = courses
+    course_id, other_id = courses
     result = rebuild("--all", "--yes")
     assert result.exit_code == 1
     assert "cannot be reached" in result.stderr
-    assert f"0 of 2 courses were rebuilt; those after {one} were left alone" in result.stderr
-    row = course(catalogue, one)
+    assert f"0 of 2 courses were rebuilt; those after {course_id} were not changed" in result.stderr
+    row = read_course(catalogue, course_id)
     assert row.embedding_status == "failed"
     assert "The rebuild failed: Chroma at" in (row.embedding_error or "")
-    assert row.embedding_requested_at is not None, "the pipeline takes it up when Chroma is back"
-    assert course(catalogue, other).embedding_status == "done"
+    assert row.embedding_requested_at is not None, "the pipeline embeds it when Chroma is reachable again"
+    assert read_course(catalogue, other_id).embedding_status == "done"
 
 
-def test_no_run_takes_the_course_while_its_collection_is_deleted(
+def test_no_run_can_claim_the_course_during_the_deletion(
     catalogue: Catalogue, courses: list[str], silent_server: socket.socket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CHROMA_TIMEOUT_SECONDS", "1")
+    monkeypatch.setenv("CHROMA_TIMEOUT_SECONDS", "300")
     rebuilding = threading.Thread(target=rebuild, args=[courses[0]])
     rebuilding.start()
     connection, _ = silent_server.accept()
     with catalogue.session() as session:
         assert not claim_course(session, courses[0], "run")
+    connection.close()  # ends the rebuild with an error
     rebuilding.join()
-    connection.close()
-    assert course(catalogue, courses[0]).embedding_status == "failed"
+    assert read_course(catalogue, courses[0]).embedding_status == "failed"
 
 
 @pytest.fixture
-def killed(catalogue: Catalogue, courses: list[str], silent_server: socket.socket) -> str:
-    """A course whose rebuild was killed while Chroma deleted its collection."""
+def killed_course(catalogue: Catalogue, courses: list[str], silent_server: socket.socket) -> str:
+    """A course whose rebuild was killed while it waited for Chroma."""
     command = [sys.executable, "-m", "cli", "rebuild", courses[0]]
     with subprocess.Popen(command, env=dict(os.environ)) as rebuilding:
         connection, _ = silent_server.accept()
@@ -168,53 +172,55 @@ def killed(catalogue: Catalogue, courses: list[str], silent_server: socket.socke
     return courses[0]
 
 
-def test_killed_half_way_it_leaves_a_course_that_the_pipeline_can_tell(catalogue: Catalogue, killed: str) -> None:
-    row = course(catalogue, killed)
+def test_killed_rebuild_leaves_a_running_course_that_the_pipeline_can_fail(
+    catalogue: Catalogue, killed_course: str
+) -> None:
+    row = read_course(catalogue, killed_course)
     assert row.embedding_status == "running"
     owner = row.embedding_run_id or ""
     assert owner.startswith(REBUILD_OWNER_PREFIX)
-    refused = CliRunner().invoke(app, ["embed", killed])
-    assert "is being rebuilt now; if that was interrupted, `make up` sets it free" in refused.stderr
+    refused = CliRunner().invoke(app, ["embed", killed_course])
+    assert "is being rebuilt now; if that was interrupted, `make up` releases the course" in refused.stderr
     with catalogue.session() as session:
-        assert fail_unfinished(session, killed, owner, "the rebuild was interrupted")
+        assert fail_unfinished(session, killed_course, owner, "the rebuild was interrupted")
 
 
-def test_a_course_that_was_taken_over_meanwhile_is_told(
+def test_course_taken_over_during_the_deletion_is_an_error_and_requested(
     catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pipeline cannot tell a slow rebuild from one that was killed."""
+    """The pipeline treats a slow rebuild like a killed rebuild."""
     delete = VectorStore.delete
 
-    def slow(store: VectorStore, course_id: str, before_write: Callable[[], None]) -> None:
+    def delete_slowly(store: VectorStore, course_id: str, before_write: Callable[[], None]) -> None:
         delete(store, course_id, before_write)
         with catalogue.session() as session:
-            fail_unfinished(session, course_id, course(catalogue, course_id).embedding_run_id or "", "interrupted")
+            fail_unfinished(session, course_id, read_course(catalogue, course_id).embedding_run_id or "", "interrupted")
 
-    monkeypatch.setattr(VectorStore, "delete", slow)
+    monkeypatch.setattr(VectorStore, "delete", delete_slowly)
     result = rebuild(courses[0])
     assert result.exit_code == 1
     assert "was taken over while its collection was deleted: rebuild it again" in result.stderr
-    row = course(catalogue, courses[0])
-    assert row.embedding_status == "pending", "its collection is gone, whatever was published meanwhile"
+    row = read_course(catalogue, courses[0])
+    assert row.embedding_status == "pending", "its collection was deleted"
     assert row.embedding_requested_at is not None
 
 
-def test_a_course_that_was_published_before_its_collection_was_deleted_keeps_it(
+def test_course_published_before_the_deletion_keeps_its_collection(
     catalogue: Catalogue, vector_store: VectorStore, courses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A rebuild that was frozen right after it claimed the course goes on when nobody waits for it any more."""
+    """A rebuild was suspended after it claimed the course, and resumes after the pipeline published the course."""
     delete = VectorStore.delete
 
-    def late(store: VectorStore, course_id: str, *before_write: Callable[[], None]) -> None:
+    def delete_late(store: VectorStore, course_id: str, *before_write: Callable[[], None]) -> None:
         with catalogue.session() as session:
-            fail_unfinished(session, course_id, course(catalogue, course_id).embedding_run_id or "", "interrupted")
-        published(catalogue, course_id)
+            fail_unfinished(session, course_id, read_course(catalogue, course_id).embedding_run_id or "", "interrupted")
+        publish_course(catalogue, course_id)
         delete(store, course_id, *before_write)
 
-    monkeypatch.setattr(VectorStore, "delete", late)
+    monkeypatch.setattr(VectorStore, "delete", delete_late)
     result = rebuild(courses[0])
     assert result.exit_code == 1
     assert "was taken over, and nothing was deleted" in result.stderr
     assert has_collection(vector_store, courses[0])
-    row = course(catalogue, courses[0])
+    row = read_course(catalogue, courses[0])
     assert (row.embedding_status, row.embedding_generation, row.embedding_error) == ("done", 2, None)

@@ -1,4 +1,4 @@
-"""`course-search restore` on real Chroma directories: equal to what was saved, refused in time, killed at will."""
+"""`course-search restore` on real Chroma directories: round trips, refusals and interruptions."""
 
 import os
 import re
@@ -33,12 +33,12 @@ from tests.support.published import MODEL, SIGNATURE, add_courses, publish, reco
 pytestmark = pytest.mark.integration
 
 NOT_STARTED, PENDING, RUNNING, DONE, FAILED = EmbeddingStatus
-OLD, SAVED = ["old"], ["saved one", "saved two", "saved three"]
+PRESENT, SAVED = ["present"], ["saved one", "saved two", "saved three"]
 CHROMA = Path("data/chroma")
 
 
 @pytest.fixture(autouse=True)
-def _nothing_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_server(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
 
 
@@ -51,19 +51,19 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
 
 
 @pytest.fixture
-def site(engine: Engine) -> Engine:
-    """A product that is stopped: of `kept`, `changed` and `new`, the first two are published, as of now."""
+def stopped_product(engine: Engine) -> Engine:
+    """The catalogue of a stopped product with the courses `kept`, `changed` and `new`; the first two are published."""
     add_courses(engine, "kept", "changed", "new")
     store = OfflineVectorStore(CHROMA)
     for course_id in ("kept", "changed"):
-        publish(engine, store, course_id, OLD)
+        publish(engine, store, course_id, PRESENT)
     store.close()
     return engine
 
 
 @pytest.fixture
 def archive(tmp_path: Path) -> str:
-    """A backup of that product, of former days, when there was a course `gone`, and no course `new`."""
+    """An older backup, from a time when there was a course `gone` and no course `new`."""
     path = tmp_path / "backup.zip"
     with create_archive(path) as archive:
         for course_id in ("kept", "changed", "gone"):
@@ -89,13 +89,13 @@ def collections() -> dict[str, list[str]]:
         store.close()
 
 
-def row(engine: Engine, course_id: str) -> tuple[str, CourseFingerprint | None]:
+def status_and_fingerprint(engine: Engine, course_id: str) -> tuple[str, CourseFingerprint | None]:
     course = read_course(engine, course_id)
     return course.embedding_status, CourseFingerprint.parse(course.embedding_fingerprint)
 
 
 def snapshot(engine: Engine) -> object:
-    """All of the product: rows, and files but for locks."""
+    """The state of the product: all course rows, and all files except locks."""
     with engine.connect() as connection:
         rows = connection.execute(text("SELECT * FROM course ORDER BY id")).all()
     files = {path: path.read_bytes() for path in Path("data").rglob("*") if path.is_file() and path.suffix != ".lock"}
@@ -105,15 +105,14 @@ def snapshot(engine: Engine) -> object:
 def assert_restored(engine: Engine) -> None:
     assert collections() == {"kept": sorted(SAVED), "changed": sorted(SAVED)}
     for course_id in ("kept", "changed"):
-        assert row(engine, course_id) == (DONE, records_of(course_id, SAVED)[2])
-    assert row(engine, "new") == (NOT_STARTED, None)
+        assert status_and_fingerprint(engine, course_id) == (DONE, records_of(course_id, SAVED)[2])
+    assert status_and_fingerprint(engine, "new") == (NOT_STARTED, None)
     assert sorted(path.name for path in CHROMA.parent.iterdir()) == ["chroma", "dagster"]
 
 
-def test_a_round_trip_gives_the_same_collections_and_the_same_answers(
+def test_backup_and_restore_give_equal_collections_and_search_results(
     catalogue: Catalogue, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Through real servers, from the first to the last command."""
     texts = {
         name: [f"{name} {number}" for number in range(5)]
         for name in ("plain", "课程 一", "a/b", "../up", "spaces in it ", "long" * 200)
@@ -121,26 +120,27 @@ def test_a_round_trip_gives_the_same_collections_and_the_same_answers(
     add_courses(catalogue.engine, *texts)
     query = records_of("plain", ["query"])[1][0]
 
-    def answers(url: str) -> dict[str, tuple[Any, ...]]:
+    def read_all(url: str) -> dict[str, tuple[Any, ...]]:
         monkeypatch.setenv("CHROMA_URL", url)
         store = VectorStore(VectorStoreSettings())
         try:
-            found = {}
+            contents = {}
             for name in texts:
                 collection = store.open(name)
-                raw = collection._collection.get(include=["documents", "metadatas"])
+                chroma_collection = store.connect().get_collection(collection.name, embedding_function=None)
+                raw = chroma_collection.get(include=["documents", "metadatas"])
                 [(_, vectors)] = collection.contents()
                 hits = collection.query(query, 5, {}), collection.query(query, 5, {"section_id": "1"})
-                found[name] = (collection.info, raw, vectors, hits)
+                contents[name] = (collection.info, raw, vectors, hits)
         finally:
             store.close()
-        return found
+        return contents
 
     CHROMA.parent.mkdir()
     with chroma_server(CHROMA) as url:
         store = VectorStore(VectorStoreSettings(chroma_url=url))
-        prints = {name: publish(catalogue.engine, store, name, texts[name]) for name in texts}
-        before = answers(url)
+        fingerprints = {name: publish(catalogue.engine, store, name, texts[name]) for name in texts}
+        before = read_all(url)
         assert CliRunner().invoke(app, ["backup", "--output", "a.zip"]).exit_code == 0
         publish(catalogue.engine, store, "plain", ["another"])
         store.delete("a/b")
@@ -149,48 +149,48 @@ def test_a_round_trip_gives_the_same_collections_and_the_same_answers(
     result = restore("a.zip", "--yes")
     assert result.exit_code == 0, result.stderr
     with chroma_server(CHROMA) as url:
-        after = answers(url)
+        after = read_all(url)
     for name in texts:
         info, raw, vectors, hits = before[name]
         assert after[name][:2] == (info, raw)
-        # Chroma normalizes what it is given, once more: a unit in the last place is all that may differ.
+        # Chroma normalizes the vectors again, so they may differ in the last place.
         np.testing.assert_allclose(after[name][2], vectors, rtol=0, atol=6e-8)
-        for one, other in zip(hits, after[name][3], strict=True):
-            assert [record for record, _ in one] == [record for record, _ in other]
-            assert [cosine for _, cosine in one] == pytest.approx([cosine for _, cosine in other], abs=1e-6)
+        for hits_before, hits_after in zip(hits, after[name][3], strict=True):
+            assert [record for record, _ in hits_before] == [record for record, _ in hits_after]
+            assert [cosine for _, cosine in hits_before] == pytest.approx(
+                [cosine for _, cosine in hits_after], abs=1e-6
+            )
         with catalogue.session() as session:
             course = session.execute(
                 text("SELECT embedding_status, embedding_fingerprint, embedding_progress FROM course WHERE id = :id"),
                 {"id": name},
             ).one()
-        assert course == (DONE, str(prints[name]), 1.0)
+        assert course == (DONE, str(fingerprints[name]), 1.0)
 
 
-def test_what_the_backup_lacks_is_left_to_the_pipeline_and_what_the_catalogue_lacks_is_left_out(
-    site: Engine, archive: str
-) -> None:
+def test_courses_missing_from_backup_or_catalogue_are_reported(stopped_product: Engine, archive: str) -> None:
     result = restore(archive, "--yes")
     assert result.exit_code == 0
     assert "Left out: gone: it is not in the catalogue" in result.stderr
     assert "2 courses are restored" in result.stdout
     assert "1 courses are not in the backup" in result.stdout
-    assert_restored(site)
+    assert_restored(stopped_product)
 
 
 @pytest.mark.parametrize("status", [NOT_STARTED, PENDING, RUNNING, FAILED])
-def test_whatever_a_course_was_doing_it_is_done_and_nobodys(site: Engine, archive: str, status: str) -> None:
+def test_restored_course_is_done_whatever_its_status_was(stopped_product: Engine, archive: str, status: str) -> None:
     change_course(
-        site,
+        stopped_product,
         "kept",
         embedding_status=status,
         embedding_progress=0.5,
-        embedding_error="trouble",
-        embedding_run_id="a run that is no more",
-        embedding_attempted="something",
+        embedding_error="an error",
+        embedding_run_id="an ended run",
+        embedding_attempted="a fingerprint",
         embedding_generation=7,
     )
     assert restore(archive, "--yes").exit_code == 0
-    course = read_course(site, "kept")
+    course = read_course(stopped_product, "kept")
     assert course.embedding_generation > 7
     assert course.model_dump() | {"embedding_generation": 0} == {
         "id": "kept",
@@ -203,21 +203,23 @@ def test_whatever_a_course_was_doing_it_is_done_and_nobodys(site: Engine, archiv
         "embedding_attempted": None,
         "embedding_fingerprint": str(records_of("kept", SAVED)[2]),
     }
-    assert read_course(site, "new").embedding_generation > 0, "an old reason to embed it must not pass for a new one"
+    assert read_course(stopped_product, "new").embedding_generation > 0, (
+        "launch reasons of the previous generation are obsolete"
+    )
 
 
-def test_a_machine_without_any_files_is_restored_too(engine: Engine, archive: str) -> None:
+def test_restore_creates_a_missing_directory(engine: Engine, archive: str) -> None:
     add_courses(engine, "kept", "changed", "new")
     assert restore(archive, "--yes").exit_code == 0
     assert_restored(engine)
 
 
-def test_a_link_to_the_directory_stays_one(site: Engine, archive: str) -> None:
-    CHROMA.rename("elsewhere")
-    CHROMA.symlink_to(Path("elsewhere").absolute())
+def test_symbolic_link_to_the_directory_is_kept(stopped_product: Engine, archive: str) -> None:
+    CHROMA.rename("linked")
+    CHROMA.symlink_to(Path("linked").absolute())
     assert restore(archive, "--yes").exit_code == 0
     assert CHROMA.is_symlink()
-    assert_restored(site)
+    assert_restored(stopped_product)
 
 
 def assert_refused(result: Result, reason: str) -> None:
@@ -227,33 +229,31 @@ def assert_refused(result: Result, reason: str) -> None:
     assert result.stderr.endswith("Nothing was changed.\n")
 
 
-@pytest.mark.parametrize("damage", ["missing", "directory", "no archive", "cut short", "changed"])
-def test_an_archive_that_is_not_whole_is_refused_before_anything_is_touched(
-    site: Engine, archive: str, damage: str
-) -> None:
-    before, path = snapshot(site), Path(archive)
+@pytest.mark.parametrize("damage", ["missing", "directory", "not an archive", "truncated", "changed"])
+def test_damaged_archive_is_refused_before_any_change(stopped_product: Engine, archive: str, damage: str) -> None:
+    before, path = snapshot(stopped_product), Path(archive)
     content = path.read_bytes()
     match damage:
         case "missing":
             path, reason = Path("missing.zip"), "No such file"
         case "directory":
             path, reason = Path("data"), "Is a directory"
-        case "no archive":
+        case "not an archive":
             path.write_bytes(b"x" * len(content))
-            reason = "is no backup"
-        case "cut short":
+            reason = "is not a backup"
+        case "truncated":
             path.write_bytes(content[: len(content) // 2])
-            reason = "is no backup, or was cut short"
+            reason = "is not a backup, or is truncated"
         case _:
             path.write_bytes(content[:100] + bytes([content[100] ^ 1]) + content[101:])
             reason = "SHA-256 differs"
     assert_refused(restore(str(path), "--yes"), reason)
-    assert snapshot(site) == before
+    assert snapshot(stopped_product) == before
 
 
 @pytest.mark.parametrize("running", ["product", "vector store", "server without a lock"])
-def test_a_product_that_runs_is_not_disturbed(
-    site: Engine, archive: str, running: str, chroma_url: str, monkeypatch: pytest.MonkeyPatch
+def test_restore_is_refused_while_a_process_is_running(
+    stopped_product: Engine, archive: str, running: str, chroma_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     locks = []
     match running:
@@ -266,69 +266,73 @@ def test_a_product_that_runs_is_not_disturbed(
         case _:
             monkeypatch.setenv("CHROMA_URL", chroma_url)
             reason = f"A Chroma server answers at {chroma_url}: stop it first"
-    before = snapshot(site)
+    before = snapshot(stopped_product)
     assert_refused(restore(archive, "--yes"), reason)
-    assert snapshot(site) == before
+    assert snapshot(stopped_product) == before
     for lock in locks:
         os.close(lock)
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    assert restore(archive, "--yes").exit_code == 0, "a refusal leaves no lock behind"
+    assert restore(archive, "--yes").exit_code == 0, "a refusal releases the locks"
 
 
-def test_the_directory_is_locked_until_all_is_done(site: Engine, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is started right after the swap must not be there when the rows are written."""
+def test_directory_is_locked_until_the_end_of_the_restore(
+    stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No server may start between the swap of the directories and the update of the rows."""
     refusals = []
     monkeypatch.setattr("os.execv", lambda *_: pytest.fail("a server was started"))
 
-    def start_a_server(*_: object) -> bool:
+    def start_server(*_: object) -> bool:
         refusals.append(CliRunner().invoke(app, ["vector-store"]).stderr)
         return True
 
-    monkeypatch.setattr("maintenance.restore.mark_restored", start_a_server)
+    monkeypatch.setattr("maintenance.restore.mark_restored", start_server)
     assert restore(archive, "--yes").exit_code == 0
     assert "a Chroma server runs there already" in refusals[0]
 
 
-def test_another_catalogue_is_refused(site: Engine, archive: str) -> None:
-    with site.begin() as connection:
+def test_catalogue_without_a_course_of_the_backup_is_refused(stopped_product: Engine, archive: str) -> None:
+    with stopped_product.begin() as connection:
         connection.execute(text("UPDATE course SET id = 'other ' || id"))
-    before = snapshot(site)
+    before = snapshot(stopped_product)
     assert_refused(restore(archive, "--yes"), "has no course of this backup: is it the right one")
-    assert snapshot(site) == before
+    assert snapshot(stopped_product) == before
 
 
-def test_a_catalogue_that_is_away_is_one_line(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_catalogue_is_an_error(archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")
     assert_refused(restore(archive, "--yes"), "Connection refused")
 
 
-def test_a_disk_that_is_too_small_is_noticed_in_time(
-    site: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
+def test_too_little_disk_space_is_refused(
+    stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = snapshot(site)
+    before = snapshot(stopped_product)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     assert_refused(restore(archive, "--yes"), "has 1 MB of free space, and the new files need about [2-9] MB")
-    assert snapshot(site) == before
+    assert snapshot(stopped_product) == before
 
 
-def test_a_mount_point_cannot_be_swapped(site: Engine, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = snapshot(site)
+def test_mount_point_is_refused(stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = snapshot(stopped_product)
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "chroma")
     assert_refused(restore(archive, "--yes"), "is a mount point: set CHROMA_DB_DIR to a directory inside of it")
-    assert snapshot(site) == before
+    assert snapshot(stopped_product) == before
 
 
-def test_chroma_losing_a_document_is_noticed(site: Engine, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    before = snapshot(site)
+def test_wrong_document_count_is_an_error(
+    stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = snapshot(stopped_product)
     monkeypatch.setattr("embedding.vector_store.collections.CourseCollection.count", lambda _: 2)
     assert_refused(restore(archive, "--yes"), "Course kept has 2 documents, not 3")
-    assert snapshot(site) == before
+    assert snapshot(stopped_product) == before
 
 
-def at_a_terminal(*arguments: str, answer: str) -> subprocess.CompletedProcess[str]:
-    """The command with somebody at the keyboard."""
-    keyboard, stdin = os.openpty()
-    os.write(keyboard, answer.encode())
+def restore_at_terminal(*arguments: str, answer: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with a terminal as its input."""
+    terminal, stdin = os.openpty()
+    os.write(terminal, answer.encode())
     try:
         return subprocess.run(
             [sys.executable, "-m", "cli", "restore", *arguments],
@@ -338,53 +342,53 @@ def at_a_terminal(*arguments: str, answer: str) -> subprocess.CompletedProcess[s
             check=False,
         )
     finally:
-        os.close(keyboard)
+        os.close(terminal)
         os.close(stdin)
 
 
-def test_it_asks_first(site: Engine, archive: str) -> None:
-    before = snapshot(site)
+def test_restore_asks_for_confirmation(stopped_product: Engine, archive: str) -> None:
+    before = snapshot(stopped_product)
     assert_refused(restore(archive), "say --yes")
-    refused = at_a_terminal(archive, answer="\n")
+    refused = restore_at_terminal(archive, answer="\n")
     assert f"Replace everything in {CHROMA.absolute()}? [y/N]" in refused.stdout
     assert (refused.returncode, refused.stderr.splitlines()[1:]) == (1, ["Not confirmed", "Nothing was changed."])
-    assert snapshot(site) == before
-    assert at_a_terminal(archive, answer="y\n").returncode == 0
-    assert_restored(site)
+    assert snapshot(stopped_product) == before
+    assert restore_at_terminal(archive, answer="y\n").returncode == 0
+    assert_restored(stopped_product)
 
 
-def test_a_database_that_goes_away_in_the_middle_is_told_and_mended_by_the_next_restore(
-    site: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
+def test_database_failure_during_the_restore_is_completed_by_the_next_restore(
+    stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def away(*_: object) -> bool:
-        raise DatabaseUnavailableError("The database is away")
+    def raise_unavailable(*_: object) -> bool:
+        raise DatabaseUnavailableError("The database is unavailable")
 
     with monkeypatch.context() as patched:
-        patched.setattr("maintenance.restore.mark_restored", away)
+        patched.setattr("maintenance.restore.mark_restored", raise_unavailable)
         result = restore(archive, "--yes")
     assert result.exit_code == 1
     assert result.stderr.endswith(
-        "The database is away\nThe restore is half done, and no course can be searched: run it again.\n"
+        "The database is unavailable\nThe restore is half done, and no course can be searched: run it again.\n"
     )
-    assert row(site, "kept") == (NOT_STARTED, None)
+    assert status_and_fingerprint(stopped_product, "kept") == (NOT_STARTED, None)
     assert restore(archive, "--yes").exit_code == 0
-    assert_restored(site)
+    assert_restored(stopped_product)
 
 
-def test_old_files_that_cannot_be_removed_do_not_undo_a_restore(
-    site: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
+def test_restore_succeeds_if_the_old_directory_cannot_be_removed(
+    stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(path: Path, **_: object) -> None:
+    def deny(path: Path, **_: object) -> None:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr("shutil.rmtree", lambda path, **options: None if options else denied(path))
+    monkeypatch.setattr("shutil.rmtree", lambda path, **options: None if options else deny(path))
     result = restore(archive, "--yes")
     assert result.exit_code == 0
-    assert "The old files are of no use any more, and remain" in result.stderr
+    assert "The old files are no longer needed, but could not be deleted" in result.stderr
     assert collections() == {"kept": sorted(SAVED), "changed": sorted(SAVED)}
 
 
-KILLED = """
+KILLED_RESTORE = """
 import os, signal, sys
 from unittest.mock import patch
 from cli.main import main
@@ -392,50 +396,51 @@ from cli.main import main
 target, call, *sys.argv[1:] = sys.argv[1:]
 calls = 0
 
-def until_killed(original):
-    def counted(*args, **kwargs):
+def kill_at_call(original):
+    def wrapper(*args, **kwargs):
         global calls
         calls += 1
         if calls == int(call):
             os.kill(os.getpid(), signal.SIGKILL)
         return original(*args, **kwargs)
-    return counted
+    return wrapper
 
 import maintenance.restore
 import pkgutil
 owner, name = target.rsplit(".", 1)
 owner = pkgutil.resolve_name(owner)
-with patch.object(owner, name, until_killed(getattr(owner, name))):
+with patch.object(owner, name, kill_at_call(getattr(owner, name))):
     main()
 """
-MOMENTS = {
-    "building": ("embedding.vector_store.collections.CourseCollection.upsert", 2),
-    "built": ("maintenance.restore.reset_all", 1),
-    "set back": ("pathlib.Path.rename", 1),
+KILL_POINTS: dict[str, tuple[str, int]] = {
+    "while building": ("embedding.vector_store.collections.CourseCollection.upsert", 2),
+    "after building": ("maintenance.restore.reset_all", 1),
+    "after resetting the courses": ("pathlib.Path.rename", 1),
     "between the renames": ("pathlib.Path.rename", 2),
-    "swapped": ("maintenance.restore.mark_restored", 1),
-    "writing rows": ("maintenance.restore.mark_restored", 2),
-    "rows written": ("shutil.rmtree", 1),
+    "after the renames": ("maintenance.restore.mark_restored", 1),
+    "between two rows": ("maintenance.restore.mark_restored", 2),
+    "after the last row": ("shutil.rmtree", 1),
 }
+"""Name → function, and the number of its call at which the process is killed."""
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_killed_at_any_moment_it_claims_nothing_untrue_and_the_next_one_mends_it(
-    site: Engine, archive: str, moment: str
+@pytest.mark.parametrize("kill_point", KILL_POINTS)
+def test_killed_restore_leaves_consistent_rows_and_the_next_restore_completes_it(
+    stopped_product: Engine, archive: str, kill_point: str
 ) -> None:
-    target, call = MOMENTS[moment]
+    target, call = KILL_POINTS[kill_point]
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED, target, str(call), "restore", archive, "--yes"],
+        [sys.executable, "-c", KILLED_RESTORE, target, str(call), "restore", archive, "--yes"],
         capture_output=True,
         text=True,
         check=False,
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    held = collections() if (CHROMA / "chroma.sqlite3").exists() else {}
+    stored = collections() if (CHROMA / "chroma.sqlite3").exists() else {}
     for course_id in ("kept", "changed", "new"):
-        status, fingerprint = row(site, course_id)
+        status, fingerprint = status_and_fingerprint(stopped_product, course_id)
         if status == DONE:
-            texts = SAVED if fingerprint == records_of(course_id, SAVED)[2] else OLD
-            assert held[course_id] == sorted(texts)
+            texts = SAVED if fingerprint == records_of(course_id, SAVED)[2] else PRESENT
+            assert stored[course_id] == sorted(texts)
     assert restore(archive, "--yes").exit_code == 0
-    assert_restored(site)
+    assert_restored(stopped_product)
