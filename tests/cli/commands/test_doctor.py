@@ -35,7 +35,7 @@ from models.fingerprint import CourseFingerprint
 from retrieval.keywords.index import KeywordIndex, KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
 from tests.cli.commands.test_status import NOON
-from tests.cli.conftest import read_course, publish_course
+from tests.cli.conftest import publish_course, read_course
 from tests.support.catalogue import Catalogue, create_database, drop_database, migrate, settings
 from tests.support.chroma import chroma_server, has_collection
 from tests.support.foreign_server import foreign_server

@@ -20,7 +20,7 @@ from embedding.vector_store.records import Record
 from models.course_state import REBUILD_OWNER_PREFIX, claim_course, fail_unfinished
 from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
-from tests.cli.conftest import Pipeline, read_course, publish_course
+from tests.cli.conftest import Pipeline, publish_course, read_course
 from tests.support.catalogue import Catalogue
 from tests.support.chroma import has_collection
 
