@@ -20,7 +20,7 @@ from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 
-WAITS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
+PAUSES_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Pause in seconds before each round. A round retries the courses that were being embedded in the previous one."""
 
 
@@ -86,10 +86,10 @@ def _save_all(
     published = (CourseFingerprint.parse(course.embedding_fingerprint) for course in courses)
     busy = {course.id: "" for course in courses}
     with progress("Saving", sum(fingerprint.chunks for fingerprint in published if fingerprint)) as advance:
-        for wait in WAITS:
-            if wait and busy:
-                on_message(f"Waiting {wait:g} s for {len(busy)} courses that are being embedded …")
-                time.sleep(wait)
+        for pause in PAUSES_SECONDS:
+            if pause and busy:
+                on_message(f"Waiting {pause:g} s for {len(busy)} courses that are being embedded …")
+                time.sleep(pause)
             for course_id in list(busy):
                 try:
                     _save(course_id, engine, store, archive, advance)

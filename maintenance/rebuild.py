@@ -37,7 +37,7 @@ def rebuild_course(engine: Engine, store: VectorStore, keywords: KeywordStore, c
     """Delete the course's collection and keyword index, and request an embedding of all of its chunks.
 
     Raises:
-        CourseRefusedError: There is no such course, or it is running.
+        CourseRefusedError: The course does not exist, or is running.
         VectorStoreError: The collection could not be deleted; the course is `failed` and its embedding is requested.
         KeywordStoreError: The keyword index could not be deleted; the course is `failed`, its embedding is requested.
         RebuildLostError: Another process took the course over. If its collection was already deleted, an embedding is

@@ -57,7 +57,7 @@ class ServedModel:
 class RemoteEmbedder(Embedder):
     """The model of the service at EMBEDDING_SERVICE_URL. Threads may share an instance.
 
-    If the service restarts with another model, the next call fails, and `signature` is that of the new model then.
+    If the service restarts with another model, the next call fails and updates `signature`.
 
     Args:
         settings: The address of the service, and the name of the model that it must run.

@@ -245,7 +245,7 @@ class Archive:
             npy.read_magic(vectors)
             header = npy.read_array_header_1_0(vectors)
             if header != ((course.chunks, course.dimensions), False, _VECTOR):
-                raise ArchiveError(f"The vectors of course {course.course_id} are not of the size the manifest says")
+                raise ArchiveError(f"The vectors of course {course.course_id} do not have the size in the manifest")
             while lines := _read_lines(records):
                 rows = vectors.read(len(lines) * course.dimensions * _VECTOR.itemsize)
                 yield (

@@ -30,7 +30,7 @@ TEXTS = ["copper foil", "焊膏", "", "a \n line"]
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch: pytest.MonkeyPatch, chroma_url: str) -> None:
-    monkeypatch.setattr("maintenance.backup.WAITS", (0.0, 0.05, 0.05, 0.05))
+    monkeypatch.setattr("maintenance.backup.PAUSES_SECONDS", (0.0, 0.05, 0.05, 0.05))
     monkeypatch.setenv("CHROMA_URL", chroma_url)
 
 

@@ -167,8 +167,8 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "course twice": (change_manifest(lambda m: m["courses"].append(m["courses"][0])), "contains a course twice"),
     "no vectors": (lambda members: members.pop("course_plain.npy"), "does not contain course_plain.npy"),
     "no records": (lambda members: members.pop("course_plain.jsonl"), "does not contain course_plain.jsonl"),
-    "other count": (change_manifest(lambda m: m["courses"][0].update(chunks=2)), "not of the size"),
-    "other dimensions": (change_manifest(lambda m: m["courses"][0].update(dimensions=2)), "not of the size"),
+    "other count": (change_manifest(lambda m: m["courses"][0].update(chunks=2)), "do not have the size"),
+    "other dimensions": (change_manifest(lambda m: m["courses"][0].update(dimensions=2)), "do not have the size"),
     "zero dimensions": (change_manifest(lambda m: m["courses"][0].update(dimensions=0)), "greater than 0"),
     "too many dimensions": (change_manifest(lambda m: m["courses"][0].update(dimensions=2**40)), "less than or equal"),
     "other model": (
