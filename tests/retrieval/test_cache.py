@@ -1,4 +1,4 @@
-"""The cache keeps its promises, also when many threads use it at once; time is a number that the tests set."""
+"""The instance cache, also under concurrent use. A fake clock replaces the time."""
 
 import logging
 import math
@@ -15,7 +15,7 @@ import pytest
 
 from retrieval.cache import BACKGROUND_LOADS, CacheStats, InstanceCache, StillLoadingError
 
-SECONDS = 20  # how long a broken test hangs
+LIMIT_SECONDS = 60  # after this time, a wait counts as failed
 
 
 class Clock:
@@ -26,25 +26,25 @@ class Clock:
 
 
 class Load:
-    """A load that the test holds back; counts its calls."""
+    """A load function that blocks until `release` is set, and counts its calls."""
 
     def __init__(self, result: object = "value") -> None:
         self.result = result
         self.calls = 0
         self.started = threading.Event()
-        self.go = threading.Event()
+        self.release = threading.Event()
 
     def __call__(self) -> object:
         self.calls += 1
         self.started.set()
-        assert self.go.wait(SECONDS)
+        assert self.release.wait(LIMIT_SECONDS)
         if isinstance(self.result, BaseException):
             raise self.result
         return self.result
 
 
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
+def wait_until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
@@ -73,34 +73,34 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @contextmanager
 def loading(cache: InstanceCache[str, object], pool: ThreadPoolExecutor, load: Load) -> Iterator[Future[object]]:
-    """While the key "k" is being loaded by another thread; its load ends with this."""
+    """Another thread loads the key "k" during the body of the `with` statement."""
     call = pool.submit(cache.get, "k", load)
     try:
-        assert load.started.wait(SECONDS)
+        assert load.started.wait(LIMIT_SECONDS)
         yield call
     finally:
-        load.go.set()
+        load.release.set()
 
 
-def kept(cache: InstanceCache[str, object]) -> set[str]:
+def cached_keys(cache: InstanceCache[str, object]) -> set[str]:
     return {key for key in "abcdk" if cache.peek(key) is not None}
 
 
-def never() -> NoReturn:
-    raise AssertionError("this key must not be loaded again")
+def unexpected_load() -> NoReturn:
+    raise AssertionError("the key must not be loaded again")
 
 
 def stats(cache: InstanceCache[str, object] | InstanceCache[str, bytes]) -> CacheStats:
-    """Without what time it took."""
+    """The statistics with `load_seconds` set to 0."""
     return replace(cache.get_cache_stats(), load_seconds=0.0)
 
 
-def test_a_value_is_loaded_once_and_then_hit(cache: InstanceCache[str, object]) -> None:
+def test_get_loads_a_value_once(cache: InstanceCache[str, object]) -> None:
     value = object()
     assert cache.get("k", lambda: value) is value
-    assert cache.get("k", never) is value
+    assert cache.get("k", unexpected_load) is value
     assert cache.peek("k") is value
-    assert cache.get("k", never, patience_seconds=0) is value
+    assert cache.get("k", unexpected_load, timeout_seconds=0) is value
     assert cache.get_cache_stats().hit_rate == 0.75
     assert stats(cache) == CacheStats(
         hits=3,
@@ -119,219 +119,219 @@ def test_a_value_is_loaded_once_and_then_hit(cache: InstanceCache[str, object]) 
     )
 
 
-def test_a_peek_that_finds_nothing_counts_nothing(cache: InstanceCache[str, object]) -> None:
+def test_peek_does_not_count_a_miss(cache: InstanceCache[str, object]) -> None:
     assert cache.peek("k") is None
     assert (stats(cache).hits, stats(cache).misses) == (0, 0)
 
 
-def test_none_and_false_are_values(cache: InstanceCache[str, object]) -> None:
+def test_none_and_false_are_cached(cache: InstanceCache[str, object]) -> None:
     for key, value in (("a", None), ("b", False)):
         assert cache.get(key, lambda value=value: value) is value  # type: ignore[misc]
-        assert cache.get(key, never) is value
+        assert cache.get(key, unexpected_load) is value
 
 
-def test_a_key_under_a_stampede_is_loaded_once(cache: InstanceCache[str, object], pool: ThreadPoolExecutor) -> None:
+def test_concurrent_calls_for_one_key_load_it_once(cache: InstanceCache[str, object], pool: ThreadPoolExecutor) -> None:
     load = Load()
     with loading(cache, pool, load) as first:
-        others = [pool.submit(cache.get, "k", never) for _ in range(15)]
-        until(lambda: stats(cache).misses == 16)
-    assert {call.result(SECONDS) for call in [first, *others]} == {"value"}
+        others = [pool.submit(cache.get, "k", unexpected_load) for _ in range(15)]
+        wait_until(lambda: stats(cache).misses == 16)
+    assert {call.result(LIMIT_SECONDS) for call in [first, *others]} == {"value"}
     assert (load.calls, stats(cache).loads, stats(cache).hits) == (1, 1, 0)
 
 
-def test_different_keys_are_loaded_at_the_same_time(
-    cache: InstanceCache[str, object], pool: ThreadPoolExecutor
-) -> None:
-    both = threading.Barrier(2, timeout=SECONDS)
-    calls = [pool.submit(cache.get, key, both.wait) for key in "ab"]
-    assert {call.result(SECONDS) for call in calls} == {0, 1}
+def test_different_keys_load_concurrently(cache: InstanceCache[str, object], pool: ThreadPoolExecutor) -> None:
+    barrier = threading.Barrier(2, timeout=LIMIT_SECONDS)
+    calls = [pool.submit(cache.get, key, barrier.wait) for key in "ab"]
+    assert {call.result(LIMIT_SECONDS) for call in calls} == {0, 1}
 
 
-def test_a_hit_waits_for_no_load(cache: InstanceCache[str, object], pool: ThreadPoolExecutor) -> None:
+def test_hit_does_not_wait_for_another_load(cache: InstanceCache[str, object], pool: ThreadPoolExecutor) -> None:
     cache.get("a", lambda: 1)
     with loading(cache, pool, Load()) as call:
-        assert cache.get("a", never) == 1
+        assert cache.get("a", unexpected_load) == 1
         assert not call.done()
 
 
-def test_a_load_may_use_the_cache_for_another_key(cache: InstanceCache[str, object]) -> None:
+def test_load_function_may_get_another_key(cache: InstanceCache[str, object]) -> None:
     assert cache.get("a", lambda: [cache.get("b", lambda: 1)]) == [1]
-    assert kept(cache) == {"a", "b"}
+    assert cached_keys(cache) == {"a", "b"}
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), KeyboardInterrupt(), SystemExit()], ids=repr)
-def test_a_failed_load_wakes_all_with_one_error_and_is_not_kept(
+def test_failed_load_raises_in_all_callers_and_is_not_cached(
     cache: InstanceCache[str, object], pool: ThreadPoolExecutor, error: BaseException
 ) -> None:
     with loading(cache, pool, Load(error)) as first:
-        others = [pool.submit(cache.get, "k", never) for _ in range(7)]
-        until(lambda: stats(cache).misses == 8)
-    assert [call.exception(SECONDS) for call in [first, *others]] == [error] * 8
+        others = [pool.submit(cache.get, "k", unexpected_load) for _ in range(7)]
+        wait_until(lambda: stats(cache).misses == 8)
+    assert [call.exception(LIMIT_SECONDS) for call in [first, *others]] == [error] * 8
     assert (stats(cache).load_failures, stats(cache).loads, stats(cache).entries) == (1, 0, 0)
     assert cache.get("k", lambda: "second try") == "second try"
 
 
-def test_an_error_that_many_raise_keeps_a_short_traceback_that_shows_the_load(
+def test_error_raised_in_many_threads_keeps_the_traceback_of_the_load(
     cache: InstanceCache[str, object], pool: ThreadPoolExecutor
 ) -> None:
-    """Raised again, an exception adds to the traceback it has."""
+    """Python appends to the traceback of an exception each time it is raised."""
     error = ValueError("broken")
-    turn = threading.Lock()
+    lock = threading.Lock()
 
-    def wait_and_measure() -> list[str]:
+    def traceback_functions() -> list[str]:
         try:
-            cache.get("k", never)
+            cache.get("k", unexpected_load)
         except ValueError as raised:
-            with turn:
+            with lock:
                 return [frame.name for frame in traceback.extract_tb(raised.__traceback__)]
         return []
 
     with loading(cache, pool, Load(error)):
-        calls = [pool.submit(wait_and_measure) for _ in range(20)]
-        until(lambda: stats(cache).misses == 21)
+        calls = [pool.submit(traceback_functions) for _ in range(20)]
+        wait_until(lambda: stats(cache).misses == 21)
     for call in calls:
-        frames = call.result(SECONDS)
-        assert "__call__" in frames  # Load's
+        frames = call.result(LIMIT_SECONDS)
+        assert "__call__" in frames  # the method of Load
         assert len(frames) < 20
 
 
-def test_what_is_forgotten_during_its_load_is_served_and_not_kept(
+def test_value_cleared_during_its_load_is_returned_but_not_cached(
     cache: InstanceCache[str, object], pool: ThreadPoolExecutor
 ) -> None:
     with loading(cache, pool, Load("old")) as old:
         cache.clear_cache()
-        assert cache.get("k", lambda: "new") == "new"  # does not wait for the old one
-    assert old.result(SECONDS) == "old"
-    assert cache.get("k", never) == "new"
+        assert cache.get("k", lambda: "new") == "new"  # does not wait for the old load
+    assert old.result(LIMIT_SECONDS) == "old"
+    assert cache.get("k", unexpected_load) == "new"
 
 
-def test_age_counts_from_the_load(cache: InstanceCache[str, object], clock: Clock) -> None:
+def test_ttl_counts_from_the_load(cache: InstanceCache[str, object], clock: Clock) -> None:
     cache.get("k", lambda: "old")
     clock.now += 59
-    assert cache.get("k", never) == "old"
+    assert cache.get("k", unexpected_load) == "old"
     clock.now += 1
     assert cache.peek("k") is None
     assert cache.get("k", lambda: "new") == "new"
     assert (stats(cache).expirations, stats(cache).evictions, stats(cache).entries) == (1, 0, 1)
 
 
-def test_expired_values_leave_when_statistics_are_read(sized: InstanceCache[str, bytes], clock: Clock) -> None:
+def test_get_cache_stats_removes_expired_values(sized: InstanceCache[str, bytes], clock: Clock) -> None:
     sized.get("k", lambda: b"value")
     clock.now += 60
     assert (stats(sized).entries, stats(sized).bytes, stats(sized).expirations) == (0, 0, 1)
 
 
-def test_without_a_limit_values_never_expire(clock: Clock) -> None:
-    cache: InstanceCache[str, int] = InstanceCache("eternal", ttl_seconds=math.inf, timer=clock)
+def test_values_never_expire_with_infinite_ttl(clock: Clock) -> None:
+    cache: InstanceCache[str, int] = InstanceCache("infinite", ttl_seconds=math.inf, timer=clock)
     cache.get("k", lambda: 1)
     clock.now += 1e12
     assert cache.peek("k") == 1
 
 
-def test_the_least_recently_used_leaves_first(cache: InstanceCache[str, object]) -> None:
+def test_least_recently_used_value_is_evicted(cache: InstanceCache[str, object]) -> None:
     for key in "abc":
         cache.get(key, str)
-    cache.get("a", never)
+    cache.get("a", unexpected_load)
     cache.peek("b")
     cache.get("d", str)
-    assert kept(cache) == {"a", "b", "d"}
+    assert cached_keys(cache) == {"a", "b", "d"}
     assert stats(cache).evictions == 1
 
 
-def test_the_least_recently_used_make_way_until_the_bytes_fit(clock: Clock) -> None:
+def test_values_are_evicted_until_max_bytes_is_met(clock: Clock) -> None:
     cache: InstanceCache[str, bytes] = InstanceCache("bytes", max_bytes=10, size_of=len, timer=clock)
     for key, size in (("a", 3), ("b", 3), ("c", 3)):
         cache.get(key, lambda size=size: bytes(size))  # type: ignore[misc]
     cache.get("d", lambda: bytes(7))
     assert [key for key in "abcd" if cache.peek(key)] == ["c", "d"]
-    figures = cache.get_cache_stats()
-    assert (figures.bytes, figures.entries, figures.evictions, figures.max_bytes) == (10, 2, 2, 10)
+    result = cache.get_cache_stats()
+    assert (result.bytes, result.entries, result.evictions, result.max_bytes) == (10, 2, 2, 10)
 
 
-def test_what_is_larger_than_the_budget_is_served_and_drives_nothing_out(sized: InstanceCache[str, bytes]) -> None:
+def test_value_larger_than_max_bytes_is_returned_and_evicts_nothing(sized: InstanceCache[str, bytes]) -> None:
     sized.get("small", lambda: bytes(1))
     assert len(sized.get("large", lambda: bytes(11))) == 11
-    figures = stats(sized)
-    assert (figures.too_large, figures.evictions, figures.entries, figures.bytes) == (1, 0, 1, 1)
+    result = stats(sized)
+    assert (result.too_large, result.evictions, result.entries, result.bytes) == (1, 0, 1, 1)
 
 
-def test_a_load_outlives_the_patience_of_who_asked_and_is_kept(cache: InstanceCache[str, object]) -> None:
+def test_load_continues_after_the_time_out_and_is_cached(cache: InstanceCache[str, object]) -> None:
     load = Load()
-    for _ in range(2):  # the second joins the load of the first
+    for _ in range(2):  # the second call waits for the load of the first
         with pytest.raises(StillLoadingError, match=r"things: 'k' is still loading after 0.001 s"):
-            cache.get("k", load, patience_seconds=0.001)
-    load.go.set()
-    assert cache.get("k", never) == "value"  # waits without patience for the same load
-    until(lambda: stats(cache).entries == 1)
-    assert cache.get("k", never, patience_seconds=0) == "value"
+            cache.get("k", load, timeout_seconds=0.001)
+    load.release.set()
+    assert cache.get("k", unexpected_load) == "value"  # waits for the same load, without time-out
+    wait_until(lambda: stats(cache).entries == 1)
+    assert cache.get("k", unexpected_load, timeout_seconds=0) == "value"
     assert (load.calls, stats(cache).loads) == (1, 1)
 
 
-def test_patience_is_not_used_up_when_the_load_is_quick(cache: InstanceCache[str, object]) -> None:
-    loader: list[threading.Thread] = []
-    cache.get("k", lambda: loader.append(threading.current_thread()), patience_seconds=SECONDS)
-    assert loader[0].daemon
-    assert loader[0] is not threading.current_thread()
+def test_load_with_time_out_runs_in_a_daemon_thread(cache: InstanceCache[str, object]) -> None:
+    threads: list[threading.Thread] = []
+    cache.get("k", lambda: threads.append(threading.current_thread()), timeout_seconds=LIMIT_SECONDS)
+    assert threads[0].daemon
+    assert threads[0] is not threading.current_thread()
 
 
-def test_patience_holds_for_loads_of_others(cache: InstanceCache[str, object], pool: ThreadPoolExecutor) -> None:
+def test_time_out_applies_to_a_load_of_another_thread(
+    cache: InstanceCache[str, object], pool: ThreadPoolExecutor
+) -> None:
     with loading(cache, pool, Load()) as call, pytest.raises(StillLoadingError):
-        cache.get("k", never, patience_seconds=0)
-    assert call.result(SECONDS) == "value"
+        cache.get("k", unexpected_load, timeout_seconds=0)
+    assert call.result(LIMIT_SECONDS) == "value"
 
 
-def test_a_load_in_the_background_that_fails_is_tried_again(
+def test_failed_background_load_is_retried_by_the_next_call(
     cache: InstanceCache[str, object], caplog: pytest.LogCaptureFixture
 ) -> None:
-    unnoticed, noticed = Load(OSError("away")), Load(OSError("still away"))
+    first, second = Load(OSError("unreachable")), Load(OSError("still unreachable"))
     with pytest.raises(StillLoadingError):
-        cache.get("k", unnoticed, patience_seconds=0)
-    unnoticed.go.set()
-    until(lambda: "failed after" in caplog.text)  # nobody waits for it, so the log alone tells
-    noticed.go.set()
-    with pytest.raises(OSError, match="still away"):
-        cache.get("k", noticed, patience_seconds=SECONDS)
-    assert cache.get("k", lambda: "back", patience_seconds=SECONDS) == "back"
+        cache.get("k", first, timeout_seconds=0)
+    first.release.set()
+    wait_until(lambda: "failed after" in caplog.text)  # no caller waits, so only the log shows the end
+    second.release.set()
+    with pytest.raises(OSError, match="still unreachable"):
+        cache.get("k", second, timeout_seconds=LIMIT_SECONDS)
+    assert cache.get("k", lambda: "value", timeout_seconds=LIMIT_SECONDS) == "value"
 
 
-def test_only_so_many_loads_run_in_the_background(clock: Clock) -> None:
+def test_background_loads_are_limited(clock: Clock) -> None:
     cache: InstanceCache[int, object] = InstanceCache("many", timer=clock)
     loads = [Load() for _ in range(BACKGROUND_LOADS + 1)]
     for key, load in enumerate(loads):
         with pytest.raises(StillLoadingError):
-            cache.get(key, load, patience_seconds=0)
+            cache.get(key, load, timeout_seconds=0)
         if key < BACKGROUND_LOADS:
-            assert load.started.wait(SECONDS)
+            assert load.started.wait(LIMIT_SECONDS)
     assert not loads[-1].started.wait(0.05)
-    loads[0].go.set()
-    assert loads[-1].started.wait(SECONDS)
+    loads[0].release.set()
+    assert loads[-1].started.wait(LIMIT_SECONDS)
     for load in loads:
-        load.go.set()
-    until(lambda: cache.get_cache_stats().entries == len(loads))
+        load.release.set()
+    wait_until(lambda: cache.get_cache_stats().entries == len(loads))
 
 
-def test_where_no_thread_can_be_started_the_caller_loads(
+def test_caller_loads_if_no_thread_can_be_started(
     cache: InstanceCache[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", start)
-    assert cache.get("k", lambda: "value", patience_seconds=0) == "value"
-    assert cache.get("k", never) == "value"
+    assert cache.get("k", lambda: "value", timeout_seconds=0) == "value"
+    assert cache.get("k", unexpected_load) == "value"
 
 
-def test_statistics_start_anew_and_values_stay(cache: InstanceCache[str, object]) -> None:
+def test_clear_cache_stats_resets_counts_and_keeps_values(cache: InstanceCache[str, object]) -> None:
     assert cache.get_cache_stats().hit_rate == 0.0
     cache.get("k", lambda: 1)
-    cache.get("k", never)
+    cache.get("k", unexpected_load)
     assert cache.get_cache_stats().load_seconds > 0
     cache.clear_cache_stats()
-    figures = cache.get_cache_stats()
-    assert (figures.hits, figures.misses, figures.loads, figures.load_seconds, figures.entries) == (0, 0, 0, 0.0, 1)
+    result = cache.get_cache_stats()
+    assert (result.hits, result.misses, result.loads, result.load_seconds, result.entries) == (0, 0, 0, 0.0, 1)
 
 
-def test_what_happens_is_logged_with_cache_and_key(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_messages_name_cache_and_key(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "retrieval.cache")
     cache: InstanceCache[str, str] = InstanceCache("log", max_entries=1, ttl_seconds=60, timer=clock)
     cache.get("a", str)
@@ -353,8 +353,8 @@ def test_what_happens_is_logged_with_cache_and_key(clock: Clock, caplog: pytest.
     ]
 
 
-def test_a_long_key_does_not_fill_the_log(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
-    """A key may be what a caller sent."""
+def test_long_key_is_truncated_in_log_messages(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """A key may contain user input."""
     caplog.set_level(logging.DEBUG, "retrieval.cache")
     cache: InstanceCache[str, str] = InstanceCache("log", timer=clock)
     for _ in range(2):
@@ -367,6 +367,6 @@ def test_a_long_key_does_not_fill_the_log(clock: Clock, caplog: pytest.LogCaptur
 @pytest.mark.parametrize(
     "limits", [{"max_entries": 0}, {"ttl_seconds": 0}, {"ttl_seconds": math.nan}, {"max_bytes": 10}], ids=repr
 )
-def test_limits_that_make_no_sense_are_refused(limits: dict[str, float]) -> None:
+def test_invalid_limits_are_rejected(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Cache odd: "):
         InstanceCache("odd", **limits)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Whatever is done to the cache in whatever order: one thread finds what a model says, many threads lose nothing."""
+"""Random operations on the cache: one thread is compared with a model, many threads must keep the counts consistent."""
 
 import random
 import sys
@@ -52,7 +52,7 @@ def new_cache(clock: Callable[[], float]) -> InstanceCache[str, Value]:
 
 
 class CacheAgainstModel(RuleBasedStateMachine):
-    """One thread, so that the model can say exactly what is kept and counted."""
+    """Compares a cache that one thread uses with an exact model."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -109,15 +109,15 @@ class CacheAgainstModel(RuleBasedStateMachine):
         self.counts = dict.fromkeys(self.counts, 0)
 
     @rule(seconds=st.integers(1, TTL))
-    def time_passes(self, seconds: int) -> None:
+    def advance_clock(self, seconds: int) -> None:
         self.clock.now += seconds
 
     @invariant()
-    def statistics_are_the_models(self) -> None:
-        figures = asdict(self.cache.get_cache_stats())
+    def statistics_equal_the_model(self) -> None:
+        stats = asdict(self.cache.get_cache_stats())
         self._expire()
-        assert {name: figures[name] for name in self.counts} == self.counts
-        assert (figures["entries"], figures["bytes"]) == (len(self.model), self._bytes())
+        assert {name: stats[name] for name in self.counts} == self.counts
+        assert (stats["entries"], stats["bytes"]) == (len(self.model), self._bytes())
 
     def _expire(self) -> None:
         for key in [key for key, (_, expires) in self.model.items() if expires <= self.clock.now]:
@@ -129,11 +129,11 @@ class CacheAgainstModel(RuleBasedStateMachine):
 
 
 CacheAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
-test_against_a_model = CacheAgainstModel.TestCase
+test_cache_equals_model = CacheAgainstModel.TestCase
 
 
-class Hammer:
-    """Threads that do to one cache what a seed makes them do; remembers everything that was loaded."""
+class RandomCacheUser:
+    """Performs random operations on one cache from several threads, and records all loads."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -144,10 +144,10 @@ class Hammer:
         self.lookups = 0
 
     def run(self, seed: int) -> None:
-        chance = random.Random(seed)
+        rng = random.Random(seed)
         for _ in range(60):
-            key = chance.choice(KEYS)
-            match chance.randrange(20):
+            key = rng.choice(KEYS)
+            match rng.randrange(20):
                 case 0:
                     self.cache.clear_cache()
                 case 1 | 2 | 3:
@@ -155,14 +155,14 @@ class Hammer:
                 case 5:
                     self.cache.get_cache_stats()
                 case _:
-                    self._use(key, chance)
+                    self._use(key, rng)
 
-    def _use(self, key: str, chance: random.Random) -> None:
-        size, patience = chance.randrange(MAX_BYTES + 2), chance.choice([None, None, 0, 0.001, 10])
+    def _use(self, key: str, rng: random.Random) -> None:
+        size, timeout = rng.randrange(MAX_BYTES + 2), rng.choice([None, None, 0, 0.001, 10])
         with self.lock:
             self.lookups += 1
         with suppress(LoadError, StillLoadingError):
-            self.cache.get(key, lambda: self._load(size), patience)
+            self.cache.get(key, lambda: self._load(size), timeout)
 
     def _load(self, size: int) -> Value:
         with self.lock:
@@ -175,27 +175,27 @@ class Hammer:
 
 
 @pytest.fixture
-def restless_threads() -> Iterator[None]:
-    """Python takes turns between threads after a microsecond instead of five thousand."""
-    usual = sys.getswitchinterval()
+def short_switch_interval() -> Iterator[None]:
+    """Python switches threads every microsecond instead of every 5 milliseconds."""
+    default = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
-    sys.setswitchinterval(usual)
+    sys.setswitchinterval(default)
 
 
-@pytest.mark.usefixtures("restless_threads")
+@pytest.mark.usefixtures("short_switch_interval")
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seeds=st.lists(st.integers(0, 2**32), min_size=6, max_size=6))
-def test_threads_lose_nothing(seeds: list[int]) -> None:
-    hammer = Hammer()
+def test_counts_are_consistent_with_many_threads(seeds: list[int]) -> None:
+    user = RandomCacheUser()
     with ThreadPoolExecutor(len(seeds)) as pool:
-        for call in [pool.submit(hammer.run, seed) for seed in seeds]:
+        for call in [pool.submit(user.run, seed) for seed in seeds]:
             call.result(60)
-    for thread in threading.enumerate():  # loads that nobody waits for any more
+    for thread in threading.enumerate():  # background loads whose callers have timed out
         if thread.name == "fuzz-load":
             thread.join(60)
-    figures = hammer.cache.get_cache_stats()
-    assert figures.hits + figures.misses == hammer.lookups
-    assert (figures.loads, figures.load_failures) == (len(hammer.loaded), hammer.failed)
-    assert figures.entries <= MAX_ENTRIES
-    assert figures.bytes <= MAX_BYTES
+    stats = user.cache.get_cache_stats()
+    assert stats.hits + stats.misses == user.lookups
+    assert (stats.loads, stats.load_failures) == (len(user.loaded), user.failed)
+    assert stats.entries <= MAX_ENTRIES
+    assert stats.bytes <= MAX_BYTES

@@ -1,4 +1,4 @@
-"""A course in memory is what its collection held, in reading order where that is asked for."""
+"""The course index: reading from the collection, cosines, filters, neighbours."""
 
 from pathlib import Path
 
@@ -27,7 +27,7 @@ def load(collection: CourseCollection, store: KeywordStore, course_id: str) -> C
 
 
 @pytest.mark.integration
-def test_it_is_what_the_collection_holds(vector_store: VectorStore, tmp_path: Path) -> None:
+def test_index_contains_what_the_collection_contains(vector_store: VectorStore, tmp_path: Path) -> None:
     records, vectors, fingerprint = records_of("c", TEXTS)
     collection = vector_store.create(CollectionInfo("c", MODEL, SIGNATURE))
     collection.upsert(records[::-1], vectors[::-1])
@@ -42,12 +42,12 @@ def test_it_is_what_the_collection_holds(vector_store: VectorStore, tmp_path: Pa
         assert index.cosines(vector).argmax() == row
         assert index.cosines(vector)[row] == pytest.approx(1, abs=1e-6)
     assert index.bytes > vectors.nbytes
-    kept = store.load("c", fingerprint.content)
-    assert kept.chunk_ids == index.keywords.chunk_ids == tuple(record.chunk_id for record in records)
+    saved = store.load("c", fingerprint.content)
+    assert saved.chunk_ids == index.keywords.chunk_ids == tuple(record.chunk_id for record in records)
 
 
 @pytest.mark.integration
-def test_a_course_too_large_is_known_by_its_first_page(vector_store: VectorStore) -> None:
+def test_too_large_course_is_rejected_after_the_first_page(vector_store: VectorStore) -> None:
     records, vectors, _ = records_of("large", TEXTS)
     collection = vector_store.create(CollectionInfo("large", MODEL, SIGNATURE))
     collection.upsert(records, vectors)
@@ -58,7 +58,7 @@ def test_a_course_too_large_is_known_by_its_first_page(vector_store: VectorStore
 
 
 @pytest.mark.integration
-def test_an_empty_collection(vector_store: VectorStore, tmp_path: Path) -> None:
+def test_empty_collection_gives_an_empty_index(vector_store: VectorStore, tmp_path: Path) -> None:
     collection = vector_store.create(CollectionInfo("empty", MODEL, SIGNATURE))
     store = KeywordStore(KeywordSettings(keyword_index_dir=tmp_path / "keywords"))
     assert len(load(collection, store, "empty")) == 0
@@ -66,7 +66,7 @@ def test_an_empty_collection(vector_store: VectorStore, tmp_path: Path) -> None:
 
 @pytest.mark.integration
 @pytest.mark.parametrize("damage", ["missing", "broken", "unwritable"])
-def test_a_keyword_index_that_is_not_there_is_made(vector_store: VectorStore, tmp_path: Path, damage: str) -> None:
+def test_unusable_keyword_index_is_rebuilt(vector_store: VectorStore, tmp_path: Path, damage: str) -> None:
     records, vectors, fingerprint = records_of("c", TEXTS)
     collection = vector_store.create(CollectionInfo("c", MODEL, SIGNATURE))
     collection.upsert(records, vectors)
@@ -84,24 +84,24 @@ def test_a_keyword_index_that_is_not_there_is_made(vector_store: VectorStore, tm
         assert store.load("c", fingerprint.content).terms == index.keywords.terms
 
 
-def test_cosines_stay_within_bounds() -> None:
+def test_cosines_are_clipped_to_minus_1_and_1() -> None:
     index = make_index({"a": "x", "b": "y"}, [1.0, -1.0])
     cosines = index.cosines(QUERY_VECTOR * np.float32(1.0001))
     assert cosines.tolist() == [1.0, -1.0]
 
 
-@pytest.mark.parametrize("allowed", [None, 1, 50, 100])
-def test_a_large_course_has_the_same_cosines(monkeypatch: pytest.MonkeyPatch, allowed: int | None) -> None:
+@pytest.mark.parametrize("selected", [None, 1, 50, 100])
+def test_parallel_cosines_equal_sequential_ones(monkeypatch: pytest.MonkeyPatch, selected: int | None) -> None:
     cosines = np.linspace(-1, 1, 100).tolist()
     index = make_index({f"{number:03}": "x" for number in range(100)}, cosines)
-    mask = None if allowed is None else np.arange(100) < allowed
-    small = index.cosines(QUERY_VECTOR, mask)
-    monkeypatch.setattr(course_index, "LARGE", 1)
-    large = index.cosines(QUERY_VECTOR, mask)
-    np.testing.assert_allclose(large[mask], small[mask], atol=1e-6)
+    mask = None if selected is None else np.arange(100) < selected
+    sequential = index.cosines(QUERY_VECTOR, mask)
+    monkeypatch.setattr(course_index, "PARALLEL_FROM", 1)
+    parallel = index.cosines(QUERY_VECTOR, mask)
+    np.testing.assert_allclose(parallel[mask], sequential[mask], atol=1e-6)
 
 
-def test_products_take_one_thread_each_and_the_limit_is_lifted_again() -> None:
+def test_one_thread_per_product_limits_blas_threads_and_restores_them() -> None:
     def threads() -> set[int]:
         return {
             library.num_threads for library in ThreadpoolController().select(internal_api="openblas").lib_controllers
@@ -113,31 +113,32 @@ def test_products_take_one_thread_each_and_the_limit_is_lifted_again() -> None:
     assert threads() == before
 
 
-def test_filters_are_masks() -> None:
-    places: dict[str, dict[str, object]] = {
+def test_mask_selects_chunks_with_accepted_values() -> None:
+    metadata: dict[str, dict[str, object]] = {
         "a": {"section_id": "1"},
         "b": {"section_id": "2"},
         "c": {"section_id": 2},
         "d": {},
     }
-    index = make_index(dict.fromkeys("abcd", "x"), metadata=places)
+    index = make_index(dict.fromkeys("abcd", "x"), metadata=metadata)
     assert index.mask({}) is None
-    for wanted, expected in ((["1"], "a"), (["2"], "bc"), (["1", "2"], "abc"), (["3"], ""), (["None"], "")):
-        mask = index.mask({"section_id": wanted})
+    for accepted, expected in ((["1"], "a"), (["2"], "bc"), (["1", "2"], "abc"), (["3"], ""), (["None"], "")):
+        mask = index.mask({"section_id": accepted})
         assert mask is not None
         assert (
-            "".join(record.chunk_id for record, chosen in zip(index.records, mask, strict=True) if chosen) == expected
+            "".join(record.chunk_id for record, selected in zip(index.records, mask, strict=True) if selected)
+            == expected
         )
     both = index.mask({"section_id": ["1"], "lecture_id": ["1"]})
     assert both is not None
     assert not both.any()
 
 
-def test_neighbours_are_those_of_the_section_in_reading_order() -> None:
+def test_neighbours_are_in_the_same_section_in_reading_order() -> None:
     def at(lecture: str, section: str | None, order: object) -> dict[str, object]:
         return {"lecture_id": lecture, "section_id": section, "order_in_section": order}
 
-    places: dict[str, dict[str, object]] = {
+    metadata: dict[str, dict[str, object]] = {
         "z": at("1", "1", 0),
         "y": at("1", "1", 1.5),
         "x": at("1", "1", "2"),
@@ -147,7 +148,7 @@ def test_neighbours_are_those_of_the_section_in_reading_order() -> None:
         "u": at("2", "1", 0),
         "t": {},
     }
-    index = make_index(dict.fromkeys(places, "text"), metadata=places)
+    index = make_index(dict.fromkeys(metadata, "text"), metadata=metadata)
     row = {record.chunk_id: number for number, record in enumerate(index.records)}
 
     def around(chunk_id: str, distance: int) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""Two channels become one score: what must hold for all of them, and which of them decides."""
+"""Properties of the fusion functions."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,117 +24,127 @@ from retrieval.fusion import (
 )
 
 CHUNKS = 12
-cosines = arrays(np.float32, CHUNKS, elements=st.floats(-1, 1, width=32))
-bm25 = arrays(np.float32, CHUNKS, elements=st.floats(0, 50, width=32).filter(lambda score: score == 0 or score > 1e-3))
+cosine_arrays = arrays(np.float32, CHUNKS, elements=st.floats(-1, 1, width=32))
+bm25_arrays = arrays(
+    np.float32, CHUNKS, elements=st.floats(0, 50, width=32).filter(lambda score: score == 0 or score > 1e-3)
+)
 masks = arrays(np.bool_, CHUNKS).filter(np.any)
-weights = st.builds(Weights, st.floats(0, 10), st.floats(0.01, 10))
+channel_weights = st.builds(Weights, st.floats(0, 10), st.floats(0.01, 10))
 
 
 @dataclass(frozen=True)
-class Way:
-    """How the channels are fused: by a rule and weights, or by certainty at some legibility."""
+class Fusion:
+    """A fusion function with its parameter: weights, or the legibility for certainty-weighted fusion."""
 
-    rule: Callable[[Scores, Scores, Any, Mask | None], FusedScores]
-    wanted: Weights | float
+    function: Callable[[Scores, Scores, Any, Mask | None], FusedScores]
+    parameter: Weights | float
 
-    def __call__(self, near: Scores, words: Scores, mask: Mask | None = None) -> FusedScores:
-        return self.rule(near, words, self.wanted, mask)
-
-
-rules = st.sampled_from([weighted_sum, reciprocal_rank_fusion])
-ways = st.builds(Way, st.just(certainty_weighted), st.floats(0, 1)) | st.builds(Way, rules, weights)
+    def __call__(self, cosines: Scores, bm25: Scores, mask: Mask | None = None) -> FusedScores:
+        return self.function(cosines, bm25, self.parameter, mask)
 
 
-@given(cosines, bm25, ways, st.none() | masks)
-def test_a_score_is_between_0_and_1_and_the_sum_of_its_parts(
-    near: Scores, words: Scores, way: Way, mask: Mask | None
+functions_with_weights = st.sampled_from([weighted_sum, reciprocal_rank_fusion])
+fusions = st.builds(Fusion, st.just(certainty_weighted), st.floats(0, 1)) | st.builds(
+    Fusion, functions_with_weights, channel_weights
+)
+
+
+@given(cosine_arrays, bm25_arrays, fusions, st.none() | masks)
+def test_score_is_between_0_and_1_and_weights_sum_to_1(
+    cosines: Scores, bm25: Scores, fuse: Fusion, mask: Mask | None
 ) -> None:
-    fused = way(near, words, mask)
-    allowed = fused.score if mask is None else fused.score[mask]
+    fused = fuse(cosines, bm25, mask)
+    selected = fused.score if mask is None else fused.score[mask]
     assert fused.vector.dtype == fused.keyword.dtype == np.float32
-    assert (allowed >= 0).all()
-    assert (allowed <= 1 + 1e-5).all()
+    assert (selected >= 0).all()
+    assert (selected <= 1 + 1e-5).all()
     assert sum(fused.weights) == pytest.approx(1)
 
 
-@given(cosines, bm25, ways, masks)
-def test_a_filter_gives_what_a_course_of_the_rest_would(near: Scores, words: Scores, way: Way, mask: Mask) -> None:
+@given(cosine_arrays, bm25_arrays, fusions, masks)
+def test_masked_scores_equal_those_of_the_selected_chunks_alone(
+    cosines: Scores, bm25: Scores, fuse: Fusion, mask: Mask
+) -> None:
     np.testing.assert_allclose(
-        way(near, words, mask).score[mask], way(near[mask], words[mask]).score, rtol=1e-3, atol=1e-5
+        fuse(cosines, bm25, mask).score[mask], fuse(cosines[mask], bm25[mask]).score, rtol=1e-3, atol=1e-5
     )
 
 
-@given(cosines, bm25, ways, st.permutations(range(CHUNKS)))
-def test_the_order_of_the_chunks_does_not_matter(near: Scores, words: Scores, way: Way, order: list[int]) -> None:
-    score = way(near, words).score
-    np.testing.assert_allclose(way(near[order], words[order]).score, score[order], rtol=1e-3, atol=1e-5)
+@given(cosine_arrays, bm25_arrays, fusions, st.permutations(range(CHUNKS)))
+def test_scores_are_independent_of_the_order_of_the_chunks(
+    cosines: Scores, bm25: Scores, fuse: Fusion, order: list[int]
+) -> None:
+    score = fuse(cosines, bm25).score
+    np.testing.assert_allclose(fuse(cosines[order], bm25[order]).score, score[order], rtol=1e-3, atol=1e-5)
 
 
-@given(cosines, bm25, rules, weights)
-def test_only_the_ratio_of_weights_matters(near: Scores, words: Scores, rule: Any, wanted: Weights) -> None:
-    doubled = Weights(wanted.vector * 2, wanted.keyword * 2)
-    np.testing.assert_allclose(rule(near, words, doubled).score, rule(near, words, wanted).score, rtol=1e-5)
+@given(cosine_arrays, bm25_arrays, functions_with_weights, channel_weights)
+def test_only_the_ratio_of_weights_matters(cosines: Scores, bm25: Scores, function: Any, weights: Weights) -> None:
+    doubled = Weights(weights.vector * 2, weights.keyword * 2)
+    np.testing.assert_allclose(
+        function(cosines, bm25, doubled).score, function(cosines, bm25, weights).score, rtol=1e-5
+    )
 
 
-@given(cosines, bm25, ways, st.permutations(range(CHUNKS)))
-def test_who_is_better_in_both_channels_is_not_worse_in_all(
-    near: Scores, words: Scores, way: Way, order: list[int]
+@given(cosine_arrays, bm25_arrays, fusions, st.permutations(range(CHUNKS)))
+def test_chunk_better_in_both_channels_does_not_score_lower(
+    cosines: Scores, bm25: Scores, fuse: Fusion, order: list[int]
 ) -> None:
     better, worse = order[:2]
-    if near[better] >= near[worse] and words[better] >= words[worse]:
-        score = way(near, words).score
+    if cosines[better] >= cosines[worse] and bm25[better] >= bm25[worse]:
+        score = fuse(cosines, bm25).score
         assert score[better] >= score[worse] - 1e-5
 
 
-@given(cosines, bm25, weights)
-def test_given_weights_make_a_plain_weighted_sum(near: Scores, words: Scores, wanted: Weights) -> None:
-    share = words / words.max() if words.max() else words
-    expected = (wanted.vector * np.maximum(near, 0) + wanted.keyword * share) / sum(wanted)
-    np.testing.assert_allclose(weighted_sum(near, words, wanted).score, expected, rtol=1e-4, atol=1e-6)
+@given(cosine_arrays, bm25_arrays, channel_weights)
+def test_weighted_sum_is_the_weighted_mean_of_the_strengths(cosines: Scores, bm25: Scores, weights: Weights) -> None:
+    share = bm25 / bm25.max() if bm25.max() else bm25
+    expected = (weights.vector * np.maximum(cosines, 0) + weights.keyword * share) / sum(weights)
+    np.testing.assert_allclose(weighted_sum(cosines, bm25, weights).score, expected, rtol=1e-4, atol=1e-6)
 
 
-@given(cosines, st.floats(0, 1))
-def test_without_a_usable_word_the_vector_decides(near: Scores, legibility: float) -> None:
-    fused = certainty_weighted(near, np.zeros(CHUNKS, dtype=np.float32), legibility)
+@given(cosine_arrays, st.floats(0, 1))
+def test_only_cosines_count_if_all_bm25_scores_are_0(cosines: Scores, legibility: float) -> None:
+    fused = certainty_weighted(cosines, np.zeros(CHUNKS, dtype=np.float32), legibility)
     assert fused.weights.vector == 1
-    assert (np.diff(fused.score[np.argsort(near, kind="stable")]) >= -1e-6).all()
+    assert (np.diff(fused.score[np.argsort(cosines, kind="stable")]) >= -1e-6).all()
 
 
 @given(arrays(np.float32, CHUNKS, elements=st.floats(-100, 100, width=32)), st.floats(0.1, 5), st.none() | masks)
-def test_certainty_is_shared_out_once(scores: Scores, sharpness: float, mask: Mask | None) -> None:
-    shares = certainty(scores, sharpness, mask)
-    assert (shares if mask is None else shares[mask]).sum() == pytest.approx(1, abs=1e-4)
-    assert (shares >= 0).all()
+def test_certainty_sums_to_1(scores: Scores, sharpness: float, mask: Mask | None) -> None:
+    result = certainty(scores, sharpness, mask)
+    assert (result if mask is None else result[mask]).sum() == pytest.approx(1, abs=1e-4)
+    assert (result >= 0).all()
 
 
-def test_rounding_is_no_certainty() -> None:
-    alike = np.full(3, 0.7, dtype=np.float32)
-    alike[1] = np.nextafter(alike[1], 1)
-    assert certainty(alike, 1.4) == pytest.approx([1 / 3] * 3)
-    assert certainty(alike[:1], 1.4) == pytest.approx([1]), "what is alone stands out"
+def test_certainty_ignores_rounding_differences() -> None:
+    scores = np.full(3, 0.7, dtype=np.float32)
+    scores[1] = np.nextafter(scores[1], 1)
+    assert certainty(scores, 1.4) == pytest.approx([1 / 3] * 3)
+    assert certainty(scores[:1], 1.4) == pytest.approx([1])
 
 
-def test_the_channel_that_singles_out_a_chunk_decides() -> None:
+def test_channel_with_an_outlier_determines_the_best_chunk() -> None:
     rng = np.random.default_rng(0)
-    flat = rng.normal(0.3, 0.05, 500).astype(np.float32).clip(0, 0.45)
-    peaked = flat.copy()
-    peaked[7] = 0.9
-    words = rng.uniform(0, 5, 500).astype(np.float32)
-    singled_out = words.copy()
-    singled_out[42] = 30
-    assert certainty_weighted(peaked, words, 1.0).score.argmax() == 7
-    assert certainty_weighted(flat, singled_out, 1.0).score.argmax() == 42
+    cosines = rng.normal(0.3, 0.05, 500).astype(np.float32).clip(0, 0.45)
+    cosines_with_outlier = cosines.copy()
+    cosines_with_outlier[7] = 0.9
+    bm25 = rng.uniform(0, 5, 500).astype(np.float32)
+    bm25_with_outlier = bm25.copy()
+    bm25_with_outlier[42] = 30
+    assert certainty_weighted(cosines_with_outlier, bm25, 1.0).score.argmax() == 7
+    assert certainty_weighted(cosines, bm25_with_outlier, 1.0).score.argmax() == 42
 
 
-def test_a_query_the_model_cannot_read_is_left_to_words() -> None:
+def test_vector_weight_decreases_with_legibility() -> None:
     assert weights_for(1.0) == pytest.approx(DEFAULT_WEIGHTS)
     assert weights_for(0.95) == pytest.approx(DEFAULT_WEIGHTS)
     assert weights_for(0.3) == (0, 1)
     assert 0 < weights_for(0.7).vector < DEFAULT_WEIGHTS.vector
 
 
-def test_ranks_count_from_60_and_equal_scores_share_one() -> None:
-    near = np.array([0.9, 0.5, 0.5, 0.1], dtype=np.float32)
-    words = np.array([0, 2, 0, 1], dtype=np.float32)
+def test_reciprocal_rank_fusion_uses_k_60_and_shared_ranks() -> None:
+    cosines = np.array([0.9, 0.5, 0.5, 0.1], dtype=np.float32)
+    bm25 = np.array([0, 2, 0, 1], dtype=np.float32)
     expected = [0.5 / 61, 0.5 / 62 + 0.5 / 61, 0.5 / 62, 0.5 / 64 + 0.5 / 62]
-    np.testing.assert_allclose(reciprocal_rank_fusion(near, words, Weights(1, 1)).score, expected, rtol=1e-6)
+    np.testing.assert_allclose(reciprocal_rank_fusion(cosines, bm25, Weights(1, 1)).score, expected, rtol=1e-6)

@@ -1,4 +1,4 @@
-"""Words as people type them and as courses write them become the same terms, and each knows where it stands."""
+"""The analyser: terms of a text, and their positions."""
 
 import unicodedata
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=4) | st.just(" "), m
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("text", "variant"),
     [
         ("sorting", "sorted"),
         ("Trees", "tree"),
@@ -31,8 +31,8 @@ texts = st.lists(st.sampled_from(PIECES) | st.text(max_size=4) | st.just(" "), m
         ("复杂度。", "复杂度"),
     ],
 )
-def test_forms_of_a_word_are_one_term(one: str, other: str) -> None:
-    assert set(terms(one)) == set(terms(other)) != set()
+def test_variants_of_a_word_give_the_same_terms(text: str, variant: str) -> None:
+    assert set(terms(text)) == set(terms(variant)) != set()
 
 
 @pytest.mark.parametrize(
@@ -53,30 +53,29 @@ def test_forms_of_a_word_are_one_term(one: str, other: str) -> None:
         ("The who? 的了吗", []),
     ],
 )
-def test_what_a_text_is_analysed_into(text: str, expected: list[str]) -> None:
+def test_terms_of_examples(text: str, expected: list[str]) -> None:
     assert terms(text) == expected
 
 
 @example("½ ﬁle ℀")
 @example("O’Neill.js")
 @given(texts)
-def test_every_token_stands_where_it_says(text: str) -> None:
-    """In the text as it was given, not as it was folded."""
+def test_token_positions_refer_to_the_original_text(text: str) -> None:
     tokens = analyse(text)
     stem = Stemmer.Stemmer("english").stemWord
     for token in tokens:
         assert 0 <= token.start < token.end <= len(text)
-        said = unicodedata.normalize("NFKC", text[token.start : token.end]).lower().replace("’", "'")
-        assert token.term.replace("’", "'") in said or token.term == stem(said)
+        normalized = unicodedata.normalize("NFKC", text[token.start : token.end]).lower().replace("’", "'")
+        assert token.term.replace("’", "'") in normalized or token.term == stem(normalized)
     assert [token.start for token in tokens] == sorted(token.start for token in tokens)
     assert [token.term for token in tokens] == terms(text)
 
 
-def test_a_character_that_stands_for_several_words_is_the_place_of_each() -> None:
+def test_terms_from_one_character_share_its_position() -> None:
     assert analyse("x ½") == [("x", 0, 1), ("1", 2, 3), ("2", 2, 3)]
 
 
-def test_offsets_count_what_folding_shortened_or_lengthened() -> None:
+def test_positions_account_for_normalization() -> None:
     text = "ﬁrst nai\u0308ve Ｃ＋＋ end"
     assert [(text[token.start : token.end], token.term) for token in analyse(text)] == [
         ("ﬁrst", "first"),
@@ -87,11 +86,11 @@ def test_offsets_count_what_folding_shortened_or_lengthened() -> None:
     ]
 
 
-def test_threads_get_what_one_alone_gets() -> None:
-    """The stemmer is not safe to share, so its use is guarded; the words are new to its cache."""
+def test_concurrent_analysis_gives_the_same_terms() -> None:
+    """The stemmer is not thread-safe, so a lock protects it. The words are not in the stem cache yet."""
     words = [f"{first}{second}ingly sortings 排序算法" for first in "bcdfgh" for second in ("art", "end", "olt", "ust")]
     with ThreadPoolExecutor(8) as pool:
-        together = list(pool.map(terms, words * 4))
-    assert together == [terms(word) for word in words * 4]
+        concurrent = list(pool.map(terms, words * 4))
+    assert concurrent == [terms(word) for word in words * 4]
     stem = Stemmer.Stemmer("english").stemWord
-    assert [found[0] for found in together[: len(words)]] == [stem(word.split()[0]) for word in words]
+    assert [found[0] for found in concurrent[: len(words)]] == [stem(word.split()[0]) for word in words]

@@ -1,4 +1,4 @@
-"""BM25 as the textbook has it, and a file that is right or refused."""
+"""BM25 scores compared with a naive implementation, and the index file."""
 
 import json
 import math
@@ -23,22 +23,22 @@ queries = st.dictionaries(
 )
 
 
-def index_from_collection(corpus: Mapping[str, str]) -> KeywordIndex:
+def build_index(corpus: Mapping[str, str]) -> KeywordIndex:
     return KeywordIndexBuilder().add_all(corpus.items()).build()
 
 
-def naive(corpus: Mapping[str, str], query: Mapping[str, int]) -> list[float]:
-    """BM25 with k1 = 1.2, b = .75 and Lucene's idf, chunk by chunk in the order of their ids."""
+def naive_bm25(corpus: Mapping[str, str], query: Mapping[str, int]) -> list[float]:
+    """BM25 with k1 = 1.2, b = 0.75 and Lucene's idf, of each chunk in the order of the ids."""
     documents = [Counter(terms(text)) for _, text in sorted(corpus.items())]
     mean = max(1.0, sum(document.total() for document in documents) / max(1, len(documents)))
     scores = []
     for document in documents:
         score = 0.0
-        for term, asked in query.items():
-            holding = sum(term in other for other in documents)
-            idf = math.log(1 + (len(documents) - holding + 0.5) / (holding + 0.5))
+        for term, query_count in query.items():
+            document_frequency = sum(term in other for other in documents)
+            idf = math.log(1 + (len(documents) - document_frequency + 0.5) / (document_frequency + 0.5))
             count = document[term]
-            score += asked * idf * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * document.total() / mean))
+            score += query_count * idf * count * 2.2 / (count + 1.2 * (0.25 + 0.75 * document.total() / mean))
         scores.append(score)
     return scores
 
@@ -47,90 +47,90 @@ def naive(corpus: Mapping[str, str], query: Mapping[str, int]) -> list[float]:
 @example({"a": ""}, {"copper": 1})
 @example({"a": "the", "b": "copper"}, {"copper": 3})
 @given(corpora, queries)
-def test_scores_are_those_of_the_textbook(corpus: dict[str, str], query: dict[str, int]) -> None:
-    index = index_from_collection(corpus)
+def test_scores_equal_naive_bm25(corpus: dict[str, str], query: dict[str, int]) -> None:
+    index = build_index(corpus)
     scores = index.scores(query)
     assert scores.shape == (len(corpus),)
-    np.testing.assert_allclose(scores, naive(corpus, query), rtol=1e-5)
+    np.testing.assert_allclose(scores, naive_bm25(corpus, query), rtol=1e-5)
     assert index.chunk_ids == tuple(sorted(corpus))
     assert index.terms == len({term for text in corpus.values() for term in terms(text)})
 
 
 @given(corpora, queries)
-def test_no_chunk_scores_above_the_ideal(corpus: dict[str, str], query: dict[str, int]) -> None:
-    index = index_from_collection(corpus)
+def test_no_score_exceeds_the_highest_score(corpus: dict[str, str], query: dict[str, int]) -> None:
+    index = build_index(corpus)
     assert index.highest_score(query) >= index.scores(query).max(initial=0.0) * (1 - 1e-6)
     assert (index.highest_score(query) > 0) == bool(query)
 
 
-def test_a_chunk_that_says_only_the_query_comes_near_the_ideal() -> None:
-    index = index_from_collection({"a": "copper " * 200, "b": "solder " * 200})
+def test_chunk_that_repeats_the_query_scores_near_the_highest_score() -> None:
+    index = build_index({"a": "copper " * 200, "b": "solder " * 200})
     assert index.scores({"copper": 1})[0] == pytest.approx(index.highest_score({"copper": 1}), rel=0.01)
 
 
 @given(st.permutations(list({"b": "copper", "a10": "solder copper", "a9": "", "课": "排序"}.items())))
-def test_the_order_of_reading_does_not_matter(chunks: list[tuple[str, str]]) -> None:
-    index = index_from_collection(dict(chunks))
+def test_index_is_independent_of_the_order_of_added_chunks(chunks: list[tuple[str, str]]) -> None:
+    index = build_index(dict(chunks))
     assert index.chunk_ids == ("a10", "a9", "b", "课")
     np.testing.assert_array_equal(index.scores({"copper": 1}) > 0, [True, False, True, False])
 
 
-def test_a_term_may_occur_more_often_than_a_count_holds() -> None:
+def test_term_counts_saturate_at_the_maximum() -> None:
     corpus, query = {"a": "copper " * 70_000, "b": "solder"}, {"copper": 1}
-    assert index_from_collection(corpus).scores(query)[0] == pytest.approx(naive(corpus, query)[0], rel=1e-4)
+    assert build_index(corpus).scores(query)[0] == pytest.approx(naive_bm25(corpus, query)[0], rel=1e-4)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @example({}, {"copper": 1})
 @given(corpora, queries)
-def test_what_is_saved_is_what_is_loaded(tmp_path: Path, corpus: dict[str, str], query: dict[str, int]) -> None:
-    made = index_from_collection(corpus)
-    made.save(tmp_path / "new" / "index.npz")
+def test_saved_index_is_loaded_unchanged(tmp_path: Path, corpus: dict[str, str], query: dict[str, int]) -> None:
+    built = build_index(corpus)
+    built.save(tmp_path / "new" / "index.npz")
     loaded = KeywordIndex.load(tmp_path / "new" / "index.npz")
-    np.testing.assert_array_equal(loaded.scores(query), made.scores(query))
-    assert loaded.chunk_ids == made.chunk_ids
+    np.testing.assert_array_equal(loaded.scores(query), built.scores(query))
+    assert loaded.chunk_ids == built.chunk_ids
     assert (loaded.terms, loaded.bytes, loaded.highest_score(query)) == (
-        made.terms,
-        made.bytes,
-        made.highest_score(query),
+        built.terms,
+        built.bytes,
+        built.highest_score(query),
     )
-    assert [path.name for path in (tmp_path / "new").iterdir()] == ["index.npz"], "nothing else is left"
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["index.npz"]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     path = tmp_path_factory.mktemp("index") / "index.npz"
-    index_from_collection({str(number): f"copper trees {number}" for number in range(20)}).save(path)
+    build_index({str(number): f"copper trees {number}" for number in range(20)}).save(path)
     return path.read_bytes()
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(damage=st.data())
-def test_a_damaged_file_is_refused_or_does_not_matter(tmp_path: Path, saved: bytes, damage: st.DataObject) -> None:
-    """Every part carries a check sum; what is not covered by one says nothing."""
-    place = damage.draw(st.integers(0, len(saved) - 1))
-    rest = damage.draw(st.binary(min_size=1, max_size=4))
-    path, whole = tmp_path / "index.npz", tmp_path / "whole.npz"
-    path.write_bytes(saved[:place] + rest + saved[place + len(rest) :])
-    whole.write_bytes(saved)
+def test_damaged_file_is_rejected_or_gives_the_same_index(tmp_path: Path, saved: bytes, damage: st.DataObject) -> None:
+    """Bytes that no checksum covers do not affect the content."""
+    offset = damage.draw(st.integers(0, len(saved) - 1))
+    replacement = damage.draw(st.binary(min_size=1, max_size=4))
+    path, undamaged = tmp_path / "index.npz", tmp_path / "undamaged.npz"
+    path.write_bytes(saved[:offset] + replacement + saved[offset + len(replacement) :])
+    undamaged.write_bytes(saved)
     try:
         loaded = KeywordIndex.load(path)
     except KeywordIndexError:
         return
-    expected = KeywordIndex.load(whole)
+    expected = KeywordIndex.load(undamaged)
     assert loaded.chunk_ids == expected.chunk_ids
     np.testing.assert_array_equal(loaded.scores({"copper": 1, "7": 1}), expected.scores({"copper": 1, "7": 1}))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
-def test_a_file_cut_short_is_refused(tmp_path: Path, saved: bytes, share: float) -> None:
+def test_truncated_file_is_rejected(tmp_path: Path, saved: bytes, share: float) -> None:
     path = tmp_path / "index.npz"
     path.write_bytes(saved[: int(len(saved) * share)])
     with pytest.raises(KeywordIndexError, match="cannot be read"):
         KeywordIndex.load(path)
 
 
-def test_a_file_that_is_not_there_or_is_something_else_is_refused(tmp_path: Path) -> None:
+def test_missing_or_foreign_file_is_rejected(tmp_path: Path) -> None:
     path = tmp_path / "index.npz"
     with pytest.raises(KeywordIndexError, match="No such file"):
         KeywordIndex.load(path)
@@ -145,9 +145,9 @@ def test_a_file_that_is_not_there_or_is_something_else_is_refused(tmp_path: Path
 
 
 @pytest.mark.parametrize("change", [{"analysis": 0}, {"format": 99}])
-def test_a_file_of_another_version_is_refused(tmp_path: Path, change: dict[str, int]) -> None:
+def test_file_of_another_version_is_rejected(tmp_path: Path, change: dict[str, int]) -> None:
     path = tmp_path / "index.npz"
-    index_from_collection({"a": "copper"}).save(path)
+    build_index({"a": "copper"}).save(path)
     with np.load(path) as file:
         parts: dict[str, Any] = dict(file)
     header = json.loads(parts["header"].tobytes()) | change
@@ -157,15 +157,15 @@ def test_a_file_of_another_version_is_refused(tmp_path: Path, change: dict[str, 
         KeywordIndex.load(path)
 
 
-def test_a_writer_that_fails_leaves_the_file_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_leaves_the_existing_file_unchanged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "index.npz"
-    index_from_collection({"a": "copper"}).save(path)
+    build_index({"a": "copper"}).save(path)
 
-    def no_room(_: int) -> None:
+    def fail(_: int) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("os.fsync", no_room)
+    monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(OSError, match="No space"):
-        index_from_collection({"b": "solder"}).save(path)
+        build_index({"b": "solder"}).save(path)
     assert KeywordIndex.load(path).chunk_ids == ("a",)
     assert [file.name for file in tmp_path.iterdir()] == ["index.npz"]

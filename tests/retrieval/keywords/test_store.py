@@ -1,4 +1,4 @@
-"""Every content of a course has a file of its own, and nothing but our files is ever deleted."""
+"""The files of keyword indexes: saving, loading, deleting, and building from a collection."""
 
 from pathlib import Path
 from uuid import uuid4
@@ -19,8 +19,8 @@ from retrieval.keywords.store import (
 from tests.support.published import records_of
 
 OLD, NEW = "0" * 64, "f" * 64
-AWKWARD = ("1", "a/b", "..", "课程", "x" * 300, "/" * 80, "x" * 600)
-"""Ids of courses; the long ones are too long for a directory or even for a collection."""
+UNUSUAL_IDS = ("1", "a/b", "..", "课程", "x" * 300, "/" * 80, "x" * 600)
+"""Course ids; the long ones exceed the maximum length of a directory name, or even of a collection name."""
 
 
 @pytest.fixture
@@ -33,22 +33,18 @@ def store(root: Path) -> KeywordStore:
     return KeywordStore(KeywordSettings(keyword_index_dir=root))
 
 
-def index(*texts: str) -> KeywordIndex:
-    return KeywordIndexBuilder().add_all(enumerate_ids(texts)).build()
-
-
-def enumerate_ids(texts: tuple[str, ...]) -> list[tuple[str, str]]:
-    return [(str(number), text) for number, text in enumerate(texts)]
+def build_index(*texts: str) -> KeywordIndex:
+    return KeywordIndexBuilder().add_all((str(number), text) for number, text in enumerate(texts)).build()
 
 
 def files(root: Path) -> set[str]:
     return {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("course_id", AWKWARD)
-def test_what_is_saved_is_found_whatever_the_course_is_called(store: KeywordStore, root: Path, course_id: str) -> None:
-    store.save(course_id, OLD, index("copper"))
-    store.save("another", OLD, index("solder"))
+@pytest.mark.parametrize("course_id", UNUSUAL_IDS)
+def test_saved_index_is_loaded_for_any_course_id(store: KeywordStore, root: Path, course_id: str) -> None:
+    store.save(course_id, OLD, build_index("copper"))
+    store.save("another", OLD, build_index("solder"))
     assert store.load(course_id, OLD).scores({"copper": 1}).tolist() > [0]
     assert directory_name(course_id) in store.directories()
     assert files(root) == {f"{directory_name(name)}/{OLD}.npz" for name in (course_id, "another")}
@@ -56,45 +52,45 @@ def test_what_is_saved_is_found_whatever_the_course_is_called(store: KeywordStor
     assert store.directories() == ["course_another"]
 
 
-def test_no_two_courses_share_a_directory() -> None:
-    assert len({directory_name(course_id) for course_id in AWKWARD}) == len(AWKWARD)
+def test_directory_names_are_unique() -> None:
+    assert len({directory_name(course_id) for course_id in UNUSUAL_IDS}) == len(UNUSUAL_IDS)
 
 
-def test_contents_do_not_touch_each_other(store: KeywordStore, root: Path) -> None:
-    store.save("1", OLD, index("copper"))
+def test_each_content_has_a_separate_file(store: KeywordStore, root: Path) -> None:
+    store.save("1", OLD, build_index("copper"))
     before = (root / "course_1" / f"{OLD}.npz").read_bytes()
-    store.save("1", NEW, index("copper", "solder"))
+    store.save("1", NEW, build_index("copper", "solder"))
     assert (root / "course_1" / f"{OLD}.npz").read_bytes() == before
     assert [len(store.load("1", content).chunk_ids) for content in (OLD, NEW)] == [1, 2]
 
 
-def test_one_that_is_not_there_is_told(store: KeywordStore) -> None:
+def test_load_raises_for_a_missing_index(store: KeywordStore) -> None:
     with pytest.raises(KeywordIndexError, match="No such file"):
         store.load("1", OLD)
 
 
-def test_only_the_content_that_is_kept_stays(store: KeywordStore, root: Path) -> None:
-    """The others go, and so does what killed writers left; another course and a stranger's file stay."""
+def test_keep_only_deletes_other_indexes_and_temporary_files(store: KeywordStore, root: Path) -> None:
+    """Other courses and foreign files are kept."""
     for course_id, content in (("1", OLD), ("1", NEW), ("2", OLD)):
-        store.save(course_id, content, index("copper"))
+        store.save(course_id, content, build_index("copper"))
     for leftover in (f".{OLD}.npz.0a1b", f".{NEW}.npz.17"):
         (root / "course_1" / leftover).touch()
     (root / "course_1" / "notes.txt").touch()
     store.keep_only("1", NEW)
     assert files(root) == {f"course_1/{NEW}.npz", "course_1/notes.txt", f"course_2/{OLD}.npz"}
-    store.keep_only("never seen", NEW)
+    store.keep_only("unknown", NEW)
 
 
-def test_a_course_is_deleted_with_all_its_files(store: KeywordStore, root: Path) -> None:
-    store.save("1", OLD, index("copper"))
-    store.save("2", OLD, index("copper"))
+def test_delete_removes_all_files_of_a_course(store: KeywordStore, root: Path) -> None:
+    store.save("1", OLD, build_index("copper"))
+    store.save("2", OLD, build_index("copper"))
     (root / "course_1" / f".{OLD}.npz.0a1b").touch()
     store.delete("1")
     store.delete("1")
     assert [path.name for path in root.iterdir()] == ["course_2"]
 
 
-def test_what_something_else_put_there_is_neither_ours_nor_deleted(store: KeywordStore, root: Path) -> None:
+def test_foreign_files_are_neither_listed_nor_deleted(store: KeywordStore, root: Path) -> None:
     for name in ("course_of_study/film.mp4", "pictures/a.png", f"stray/{OLD}.npz"):
         (root / name).parent.mkdir(parents=True)
         (root / name).touch()
@@ -106,51 +102,50 @@ def test_what_something_else_put_there_is_neither_ours_nor_deleted(store: Keywor
     assert files(root) == before
 
 
-def test_without_a_directory_there_is_nothing(store: KeywordStore) -> None:
+def test_store_without_directory_is_empty(store: KeywordStore) -> None:
     assert store.directories() == []
     store.delete("1")
 
 
-def test_failures_say_what_to_look_at(store: KeywordStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store.save("1", OLD, index("copper"))
+def test_errors_name_the_cause(store: KeywordStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.save("1", OLD, build_index("copper"))
     monkeypatch.setattr(Path, "unlink", lambda *_, **__: (_ for _ in ()).throw(PermissionError("Permission denied")))
     with pytest.raises(KeywordStoreError, match="cannot be deleted: Permission denied"):
         store.delete("1")
     monkeypatch.undo()
     (root / "course_2").touch()
     with pytest.raises(KeywordStoreError, match=r"cannot be written.*KEYWORD_INDEX_DIR"):
-        store.save("2", OLD, index("copper"))
+        store.save("2", OLD, build_index("copper"))
 
 
 @pytest.mark.integration
-class TestIndexOf:
-    """A missing index is made from the collection, and from nothing but what was published."""
+class TestIndexFromCollection:
+    """A missing index is built from the collection, if the collection has the published content."""
 
     @pytest.fixture
     def course_id(self) -> str:
         return f"{uuid4()}"
 
-    def test_it_is_the_one_the_chunks_give(self, vector_store: VectorStore, course_id: str) -> None:
+    def test_index_equals_the_index_of_the_chunks(self, vector_store: VectorStore, course_id: str) -> None:
         texts = ["copper wire", "solder", "", "快速排序"]
         records, vectors, fingerprint = records_of(course_id, texts)
         collection = vector_store.create(CollectionInfo(course_id, "model", "signature"))
         collection.upsert(records, vectors)
-        made = index_from_collection(collection, fingerprint.content)
+        rebuilt = index_from_collection(collection, fingerprint.content)
         expected = KeywordIndexBuilder().add_all((record.chunk_id, record.text) for record in records).build()
-        assert made.chunk_ids == expected.chunk_ids
+        assert rebuilt.chunk_ids == expected.chunk_ids
         for term in ("copper", "solder", "排序"):
-            np.testing.assert_array_equal(made.scores({term: 1}), expected.scores({term: 1}))
+            np.testing.assert_array_equal(rebuilt.scores({term: 1}), expected.scores({term: 1}))
 
-    def test_a_collection_that_is_being_written_is_refused(self, vector_store: VectorStore, course_id: str) -> None:
-        """What is made now would pass for the index of what was published."""
+    def test_partly_written_collection_is_rejected(self, vector_store: VectorStore, course_id: str) -> None:
         records, vectors, fingerprint = records_of(course_id, ["copper", "solder"])
         collection = vector_store.create(CollectionInfo(course_id, "model", "signature"))
         collection.upsert(records[:1], vectors[:1])
-        with pytest.raises(KeywordIndexError, match="other chunks by now"):
+        with pytest.raises(KeywordIndexError, match="now contains other chunks"):
             index_from_collection(collection, fingerprint.content)
 
 
-def test_a_course_that_fits_keeps_its_readable_name() -> None:
+def test_directory_name_is_hashed_only_if_too_long() -> None:
     longest = "x" * (LONGEST_NAME - len("course_"))
     assert directory_name(longest) == f"course_{longest}"
     assert directory_name(f"{longest}x").startswith("course_.h")
