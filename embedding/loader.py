@@ -1,7 +1,7 @@
-"""Loads the tokenizer and the model of a directory: on the GPU when it can, on the CPU when it must.
+"""Loads the tokenizer and the model of a directory, on the GPU if possible, else on the CPU.
 
-Nothing is ever fetched from a hub here. What transformers merely warns about (weights that are missing from the
-files and would be random) is an error: a search over random vectors looks alive and finds nothing.
+Loading uses no network. Missing weights are an error: transformers would initialize them randomly and only warn, and a
+search over random vectors returns results without meaning.
 """
 
 import logging
@@ -22,32 +22,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LOADING = Lock()
-"""One load at a time: transformers sets torch's default number format meanwhile, and puts back the one it found. Two
-at once may leave that of a model behind, for the whole process."""
+_LOAD_LOCK = Lock()
+"""transformers changes torch's global default dtype during a load and then restores it. Parallel loads can leave the
+wrong one set."""
 
-_KEPT_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
-"""oneDNN, and torch above it, keep code for the last 1024 shapes of matrices they met, up to a megabyte each: texts of
-all lengths would take a gigabyte. They read these variables when they begin."""
+_ONEDNN_CACHE_SIZES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "128", "LRU_CACHE_CAPACITY": "128"}
+"""oneDNN and torch cache compiled kernels for the last 1024 matrix shapes by default, up to 1 MB each: texts of all
+lengths would need about 1 GB. Both read these environment variables when they are first used."""
 
 
 def load_embedding_model(
     settings: EmbeddingSettings | None = None, *, precision: Precision | None = None
 ) -> "tuple[TokenizersBackend, PreTrainedModel]":
-    """Load the configured embedding model, see `load_model`; in `precision` instead of the configured one, if given.
+    """Load the tokenizer and the model of the configured embedding model; see `load_model`.
+
+    Args:
+        settings: The model directory, device and number format.
+        precision: Replaces the configured number format.
 
     Raises:
-        ModelUnavailableError: the directory is missing, incomplete or broken.
+        ModelUnavailableError: The directory is missing, incomplete or broken.
     """
     settings = settings or EmbeddingSettings()
     directory = read_model_directory(settings.embedding_model_path)
-    wanted = precision or settings.embedding_dtype
+    dtype = precision or settings.embedding_dtype
     packed = directory.model_type == "qwen3" and directory.pooling == "lasttoken"
     return load_model(
         directory.path,
         settings.embedding_device,
-        on_gpu=gpu_precision(wanted),
-        on_cpu=cpu_precision(wanted, packed=packed),
+        on_gpu=gpu_precision(dtype),
+        on_cpu=cpu_precision(dtype, packed=packed),
     )
 
 
@@ -59,24 +63,30 @@ def load_model(
     on_cpu: Precision = "float32",
     language_model: bool = False,
 ) -> "tuple[TokenizersBackend, PreTrainedModel]":
-    """Load a model directory for inference, on the GPU or else on the CPU, in the number format given for it.
+    """Load the tokenizer and the model of a directory for inference.
 
-    Unless the device is `cpu`, the GPU is tried first, with a forward pass: a driver that is too old or a full memory
-    shows only there. Whatever fails becomes a logged warning, and the CPU takes over. A language model comes with the
-    head that predicts the next token.
+    Unless the device is `cpu`, the GPU is tried first. The attempt includes a forward pass, because an old driver or a
+    lack of memory causes an error only then. If it fails, a warning is logged and the model is loaded on the CPU.
+
+    Args:
+        path: The model directory.
+        device: `auto` means the same as `cuda`.
+        on_gpu: Number format on the GPU.
+        on_cpu: Number format on the CPU.
+        language_model: Whether to load the head that predicts the next token, too.
 
     Raises:
-        ModelUnavailableError: tokenizer and model cannot be loaded, or don't belong together.
+        ModelUnavailableError: The tokenizer or the model cannot be loaded, or they do not match.
     """
-    for name, shapes in _KEPT_SHAPES.items():
-        os.environ.setdefault(name, shapes)
-    with _LOADING, _quiet_transformers():
+    for name, size in _ONEDNN_CACHE_SIZES.items():
+        os.environ.setdefault(name, size)
+    with _LOAD_LOCK, _silenced_transformers():
         tokenizer = _load_tokenizer(path)
         model = None if device == "cpu" else _load_on_gpu(path, on_gpu, language_model)
         if model is None:
             model = _load_weights(path, on_cpu, language_model)
     if tokenizer.backend_tokenizer.get_vocab_size() > model.config.vocab_size:
-        raise ModelUnavailableError(path, "its tokenizer knows more tokens than its model; they don't belong together")
+        raise ModelUnavailableError(path, "its tokenizer has more tokens than its model; they do not match")
     return tokenizer, model
 
 
@@ -99,13 +109,13 @@ def _load_on_gpu(path: Path, precision: Precision, language_model: bool) -> "Pre
         if not torch.cuda.is_available():
             raise RuntimeError("no CUDA device is available")
         model = _load_weights(path, precision, language_model)
-        model.cuda()  # type: ignore[call-arg]  # transformers' decorator hides that it is bound
+        model.cuda()  # type: ignore[call-arg]  # a decorator in transformers loses the bound signature
         with torch.inference_mode():
             model(input_ids=torch.zeros((1, 1), dtype=torch.long, device="cuda"))
         torch.cuda.synchronize()
     except ModelUnavailableError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever a driver may raise, there is the CPU
+    except Exception as error:  # noqa: BLE001 - drivers raise many kinds of errors
         logger.warning("The model in %s runs on the CPU, slowly: the GPU cannot be used (%s).", path, _reason(error))
         return None
     return model
@@ -117,12 +127,12 @@ def _load_weights(path: Path, precision: Precision, language_model: bool) -> "Pr
     auto_class: Any = AutoModelForCausalLM if language_model else AutoModel
     try:
         model: PreTrainedModel
-        model, info = auto_class.from_pretrained(  # in eval mode
+        model, info = auto_class.from_pretrained(  # sets eval mode
             path, dtype=precision, local_files_only=True, trust_remote_code=False, output_loading_info=True
         )
     except Exception as error:
         raise ModelUnavailableError(path, f"its model cannot be loaded ({_reason(error)})") from error
-    # The pooler of BERT-like models is a classification head; embeddings do not use it, and many files lack it.
+    # Embeddings do not use the pooler of BERT-like models, a classification head, and many weight files lack it.
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
         raise ModelUnavailableError(path, f"its weights lack {len(missing)} tensors ({missing[0]}, …)")
     model.config.use_cache = False
@@ -130,23 +140,24 @@ def _load_weights(path: Path, precision: Precision, language_model: bool) -> "Pr
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """No progress bar for a load of seconds, no table of unused weights: errors are raised, not printed."""
+def _silenced_transformers() -> Iterator[None]:
+    """Suppress progress bars and the report on unused weights, which would go to the log of a server."""
     from transformers.utils import logging as untyped_module
 
-    reports: Any = untyped_module
-    verbosity, bars = reports.get_verbosity(), reports.is_progress_bar_enabled()
-    reports.set_verbosity_error()
-    reports.disable_progress_bar()
+    transformers_logging: Any = untyped_module
+    verbosity = transformers_logging.get_verbosity()
+    had_progress_bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     try:
         yield
     finally:
-        reports.set_verbosity(verbosity)
-        if bars:
-            reports.enable_progress_bar()
+        transformers_logging.set_verbosity(verbosity)
+        if had_progress_bars:
+            transformers_logging.enable_progress_bar()
 
 
 def _reason(error: BaseException) -> str:
-    """One line of an error whose text may be a page."""
+    """Return the type and the first line of an error; messages of torch can be very long."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

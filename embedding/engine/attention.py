@@ -1,51 +1,54 @@
-"""Attention over a pack: a token sees itself, what precedes it in its own text, and the start that all texts share."""
+"""Causal attention over a packed batch: a token attends to the shared prefix and to its own text up to itself."""
 
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from embedding.engine.packing import Spans, missing_rows
+from embedding.engine.packing import SequenceLengths, padding_rows
 from embedding.interface import Pause
 
 if TYPE_CHECKING:
     import torch
 
 PACKED = "packed"
-"""The name under which transformers knows it."""
+"""The name of the attention implementation in transformers' registry."""
 
-KeysAndValues = tuple["torch.Tensor", "torch.Tensor"]
-"""Of one layer, each (key heads, tokens, head size)."""
+LayerKV = tuple["torch.Tensor", "torch.Tensor"]
+"""Keys and values of one layer, each (key heads, tokens, head size)."""
 
 _BLOCK = 128
-"""Queries at a time: the scores of a block stay in the processor's cache, and little above the diagonal is computed."""
+"""Queries per block. The scores of a block fit in the CPU cache, and few scores above the diagonal are computed."""
 
 
 def attend(
     query: "torch.Tensor",
     key: "torch.Tensor",
     value: "torch.Tensor",
-    spans: Spans,
+    lengths: SequenceLengths,
     *,
     scaling: float,
-    start: KeysAndValues | None = None,
+    prefix: LayerKV | None = None,
 ) -> "torch.Tensor":
-    """What each query finds in the keys of its text up to its own: (queries, heads, head size).
+    """Return the attention output, (queries, heads, head size).
 
     Args:
-        query: (heads, queries, head size); the heads that share keys lie together.
-        key: (key heads, keys, head size), without those of the start.
-        value: As the keys.
-        spans: Whose they are.
-        scaling: Of the products of queries and keys.
-        start: Keys and values that stand before those of every text.
+        query: (heads, queries, head size). Heads that share a key head are adjacent (grouped-query attention).
+        key: (key heads, keys, head size), without the keys of the prefix.
+        value: Same shape as `key`.
+        lengths: Queries and keys per text; its key counts include the prefix.
+        scaling: Factor of the products of queries and keys.
+        prefix: Keys and values that precede those of every text.
     """
-    attend_here = _attend_on_gpu if query.is_cuda else _attend_in_blocks
-    return attend_here(query, key, value, spans, scaling=scaling, start=start)
+    implementation = attend_with_flash_attention if query.is_cuda else attend_in_blocks
+    return implementation(query, key, value, lengths, scaling=scaling, prefix=prefix)
 
 
 @cache
 def register() -> None:
-    """Make it known to transformers, as PACKED; a model that uses it is called with `spans`, `starts` and `pause`."""
+    """Register packed attention in transformers as PACKED.
+
+    A model that uses it needs the keyword arguments `sequence_lengths`, `prefix` and `pause` in each forward call.
+    """
     from transformers import AttentionInterface, AttentionMaskInterface
 
     AttentionInterface.register(PACKED, _attend_for_transformers)
@@ -57,121 +60,125 @@ def _attend_for_transformers(
     query: "torch.Tensor",
     key: "torch.Tensor",
     value: "torch.Tensor",
-    attention_mask: None,  # noqa: ARG001 - the spans say it
+    attention_mask: None,  # noqa: ARG001 - `sequence_lengths` replaces it
     *,
     scaling: float,
-    spans: Spans,
-    starts: Sequence[KeysAndValues] | None,
+    sequence_lengths: SequenceLengths,
+    prefix: Sequence[LayerKV] | None,
     pause: Pause,
     **_: Any,
 ) -> "tuple[torch.Tensor, None]":
-    """(1, heads, tokens, head size) of a layer → (1, tokens, heads, head size)."""
+    """Adapt the shapes: query (1, heads, tokens, head size) → output (1, tokens, heads, head size)."""
     pause()
     layer: Any = module.layer_idx
-    start = starts[layer] if starts else None
-    return attend(query[0], key[0], value[0], spans, scaling=scaling, start=start).unsqueeze(0), None
+    layer_prefix = prefix[layer] if prefix else None
+    output = attend(query[0], key[0], value[0], sequence_lengths, scaling=scaling, prefix=layer_prefix)
+    return output.unsqueeze(0), None
 
 
-def _attend_in_blocks(
+def attend_in_blocks(
     query: "torch.Tensor",
     key: "torch.Tensor",
     value: "torch.Tensor",
-    spans: Spans,
+    lengths: SequenceLengths,
     *,
     scaling: float,
-    start: KeysAndValues | None,
+    prefix: LayerKV | None,
 ) -> "torch.Tensor":
+    """Compute `attend` on the CPU, text by text, in blocks of queries."""
     from torch.nn import functional
 
     heads, queries, size = query.shape
     key_heads = key.shape[0]
     grouped = (query * scaling).view(key_heads, heads // key_heads, queries, size)
-    found = query.new_empty(queries, key_heads, heads // key_heads, size)
-    if start:
-        key, value = _after(start[0], key, spans), _after(start[1], value, spans)
-    parts = zip(
-        grouped.split_with_sizes([*spans.queries], dim=2),
-        key.split_with_sizes([*spans.keys], dim=1),
-        value.split_with_sizes([*spans.keys], dim=1),
-        found.split_with_sizes([*spans.queries]),
+    output = query.new_empty(queries, key_heads, heads // key_heads, size)
+    if prefix:
+        key, value = _prepend_prefix(prefix[0], key, lengths), _prepend_prefix(prefix[1], value, lengths)
+    texts = zip(
+        grouped.split_with_sizes([*lengths.queries], dim=2),
+        key.split_with_sizes([*lengths.keys], dim=1),
+        value.split_with_sizes([*lengths.keys], dim=1),
+        output.split_with_sizes([*lengths.queries]),
         strict=True,
     )
-    for *its, its_found in parts:
-        missing = missing_rows(its[1].shape[1], start)
-        its_query, its_key, its_value = (functional.pad(each, (0, 0, 0, missing)) if missing else each for each in its)
-        _attend_in_text(its_query, its_key.transpose(1, 2), its_value, its_found)
-    return found.view(queries, heads, size)
+    for *inputs, text_output in texts:
+        padding = padding_rows(inputs[1].shape[1], prefix)
+        text_query, text_key, text_value = (
+            functional.pad(tensor, (0, 0, 0, padding)) if padding else tensor for tensor in inputs
+        )
+        _attend_in_text(text_query, text_key.transpose(1, 2), text_value, text_output)
+    return output.view(queries, heads, size)
 
 
 def _attend_in_text(query: "torch.Tensor", key: "torch.Tensor", value: "torch.Tensor", out: "torch.Tensor") -> None:
-    """One text.
+    """Compute the attention of one text.
 
     Args:
-        query: (key heads, heads of each, queries, head size), scaled.
+        query: (key heads, heads per key head, queries, head size), scaled; the last queries may be padding.
         key: (key heads, head size, keys)
         value: (key heads, keys, head size)
-        out: (queries, key heads, heads of each, head size), to be filled; it may have fewer queries, the first ones.
+        out: (queries without padding, key heads, heads per key head, head size), receives the output.
     """
     import torch
 
     key_heads, shared, queries, size = query.shape
-    before = key.shape[2] - queries
+    earlier_keys = key.shape[2] - queries
     for first in range(0, queries, _BLOCK):
         end = min(queries, first + _BLOCK)
-        rows, seen = end - first, before + end
+        rows, keys = end - first, earlier_keys + end
         block = query[:, :, first:end].reshape(key_heads, shared * rows, size)
-        scores = torch.bmm(block, key[:, :, :seen]).view(key_heads, shared, rows, seen)
-        scores[..., before + first :] += _later(rows, scores.dtype)
-        weights = torch.softmax(scores, dim=-1).view(key_heads, shared * rows, seen)
-        found = torch.bmm(weights, value[:, :seen]).view(key_heads, shared, rows, size).permute(2, 0, 1, 3)
-        out[first:end] = found[: len(out) - first]
+        scores = torch.bmm(block, key[:, :, :keys]).view(key_heads, shared, rows, keys)
+        scores[..., earlier_keys + first :] += _causal_mask(rows, scores.dtype)
+        weights = torch.softmax(scores, dim=-1).view(key_heads, shared * rows, keys)
+        block_output = torch.bmm(weights, value[:, :keys]).view(key_heads, shared, rows, size).permute(2, 0, 1, 3)
+        out[first:end] = block_output[: len(out) - first]
 
 
-def _later(rows: int, dtype: "torch.dtype") -> "torch.Tensor":
-    """(rows, rows): minus infinity above the diagonal."""
-    return _largest_later(dtype)[:rows, :rows]
+def _causal_mask(rows: int, dtype: "torch.dtype") -> "torch.Tensor":
+    """(rows, rows): minus infinity above the diagonal, 0 elsewhere; rows ≤ `_BLOCK`."""
+    return _block_mask(dtype)[:rows, :rows]
 
 
 @cache
-def _largest_later(dtype: "torch.dtype") -> "torch.Tensor":
+def _block_mask(dtype: "torch.dtype") -> "torch.Tensor":
     import torch
 
     return torch.full((_BLOCK, _BLOCK), -torch.inf, dtype=dtype).triu(1)
 
 
-def _attend_on_gpu(
+def attend_with_flash_attention(
     query: "torch.Tensor",
     key: "torch.Tensor",
     value: "torch.Tensor",
-    spans: Spans,
+    lengths: SequenceLengths,
     *,
     scaling: float,
-    start: KeysAndValues | None,
+    prefix: LayerKV | None,
 ) -> "torch.Tensor":
-    """By the flash attention that comes with torch; it takes (tokens, heads, head size)."""
+    """Compute `attend` on a GPU with torch's variable-length flash attention."""
     from torch.nn.attention.varlen import varlen_attn
 
-    if start:
-        key, value = _after(start[0], key, spans), _after(start[1], value, spans)
-    found: Any = varlen_attn(
+    if prefix:
+        key, value = _prepend_prefix(prefix[0], key, lengths), _prepend_prefix(prefix[1], value, lengths)
+    result: Any = varlen_attn(
         query.transpose(0, 1),
         key.transpose(0, 1),
         value.transpose(0, 1),
-        *spans.boundaries,
-        max(spans.queries),
-        max(spans.keys),
+        *lengths.cumulative,
+        max(lengths.queries),
+        max(lengths.keys),
         scale=scaling,
-        window_size=(-1, 0),  # all that precedes
+        window_size=(-1, 0),  # causal
         enable_gqa=True,
-        num_splits=1,  # or else the way of adding up depends on the longest text of the pack
+        num_splits=1,  # otherwise the order of summation depends on the longest text of the batch
     )
-    attended: torch.Tensor = found
-    return attended
+    output: torch.Tensor = result
+    return output
 
 
-def _after(start: "torch.Tensor", whole: "torch.Tensor", spans: Spans) -> "torch.Tensor":
-    """The start before the part of each text."""
+def _prepend_prefix(prefix: "torch.Tensor", packed: "torch.Tensor", lengths: SequenceLengths) -> "torch.Tensor":
+    """Insert the prefix before the keys, or values, of each text."""
     import torch
 
-    rests = whole.split_with_sizes([count - start.shape[1] for count in spans.keys], dim=1)
-    return torch.cat([part for rest in rests for part in (start, rest)], dim=1)
+    texts = packed.split_with_sizes([count - prefix.shape[1] for count in lengths.keys], dim=1)
+    return torch.cat([part for text in texts for part in (prefix, text)], dim=1)

@@ -1,12 +1,13 @@
-"""Threads that compute on the CPU.
+"""Thread pools that compute the forward passes on the CPU.
 
-Of bulk work each thread computes a batch of its own, alone. One batch spread over all processors makes them wait for
-each other after every step; as many batches at once, each on one processor, don't. How a batch is spread also shows in
-the last bits of its vectors, and here it never is.
+Bulk work computes one batch per core, each on a single-threaded worker. If one batch were spread over all cores, they
+would wait for each other after every operation. The number of threads also changes the last bits of a vector, so it is
+always one for documents.
 
-A search is one short batch that somebody waits for: it is spread, and always from the same thread. The helpers that
-torch (OpenMP) spreads work over belong to the thread that asked for them and stay with it. When those of several
-threads are more than the processors, they no longer stay awake between two steps, and a query takes twice as long.
+A query is one short batch whose latency matters, so it is computed on all cores, always by the same thread. OpenMP,
+which torch uses, keeps a separate set of threads for each thread that starts parallel work. If these sets together have
+more threads than there are cores, idle OpenMP threads sleep instead of spinning between two operations, and a query
+takes twice as long (docs/adr/0012).
 """
 
 from collections import deque
@@ -21,73 +22,79 @@ Result = TypeVar("Result")
 
 
 class Workers:
-    """Threads that share work."""
+    """A pool of `count` threads."""
 
     def __init__(self, count: int, name: str) -> None:
         self.count = count
         self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
 
     @classmethod
-    def alone(cls, count: int) -> Self:
-        """Each of which computes on one processor.
+    def single_threaded(cls, count: int) -> Self:
+        """Create workers that compute on one core each.
 
-        torch keeps a number of threads for each thread, and one more that new threads begin with. Setting the former
-        sets the latter too; it is put back when all of the workers have theirs.
+        torch has a thread count per thread and a default for new threads. `torch.set_num_threads` changes both, so the
+        default is restored after all workers have set their own.
         """
         import torch
 
-        before = torch.get_num_threads()
-        workers = cls(count, "embedding-alone")
-        everyone = Barrier(count + 1)
+        default = torch.get_num_threads()
+        workers = cls(count, "embedding-single")
+        all_ready = Barrier(count + 1)
 
-        def compute_alone() -> None:
-            torch.get_num_threads()  # or else the thread would begin with that later, and forget this
+        def use_one_core() -> None:
+            torch.get_num_threads()  # initializes this thread; a later initialization would undo the next line
             torch.set_num_threads(1)
-            everyone.wait()
+            all_ready.wait()
 
         for _ in range(count):
-            workers._pool.submit(compute_alone)
-        everyone.wait()
-        torch.set_num_threads(before)
+            workers._pool.submit(use_one_core)
+        all_ready.wait()
+        torch.set_num_threads(default)
         return workers
 
-    def run(self, work: Callable[[], Result]) -> Result:
-        """The result of one piece of work."""
-        return self._pool.submit(work).result()
+    def run(self, function: Callable[[], Result]) -> Result:
+        """Call the function on a worker and return its result."""
+        return self._pool.submit(function).result()
 
-    def map(self, work: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
-        """Results in the order of the items; a few items ahead of them are in work, so several callers take turns."""
-        ahead: deque[Future[Result]] = deque()
+    def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Generator[Result]:
+        """Yield `function(item)` for each item, in order.
+
+        At most `count` + 1 items are submitted at a time, so concurrent callers take turns.
+        """
+        submitted: deque[Future[Result]] = deque()
         try:
             for item in items:
-                ahead.append(self._pool.submit(work, item))
-                if len(ahead) > self.count:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                submitted.append(self._pool.submit(function, item))
+                if len(submitted) > self.count:
+                    yield submitted.popleft().result()
+            while submitted:
+                yield submitted.popleft().result()
         finally:
-            for future in ahead:
+            for future in submitted:
                 future.cancel()
 
 
 def bulk_workers(count: int | None = None) -> Workers:
-    """Those of this process: as many as torch has threads, or so many."""
+    """Return this process's single-threaded workers: `count` of them, or as many as torch uses threads."""
     import torch
 
-    with _starting:  # while some are started, torch tells others a wrong number
-        return _alone(count or torch.get_num_threads())
+    with _lock:  # while workers are created, torch's default thread count is 1
+        return _single_threaded_workers(count or torch.get_num_threads())
 
 
-def spreading_worker() -> Workers:
-    """The one of this process whose work is spread over all processors; that work must not ask for it again."""
-    with _starting:
-        return _spreading()
+def multithreaded_worker() -> Workers:
+    """Return this process's only worker that computes on all cores.
+
+    Code that runs on it must not call its `run` or `map`: that would deadlock.
+    """
+    with _lock:
+        return _multithreaded_worker()
 
 
-_starting = Lock()
-_alone = cache(Workers.alone)
+_lock = Lock()
+_single_threaded_workers = cache(Workers.single_threaded)
 
 
 @cache
-def _spreading() -> Workers:
-    return Workers(1, "embedding-spread")
+def _multithreaded_worker() -> Workers:
+    return Workers(1, "embedding-multi")

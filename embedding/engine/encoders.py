@@ -1,20 +1,20 @@
-"""Token ids → vectors: the forward pass of a model, by the fastest way that is right on this machine.
+"""Encoders: token ids → unit vectors, with the fastest implementation that is correct on this machine.
 
-Any model reads padded batches. Qwen3-Embedding reads packs (`embedding.engine.packing`), with the stock model, or on
-the CPU with a forward pass of our own (`embedding.engine.lean`). Both use what may be missing or different elsewhere: a
-processor's instructions, an operation of torch. So before a way is used, its vectors are compared with those of the
-stock model.
+Every model can compute padded batches (`PaddedEncoder`). Qwen3-Embedding computes packed batches (`PackedEncoder`),
+with the stock model or, on the CPU, with the forward pass in `embedding.engine.lean`. The packed implementations depend
+on CPU instructions and on internal operations of torch and transformers. So `create_encoder` compares their vectors
+with those of the stock model on padded batches before it uses them.
 """
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from embedding.engine.attention import PACKED, KeysAndValues, register
+from embedding.engine.attention import PACKED, LayerKV, register
 from embedding.engine.lean import LeanForward
-from embedding.engine.packing import Pack, missing_rows
+from embedding.engine.packing import PackedBatch, padding_rows
 from embedding.interface import Pause, no_pause
 from embedding.model_files.directory import Pooling
 
@@ -26,42 +26,48 @@ logger = logging.getLogger(__name__)
 
 Tokens = Sequence[int]
 
-_KEPT = 9
-"""Tokens of the probe that are kept as a prompt is."""
+KVCache = list[LayerKV]
+"""Keys and values of some tokens, in every layer."""
 
-Starts = list[KeysAndValues]
-"""What a model has kept of some tokens, in every layer."""
+_PROBE_PREFIX = 9
+"""Length of the prefix with which `create_encoder` tests the KV cache, in tokens."""
 
-_ROUNDING = {4: 1e-5, 2: 5e-3}
-"""By the bytes of a number: how far from one the cosine of two ways may be. An error shows in more."""
+_MAX_COSINE_DISTANCE = {4: 1e-5, 2: 5e-3}
+"""Largest cosine distance between two correct implementations, by bytes per number. Errors cause larger ones."""
 
 
 class Encoder(Protocol):
-    """A model that is ready to compute."""
+    """A model that turns batches of token ids into vectors."""
 
     packed: bool
-    """Whether a batch is a pack: it costs its tokens, without padding."""
+    """Whether it computes packed batches; padded ones otherwise."""
     device: "torch.device"
     dtype: "torch.dtype"
 
-    def encode(self, batch: Sequence[Tokens], starts: Starts | None = None, pause: Pause = no_pause) -> "torch.Tensor":
-        """(texts, dimensions), of length one, in float32.
+    def encode(self, batch: Sequence[Tokens], prefix: KVCache | None = None, pause: Pause = no_pause) -> "torch.Tensor":
+        """Return unit vectors in float32, (texts, dimensions).
 
-        `starts`: what the model has kept of tokens that precede those of each text.
+        Args:
+            batch: The token ids of each text, without those of the prefix.
+            prefix: KV cache of the tokens that precede every text, from `compute_prefix`.
+            pause: Called before each layer, or before a padded batch.
         """
 
-    def start(self, tokens: Tokens) -> Starts | None:
-        """What the model keeps of tokens that many texts begin with; None where it has to read them each time."""
+    def compute_prefix(self, tokens: Tokens) -> KVCache | None:
+        """Return the KV cache of a prefix that many texts share, or None if the encoder cannot use one."""
 
 
 class Forward(Protocol):
-    """The forward pass of a causal model over packs."""
+    """The forward pass of a causal model over packed batches."""
 
-    def last_tokens(self, pack: Pack, starts: Starts | None, pause: Pause) -> "torch.Tensor":
-        """What the model makes of the last token of each text: (texts, hidden size); `pause` before each layer."""
+    def last_hidden_states(self, batch: PackedBatch, prefix: KVCache | None, pause: Pause) -> "torch.Tensor":
+        """Return the hidden state of each text's last token, (texts, hidden size); call `pause` before each layer."""
 
-    def keys_and_values(self, pack: Pack) -> Starts:
-        """Of every layer, for a pack of one text."""
+    def compute_kv_cache(self, batch: PackedBatch) -> KVCache:
+        """Return keys and values of every layer for a batch of one text."""
+
+
+CreateForward = Callable[["PreTrainedModel"], Forward]
 
 
 def create_encoder(
@@ -69,151 +75,169 @@ def create_encoder(
     reload: "Callable[[], PreTrainedModel]",
     pooling: Pooling,
     *,
-    filler: int,
+    pad_id: int,
+    packed_forwards: Mapping[str, CreateForward] | None = None,
 ) -> Encoder:
-    """The fastest that agrees with the stock model.
+    """Return the first encoder whose vectors agree with those of the stock model on padded batches.
 
     Args:
-        model: Taken over: the encoder may change it.
-        reload: Loads it again, for the next way when one fails, which is logged.
-        pooling: How token vectors become that of a text.
-        filler: A token id for padding.
+        model: The loaded model. The encoder may change it.
+        reload: Loads the model again after an implementation failed, because the implementation may have changed it.
+        pooling: How the vector of a text is derived from its token vectors.
+        pad_id: The token id for padding.
+        packed_forwards: Implementations for packed batches by name, fastest first; by default those for the device.
 
     Raises:
-        ModelUnavailableError: from `reload`.
+        ModelUnavailableError: `reload` failed.
     """
     import torch
 
-    if not _can_pack(model, pooling):
-        return PaddedEncoder(model, pooling, filler)
+    if not _supports_packing(model, pooling):
+        return PaddedEncoder(model, pooling, pad_id)
+    if packed_forwards is None:
+        packed_forwards = packed_forwards_for(model.device.type)
     probe = _probe(model.config.vocab_size)
-    expected = PaddedEncoder(model, pooling, filler).encode(probe)
-    ways: dict[str, Callable[[PreTrainedModel], Forward]] = {"lean": LeanForward}
-    if model.device.type != "cpu":
-        ways.clear()
-    for name, way in (ways | {"packed": StockForward}).items():
+    last = probe[-1]
+    expected = PaddedEncoder(model, pooling, pad_id).encode(probe)
+    expected = torch.cat([expected, expected[-1:]])
+    for name, create_forward in packed_forwards.items():
         try:
-            encoder = PackedEncoder(way(model), model.device, model.dtype, filler)
-            vectors = torch.cat(
-                [encoder.encode(probe), encoder.encode([probe[-1][_KEPT:]], encoder.start(probe[-1][:_KEPT]))]
-            )
-            distance = float((1 - (vectors * torch.cat([expected, expected[-1:]])).sum(dim=1)).abs().max())
-            if distance <= _ROUNDING[encoder.dtype.itemsize]:
+            encoder = PackedEncoder(create_forward(model), model.device, model.dtype, pad_id)
+            prefix = encoder.compute_prefix(last[:_PROBE_PREFIX])
+            vectors = torch.cat([encoder.encode(probe), encoder.encode([last[_PROBE_PREFIX:]], prefix)])
+            distance = float((1 - (vectors * expected).sum(dim=1)).abs().max())
+            if distance <= _MAX_COSINE_DISTANCE[encoder.dtype.itemsize]:
                 return encoder
             reason = f"its vectors differ from those of the stock model by {distance:.1e}"
-        except Exception as error:  # noqa: BLE001 - whatever other versions of torch or transformers may raise
+        except Exception as error:  # noqa: BLE001 - other versions of torch or transformers may raise anything
             reason = f"{type(error).__name__}: {error}"
-        logger.warning("The %s way of embedding cannot be used here, and a slower one is: %s.", name, reason)
-        model = reload()  # the way that failed has changed it
-    return PaddedEncoder(model, pooling, filler)
+        logger.warning("Cannot use the %s forward pass, falling back to a slower one: %s.", name, reason)
+        model = reload()
+    return PaddedEncoder(model, pooling, pad_id)
+
+
+def packed_forwards_for(device: str) -> dict[str, CreateForward]:
+    """Return the implementations for packed batches on a device type, fastest first."""
+    lean: dict[str, CreateForward] = {"lean": LeanForward} if device == "cpu" else {}
+    return lean | {"packed": StockForward}
 
 
 class PaddedEncoder:
-    """The stock model, of any architecture, over padded batches."""
+    """The stock model, of any architecture, on padded batches.
+
+    Padding is on the right. The model card of Qwen3-Embedding pads on the left, which gives the same vectors: attention
+    is causal or masked, and pooling reads the last token that is not padding.
+    """
 
     packed = False
 
-    def __init__(self, model: "PreTrainedModel", pooling: Pooling, filler: int) -> None:
+    def __init__(self, model: "PreTrainedModel", pooling: Pooling, pad_id: int) -> None:
         self.device, self.dtype = model.device, model.dtype
-        self._model, self._pooling, self._filler = model, pooling, filler
+        self._model, self._pooling, self._pad_id = model, pooling, pad_id
 
     def encode(
         self,
         batch: Sequence[Tokens],
-        starts: Starts | None = None,  # noqa: ARG002
+        prefix: KVCache | None = None,  # noqa: ARG002
         pause: Pause = no_pause,
     ) -> "torch.Tensor":
-        """(texts, dimensions), of length one, in float32."""
+        """Return unit vectors in float32, (texts, dimensions)."""
         import torch
 
         pause()
         lengths = torch.tensor([len(ids) for ids in batch])
-        ids = torch.full((len(batch), int(lengths.max())), self._filler)
+        ids = torch.full((len(batch), int(lengths.max())), self._pad_id)
         mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
         ids[mask] = torch.tensor([token for text in batch for token in text])
         with torch.inference_mode():
             ids, mask, lengths = (tensor.to(self.device) for tensor in (ids, mask, lengths))
             hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state
-            return _unit(_pool(hidden, mask, lengths, self._pooling))
+            return _normalize(_pool(hidden, mask, lengths, self._pooling))
 
-    def start(self, tokens: Tokens) -> None:
-        """It reads all tokens of a text each time."""
+    def compute_prefix(self, tokens: Tokens) -> None:
+        """Return None: this encoder computes all tokens of each text."""
 
 
 class PackedEncoder:
-    """A causal model over packs: the last token of a text is its vector."""
+    """A causal model on packed batches, with last-token pooling as in the model card of Qwen3-Embedding."""
 
     packed = True
 
-    def __init__(self, forward: Forward, device: "torch.device", dtype: "torch.dtype", filler: int) -> None:
+    def __init__(self, forward: Forward, device: "torch.device", dtype: "torch.dtype", pad_id: int) -> None:
         self.device, self.dtype = device, dtype
-        self._forward, self._filler = forward, filler
+        self.forward = forward
+        self._pad_id = pad_id
 
-    def encode(self, batch: Sequence[Tokens], starts: Starts | None = None, pause: Pause = no_pause) -> "torch.Tensor":
-        """(texts, dimensions), of length one, in float32."""
+    def encode(self, batch: Sequence[Tokens], prefix: KVCache | None = None, pause: Pause = no_pause) -> "torch.Tensor":
+        """Return unit vectors in float32, (texts, dimensions)."""
         import torch
 
-        missing = missing_rows(sum(map(len, batch)), starts)
-        filling = [[self._filler] * missing] if missing else []
-        read = starts[0][0].shape[1] if starts else 0
+        padding = padding_rows(sum(map(len, batch)), prefix)
+        padding_text = [[self._pad_id] * padding] if padding else []
+        prefix_length = prefix[0][0].shape[1] if prefix else 0
         with torch.inference_mode():
-            pack = Pack.of([*batch, *filling], start=read, device=self.device)
-            return _unit(self._forward.last_tokens(pack, starts, pause)[: len(batch)])
+            packed = PackedBatch.of([*batch, *padding_text], prefix_length=prefix_length, device=self.device)
+            return _normalize(self.forward.last_hidden_states(packed, prefix, pause)[: len(batch)])
 
-    def start(self, tokens: Tokens) -> Starts:
-        """Keys and values of the tokens, in every layer."""
+    def compute_prefix(self, tokens: Tokens) -> KVCache:
+        """Return the KV cache of the tokens."""
         import torch
 
         with torch.inference_mode():
-            return self._forward.keys_and_values(Pack.of([tokens], start=0, device=self.device))
+            return self.forward.compute_kv_cache(PackedBatch.of([tokens], prefix_length=0, device=self.device))
 
 
 class StockForward:
-    """The stock model over packs, by an attention of ours."""
+    """The stock model on packed batches, with the attention in `embedding.engine.attention`."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
         register()
         model.set_attn_implementation(PACKED)
         self._model: Any = model
 
-    def last_tokens(self, pack: Pack, starts: Starts | None, pause: Pause) -> "torch.Tensor":
-        """What the model makes of the last token of each text: (texts, hidden size)."""
-        hidden: torch.Tensor = self._run(pack, starts=starts, pause=pause).last_hidden_state[0, pack.ends]
+    def last_hidden_states(self, batch: PackedBatch, prefix: KVCache | None, pause: Pause) -> "torch.Tensor":
+        """Return the hidden state of each text's last token, (texts, hidden size)."""
+        output = self._run(batch, prefix=prefix, pause=pause)
+        hidden: torch.Tensor = output.last_hidden_state[0, batch.last_indices]
         return hidden
 
-    def keys_and_values(self, pack: Pack) -> Starts:
-        """Of every layer, for a pack of one text."""
-        cache = self._run(pack, starts=None, pause=no_pause, use_cache=True).past_key_values
+    def compute_kv_cache(self, batch: PackedBatch) -> KVCache:
+        """Return keys and values of every layer for a batch of one text."""
+        cache = self._run(batch, prefix=None, pause=no_pause, use_cache=True).past_key_values
         return [(layer.keys[0], layer.values[0]) for layer in cache.layers]
 
-    def _run(self, pack: Pack, **options: Any) -> Any:
-        positions = pack.positions.unsqueeze(0)
-        return self._model(input_ids=pack.ids.unsqueeze(0), position_ids=positions, spans=pack.spans, **options)
+    def _run(self, batch: PackedBatch, **options: Any) -> Any:
+        return self._model(
+            input_ids=batch.ids.unsqueeze(0),
+            position_ids=batch.positions.unsqueeze(0),
+            sequence_lengths=batch.lengths,
+            **options,
+        )
 
 
-def _can_pack(model: "PreTrainedModel", pooling: Pooling) -> bool:
-    """Whether it is a Qwen3 without sliding windows, which packed attention does not know."""
+def _supports_packing(model: "PreTrainedModel", pooling: Pooling) -> bool:
+    """Whether the model is a Qwen3 without sliding-window attention, which packed attention does not implement."""
     config: Any = model.config
     return bool(config.model_type == "qwen3" and pooling == "lasttoken" and {*config.layer_types} == {"full_attention"})
 
 
 def _probe(vocabulary: int) -> list[Tokens]:
-    """Texts of random tokens: in company, of unlike lengths, the last longer than a block of the attention."""
+    """Return texts of random tokens of different lengths; the last is longer than a block of the attention."""
     random = np.random.default_rng(0)
     return [random.integers(vocabulary, size=length).tolist() for length in (1, 4, 140)]
 
 
 def _pool(hidden: "torch.Tensor", mask: "torch.Tensor", lengths: "torch.Tensor", pooling: Pooling) -> "torch.Tensor":
-    """(texts, tokens, d) right-padded token vectors → (texts, d), in float32."""
+    """Pool right-padded token vectors, (texts, tokens, dimensions) → (texts, dimensions), in float32."""
     if pooling == "mean":
         return hidden.float().masked_fill(~mask.unsqueeze(2), 0.0).sum(dim=1) / lengths.unsqueeze(1)
     position = lengths - 1 if pooling == "lasttoken" else lengths * 0
-    chosen: torch.Tensor = hidden[range(len(hidden)), position]
-    return chosen.float()
+    selected: torch.Tensor = hidden[range(len(hidden)), position]
+    return selected.float()
 
 
-def _unit(vectors: "torch.Tensor") -> "torch.Tensor":
-    """In float32; a zero vector becomes NaN, and is refused as such."""
+def _normalize(vectors: "torch.Tensor") -> "torch.Tensor":
+    """Scale to unit length in float32. A zero vector becomes NaN, which the embedder reports as an error."""
     wide = vectors.float()
     unit: torch.Tensor = wide / wide.norm(dim=1, keepdim=True)
     return unit

@@ -1,8 +1,8 @@
-"""How much of a text a model can read, as its vocabulary tells.
+"""Estimates from the tokenizer how much of a text an embedding model can read.
 
-A vocabulary is made of what the model was trained on. What it has not seen is an unknown token, or falls apart into
-letters or bytes, and the vector of such a text is noise. A Chinese character may well stand alone; but a model that
-does not know the commonest of them reads none: those it knows are there by accident.
+A model's vocabulary reflects its training data. Text in an unknown language or script becomes unknown tokens, or is
+split into single letters or bytes, and its vector is noise. A single Chinese character is a normal token; but if the
+vocabulary lacks the commonest Chinese characters, those it has do not count as readable either.
 """
 
 import unicodedata
@@ -12,34 +12,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-COMMON_CHARACTERS = (
+COMMON_CHINESE_CHARACTERS = (
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里"
 )
-"""The fifty that make up a third of any Chinese text."""
-MOST = 0.9
-"""The share of them that a model of Chinese knows at the least."""
+"""The fifty commonest characters, about a third of any Chinese text."""
+MIN_KNOWN_SHARE = 0.9
+"""A model reads Chinese if it knows at least this share of `COMMON_CHINESE_CHARACTERS`."""
 
 
-class Legibility:
-    """Safe to share between threads.
+class LegibilityScorer:
+    """Scores texts with the tokenizer of a model; thread-safe.
 
     Args:
-        tokenizer: Of the model, as it is set up for texts.
-        unknown: Its token for what it does not know, if it has one.
-        lower_case: Whether texts are put into lower case first.
+        tokenizer: The model's tokenizer with its truncation set.
+        unknown: The id of its unknown token, if it has one.
+        lower_case: Whether texts are lower-cased before tokenization.
     """
 
     def __init__(self, tokenizer: "Tokenizer", unknown: int | None, *, lower_case: bool) -> None:
         self._tokenizer = tokenizer
         self._unknown = unknown
         self._lower_case = lower_case
-        self._reads_wide = True
-        self._reads_wide = self.of(COMMON_CHARACTERS) >= MOST
+        self._reads_chinese = True
+        self._reads_chinese = self.score(COMMON_CHINESE_CHARACTERS) >= MIN_KNOWN_SHARE
 
-    def of(self, text: str) -> float:
-        """The share of the text's letters that the model can read, 0.0 to 1.0; 1.0 where there are none.
+    def score(self, text: str) -> float:
+        """Return the share of the text's letters that the model can read, 0.0 to 1.0; 1.0 without letters.
 
-        Of a text that is cut, what is left of it.
+        Letters that truncation removes do not count.
         """
         text = text.lower() if self._lower_case else text
         encoding = self._tokenizer.encode(text, add_special_tokens=False)
@@ -47,18 +47,18 @@ class Legibility:
         letters = sum(map(str.isalpha, text))
         if not letters:
             return 1.0
-        times = Counter(encoding.offsets)
-        read = sum(
+        tokens_per_span = Counter(encoding.offsets)  # several byte tokens of one character have the same span
+        readable = sum(
             sum(map(str.isalpha, text[start:end]))
             for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True)
-            if token != self._unknown and times[start, end] == 1 and self._means_something(text, start, end)
+            if token != self._unknown and tokens_per_span[start, end] == 1 and self._is_readable(text, start, end)
         )
-        return min(1.0, read / letters)
+        return min(1.0, readable / letters)
 
-    def _means_something(self, text: str, start: int, end: int) -> bool:
-        """Whether it is no letter torn out of a word, and of a script the model knows."""
+    def _is_readable(self, text: str, start: int, end: int) -> bool:
+        """Whether the token's script is known, and the token is not a single letter split off a word."""
         if unicodedata.east_asian_width(text[start]) in "WF":
-            return self._reads_wide
+            return self._reads_chinese
         if end - start != 1 or not text[start].isalpha():
             return True
         return not (text[start - 1 : start].isalpha() or text[end : end + 1].isalpha())

@@ -1,7 +1,8 @@
-"""Texts laid end to end, instead of side by side with padding.
+"""Groups texts into batches: packed (sequences concatenated without padding) or padded.
 
-A padded batch computes as many tokens for each text as its longest one has, and padding shows in the last digits of
-the vectors. A pack computes what is there and nothing else: a text's vector is the same, bit for bit, in any company.
+A padded batch computes as many tokens per text as its longest text has, and the padding changes the last digits of the
+vectors. A packed batch computes only the tokens of the texts, and a document's vector is bit for bit the same in every
+batch.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,41 +15,42 @@ if TYPE_CHECKING:
     import torch
 
 CPU_BATCH_TOKENS = 1024
-"""Tokens of a batch, padding included. Larger batches leave the processor's cache and are slower."""
+"""Tokens per batch on a CPU thread, including padding. Larger batches exceed the CPU cache and are slower."""
 CUDA_BATCH_TOKENS = 16384
-"""Fills a GPU; the activations of the 0.6B model stay under 1 GB."""
-ROWS = 16
-"""The matrices of documents have a multiple of so many rows. oneDNN makes code for every shape it meets, and multiplies
-few rows in another order. A query has the rows it needs, since each makes it slower; its vector may differ in the last
-bits when it comes in company."""
+"""Tokens per batch on a GPU, including padding. This many use the GPU fully; the activations of the 0.6B model stay
+under 1 GB."""
+ROW_MULTIPLE = 16
+"""Matrices of documents are padded to a multiple of this many rows. oneDNN compiles a kernel for every shape, and uses
+another order of summation for few rows. Matrices of queries are not padded, because each row adds latency; the last
+bits of a query's vector may therefore depend on the batch."""
 
 
-def missing_rows(rows: int, starts: object) -> int:
-    """How many rows are to be added to a matrix: none to that of queries, which go on after what a model has kept."""
-    return 0 if starts else -rows % ROWS
+def padding_rows(rows: int, prefix: object) -> int:
+    """Return how many rows to add to a matrix; none to a query's, which is recognized by its cached prefix."""
+    return 0 if prefix else -rows % ROW_MULTIPLE
 
 
-def packs(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of the texts, in their order, in groups of at most `budget` tokens.
+def packed_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Group texts, given by their lengths, into batches of at most `budget` tokens.
 
-    A text longer than the budget is a group of its own.
+    Yields the indices of each batch, in the order of the texts. A text longer than the budget gets a batch of its own.
     """
-    pack: list[int] = []
+    batch: list[int] = []
     tokens = 0
     for index, length in enumerate(lengths):
-        if pack and tokens + length > budget:
-            yield pack
-            pack, tokens = [], 0
-        pack.append(index)
+        if batch and tokens + length > budget:
+            yield batch
+            batch, tokens = [], 0
+        batch.append(index)
         tokens += length
-    if pack:
-        yield pack
+    if batch:
+        yield batch
 
 
-def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Indices of the texts, longest first, in groups of at most `budget` tokens once padded to their longest.
+def padded_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Group texts, given by their lengths, into batches of at most `budget` tokens including padding.
 
-    A text longer than the budget is a group of its own.
+    Yields the indices of each batch, longest text first. A text longer than the budget gets a batch of its own.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -61,43 +63,43 @@ def batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 
 @dataclass(frozen=True)
-class Spans:
-    """How many queries and keys each text of a pack has; its queries belong to the last of its keys."""
+class SequenceLengths:
+    """Queries and keys per text of a packed batch. A text's queries belong to the last of its keys."""
 
     queries: Sequence[int]
     keys: Sequence[int]
     device: "torch.device"
 
     @cached_property
-    def boundaries(self) -> "tuple[torch.Tensor, torch.Tensor]":
-        """Where each text's queries and keys begin, and the last one's end: (texts + 1,) each."""
+    def cumulative(self) -> "tuple[torch.Tensor, torch.Tensor]":
+        """Cumulative counts of queries and of keys, starting with 0, as flash attention takes them: (texts + 1,)."""
         import torch
 
-        begins = ([0, *accumulate(counts)] for counts in (self.queries, self.keys))
-        queries, keys = (torch.tensor(each, dtype=torch.int32, device=self.device) for each in begins)
+        sums = ([0, *accumulate(counts)] for counts in (self.queries, self.keys))
+        queries, keys = (torch.tensor(counts, dtype=torch.int32, device=self.device) for counts in sums)
         return queries, keys
 
 
 @dataclass(frozen=True)
-class Pack:
-    """Token ids of some texts as a model reads them."""
+class PackedBatch:
+    """Token ids of several texts, concatenated."""
 
     ids: "torch.Tensor"
     """(tokens,)"""
     positions: "torch.Tensor"
-    """(tokens,): each token's place in its own text."""
-    ends: "torch.Tensor"
-    """(texts,): where each text's last token stands in the pack."""
-    spans: Spans
+    """(tokens,): the position of each token in its text, including the prefix."""
+    last_indices: "torch.Tensor"
+    """(texts,): the index in `ids` of each text's last token."""
+    lengths: SequenceLengths
 
     @classmethod
-    def of(cls, texts: Sequence[Sequence[int]], *, start: int, device: "torch.device") -> "Pack":
-        """Lay texts end to end, each of which goes on after `start` tokens that the model has read before."""
+    def of(cls, texts: Sequence[Sequence[int]], *, prefix_length: int, device: "torch.device") -> "PackedBatch":
+        """Concatenate texts, each of which continues a cached prefix of `prefix_length` tokens (0 for none)."""
         import torch
 
         lengths = [len(text) for text in texts]
         ids = torch.tensor([token for text in texts for token in text])
-        positions = torch.cat([torch.arange(start, start + length) for length in lengths])
-        ends = torch.tensor([*accumulate(lengths)]) - 1
-        spans = Spans(lengths, [start + length for length in lengths], device)
-        return cls(ids.to(device), positions.to(device), ends.to(device), spans)
+        positions = torch.cat([torch.arange(prefix_length, prefix_length + length) for length in lengths])
+        last_indices = torch.tensor([*accumulate(lengths)]) - 1
+        sequence_lengths = SequenceLengths(lengths, [prefix_length + length for length in lengths], device)
+        return cls(ids.to(device), positions.to(device), last_indices.to(device), sequence_lengths)

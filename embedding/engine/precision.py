@@ -1,9 +1,9 @@
-"""Which number format a model computes in.
+"""Chooses the number format in which a model computes.
 
-Half the bits are half the memory to read and, where the hardware multiplies them, several times the speed. A format
-changes vectors by its rounding alone: those of one text stay within a cosine of 0.9998 of each other, far nearer than
-any two passages. So it is no part of the model's signature, no more than the device is: a course embedded on a GPU
-can be searched by a machine that has none.
+A 16-bit format halves the memory traffic, and is several times faster if the hardware multiplies it natively. It
+changes vectors only by rounding: the vectors of one text in different formats have a cosine of at least 0.9998, far
+more than two different passages. So the format, like the device, is not part of the model signature: a machine without
+a GPU can search a course that was embedded on one.
 """
 
 from pathlib import Path
@@ -11,19 +11,19 @@ from typing import Literal
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
-_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # the last one is ARM's
+_CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM
 
 
 def gpu_precision(setting: Precision | Literal["auto"]) -> Precision:
-    """What EMBEDDING_DTYPE means on a GPU: float16 has the finer steps, and all of them are fast."""
+    """Resolve EMBEDDING_DTYPE for a GPU. 16-bit formats are equally fast there, and float16 rounds less."""
     return "float16" if setting == "auto" else setting
 
 
 def cpu_precision(setting: Precision | Literal["auto"], *, packed: bool) -> Precision:
-    """What EMBEDDING_DTYPE means on a CPU: bfloat16 where it is in the hardware; emulated it is ten times slower.
+    """Resolve EMBEDDING_DTYPE for a CPU.
 
-    `packed`: the model reads packs (`embedding.engine.packing`). Padding, which the others need, would show in
-    bfloat16.
+    `auto` is bfloat16 only if the CPU supports it (emulation is ten times slower) and the model computes packed
+    batches: padding changes vectors visibly in bfloat16.
     """
     if setting != "auto":
         return setting
@@ -31,7 +31,7 @@ def cpu_precision(setting: Precision | Literal["auto"], *, packed: bool) -> Prec
 
 
 def has_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the processor multiplies bfloat16 itself; no, where the system does not say."""
+    """Whether the CPU multiplies bfloat16 natively; false if the operating system does not report it."""
     try:
         lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:  # not Linux

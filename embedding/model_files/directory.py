@@ -1,8 +1,8 @@
-"""What a model directory says about itself, read from its small files alone.
+"""Reads and checks a model directory without loading the model.
 
-A Hugging Face directory holds weights and a tokenizer; sentence-transformers adds files that tell how token vectors
-become the vector of a text (pooling), what is put before a query (prompts) and how long a text may be. Nothing here
-imports torch: a sensor asks for the signature of a model in milliseconds.
+A Hugging Face directory contains weights and a tokenizer. sentence-transformers adds files with the pooling (how token
+vectors become the vector of a text), the prompts, and the maximum length of a text. This module does not import torch,
+so a sensor reads the signature of a model in milliseconds.
 """
 
 import hashlib
@@ -28,12 +28,12 @@ _POOLING_FLAGS = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _CAUSAL_MODEL_TYPES = {"gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3"}
-# Positions of these start after the padding id, so the table of positions is longer than a text may be.
+# Positions of these models start after the padding id, so the position table is longer than the longest text.
 _OFFSET_POSITION_TYPES = {"camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
 _WEIGHTS = (
     ("model.safetensors", "model.safetensors.index.json"),
     ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)  # in the order transformers looks for them
+)  # in the order in which transformers searches
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _SIGNED_FILES = (
     "config.json",
@@ -52,7 +52,7 @@ _SLICE_BYTES = 64 * 1024
 
 @dataclass(frozen=True)
 class ModelDirectory:
-    """A directory whose files are all there, and how its model wants to be used."""
+    """A complete model directory and what its files say about the use of the model."""
 
     path: Path
     model_type: str
@@ -60,33 +60,35 @@ class ModelDirectory:
     pooling_file: Path
     weights: tuple[Path, ...]
     max_tokens: int
-    """The longest text the model and its tokenizer take, special tokens included."""
+    """The longest text that the model and its tokenizer accept, including special tokens."""
     lower_case: bool
-    """Texts are lower-cased before the tokenizer sees them."""
-    own_query_prompt: str | None
-    """None when the directory says nothing about queries."""
+    """Whether texts must be lower-cased before tokenization."""
+    stored_query_prompt: str | None
+    """The query prompt in the files, or None if they contain none."""
     document_prompt: str
 
     def query_prompt(self, settings: EmbeddingSettings) -> str:
-        """What stands before every query.
+        """Return the prompt to put before every query.
 
-        The directory's own prompt, unless it names a task and the user set another one. A Qwen3 directory without
-        a prompt gets the published one of Qwen3-Embedding; there is no space after `Query:`.
+        It is the stored prompt. If that prompt contains a task and EMBEDDING_QUERY_INSTRUCTION is set, the setting
+        replaces the task. A Qwen3 directory without a stored prompt gets the one of the model card
+        (huggingface.co/Qwen/Qwen3-Embedding-0.6B), which has no space after `Query:`.
         """
         task = settings.embedding_query_instruction
-        if self.own_query_prompt is None:
+        if self.stored_query_prompt is None:
             return f"Instruct: {task}\nQuery:" if self.model_type == "qwen3" else ""
-        instruct = _INSTRUCT_PROMPT.fullmatch(self.own_query_prompt)
+        instruct = _INSTRUCT_PROMPT.fullmatch(self.stored_query_prompt)
         if instruct and "embedding_query_instruction" in settings.model_fields_set:
             return f"Instruct: {task}{instruct['rest']}"
-        return self.own_query_prompt
+        return self.stored_query_prompt
 
     def signature(self, max_tokens: int) -> str:
-        """Sixteen hex digits that change with anything that alters the vectors of documents.
+        """Return the model signature: 16 hex digits that change with everything that changes document vectors.
 
-        That is the configuration, the tokenizer, the pooling, the document prompt, the weights and where texts are
-        cut; not the device, the query prompt or the model's name. Weights count by their size, header and sixteen
-        slices spread over each file: other weights differ there, and reading gigabytes is spared.
+        The digest covers the configuration, the tokenizer, the pooling, the document prompt, the weights and the
+        maximum length of a text. It does not cover the device, the query prompt and the model's name. Of each weight file,
+        it covers the size, the header and 16 slices, to avoid reading gigabytes; weights of another training run differ
+        there.
         """
         digest = hashlib.sha256()
 
@@ -112,20 +114,20 @@ class ModelDirectory:
 
 
 def model_signature(settings: EmbeddingSettings) -> str:
-    """The signature of the configured model, without loading it.
+    """Return the signature of the configured local model without loading it.
 
     Raises:
-        ModelUnavailableError: the directory is missing or incomplete.
+        ModelUnavailableError: The directory is missing or incomplete.
     """
     return read_model_directory(settings.embedding_model_path).signature(settings.embedding_max_tokens)
 
 
 def read_model_directory(path: Path) -> ModelDirectory:
-    """Check that a model directory is complete, and read how its model wants to be used.
+    """Check that a model directory is complete, and read how the model is to be used.
 
     Raises:
-        ModelUnavailableError: a file is missing, cut short or unreadable, or the model needs a step between tokens
-            and vector that is not supported (a dense layer, say).
+        ModelUnavailableError: A file is missing, truncated or unreadable, or the model needs a step that is not
+            supported, such as a dense layer after pooling.
     """
     path = path.expanduser()
     config, weights = check_model_files(path)
@@ -141,16 +143,16 @@ def read_model_directory(path: Path) -> ModelDirectory:
         weights=weights,
         max_tokens=_max_tokens(config, sentence, _read_object(path, "tokenizer_config.json", optional=True)),
         lower_case=bool(sentence.get("do_lower_case")),
-        own_query_prompt=_prompt(prompts, "query"),
+        stored_query_prompt=_prompt(prompts, "query"),
         document_prompt=_prompt(prompts, "document", "passage", "corpus") or "",
     )
 
 
 def check_model_files(path: Path) -> tuple[dict[str, Any], tuple[Path, ...]]:
-    """Check that what any model needs is there and whole; returns its configuration and the files of its weights.
+    """Check the files that every model needs; return the content of config.json and the weight files.
 
     Raises:
-        ModelUnavailableError: a file is missing, cut short or unreadable.
+        ModelUnavailableError: A file is missing, truncated or unreadable.
     """
     _check_is_directory(path)
     config = _read_object(path, "config.json")
@@ -190,7 +192,7 @@ def _read_object(path: Path, name: str, *, optional: bool = False) -> dict[str, 
 
 
 def _pooling_folder(path: Path) -> str:
-    """Where the pooling is described; refuses pipelines with steps other than encode, pool and normalise."""
+    """Return the folder of the pooling configuration; reject pipelines with steps that are not supported."""
     if not (path / "modules.json").exists():
         return "1_Pooling"
     modules = _read_json(path, "modules.json")
@@ -198,8 +200,8 @@ def _pooling_folder(path: Path) -> str:
         folders = {module["type"].rsplit(".", 1)[-1]: module["path"] for module in modules}
     except (TypeError, KeyError, AttributeError) as error:
         raise ModelUnavailableError(path, "its modules.json is not a list of modules") from error
-    if others := sorted(folders.keys() - {"Transformer", "Pooling", "Normalize"}):
-        raise ModelUnavailableError(path, f"its pipeline has a {others[0]} module, which is not supported")
+    if unsupported := sorted(folders.keys() - {"Transformer", "Pooling", "Normalize"}):
+        raise ModelUnavailableError(path, f"its pipeline has a {unsupported[0]} module, which is not supported")
     return str(folders.get("Pooling", "1_Pooling"))
 
 
@@ -217,12 +219,12 @@ def _pooling(path: Path, config: dict[str, Any], pooling: dict[str, Any]) -> Poo
     if len(modes) > 1 or modes[0] not in _POOLINGS:
         raise ModelUnavailableError(path, f"its pooling {' + '.join(map(str, modes))} is not supported")
     if pooling.get("include_prompt") is False:
-        raise ModelUnavailableError(path, "pooling that leaves the prompt out is not supported")
+        raise ModelUnavailableError(path, "pooling without the prompt's tokens is not supported")
     return cast(Pooling, modes[0])
 
 
 def _prompt(settings: dict[str, Any], *names: str) -> str | None:
-    """The first of the named prompts that the directory has, else its default prompt, else None."""
+    """Return the first of the named prompts that is stored, else the default prompt, else None."""
     prompts = settings.get("prompts") or {}
     for name in (*names, settings.get("default_prompt_name")):
         if isinstance(prompts.get(name), str):
@@ -245,7 +247,7 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
         elif (path / index).is_file():
             shards = _read_object(path, index).get("weight_map")
             if not isinstance(shards, dict) or not shards:
-                raise ModelUnavailableError(path, f"its {index} names no files")
+                raise ModelUnavailableError(path, f"its {index} lists no files")
             files = tuple(path / name for name in sorted(set(shards.values())))
         else:
             continue
@@ -259,14 +261,14 @@ def _weight_files(path: Path) -> tuple[Path, ...]:
 
 
 def _safetensors_header(file: Path) -> bytes:
-    """The JSON header: which tensors there are, and where. It follows its own length in eight bytes."""
+    """Return the JSON header, which lists the tensors and their offsets. The file starts with its length in 8 bytes."""
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         return stream.read(min(length, file.stat().st_size))
 
 
 def _check_safetensors(path: Path, file: Path) -> None:
-    """The header says where the last tensor ends: a file cut short is found without reading it."""
+    """Compare the file size with the end of the last tensor according to the header; this detects truncation."""
     try:
         header = _safetensors_header(file)
         tensors = json.loads(header)
@@ -274,13 +276,13 @@ def _check_safetensors(path: Path, file: Path) -> None:
         expected = 8 + len(header) + end
         size = file.stat().st_size
     except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
-        raise ModelUnavailableError(path, f"{file.name} is incomplete, or is no safetensors file") from error
+        raise ModelUnavailableError(path, f"{file.name} is incomplete, or is not a safetensors file") from error
     if size != expected:
-        raise ModelUnavailableError(path, f"{file.name} has {size} of its {expected} bytes")
+        raise ModelUnavailableError(path, f"{file.name} has {size} bytes instead of {expected}")
 
 
 def _samples(file: Path) -> Iterator[bytes]:
-    """The header of a safetensors file, then slices spread evenly over the rest (all of a small one)."""
+    """Yield the header of a safetensors file, then evenly spaced slices of the rest, or all of it in a small file."""
     start = 0
     if file.suffix == ".safetensors":
         header = _safetensors_header(file)

@@ -1,7 +1,7 @@
-"""Downloads a model directory from a Hugging Face hub, with the hub's own client.
+"""Downloads a model directory from a Hugging Face hub with the client `huggingface_hub`.
 
-The client shows progress, resumes what broke off within a call and keeps finished files for the next one. Here it is
-told which files are needed, its many errors become one that says what to do, and the result is checked.
+The client shows progress, resumes interrupted transfers within a call, and keeps finished files for the next call. This
+module selects the files, translates the client's errors into messages with advice, and checks the result.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from embedding.model_files.directory import read_model_directory
 
 DEFAULT_REPOSITORY = "Qwen/Qwen3-Embedding-0.6B"
 
-# Everything the loader reads, and nothing twice: hubs also hold the weights as onnx, openvino and pickle files.
+# Only the files that the loader reads: repositories often contain the weights in other formats (ONNX, pickle), too.
 NEEDED_FILES = [
     "config.json",
     "model*.safetensors",
@@ -40,27 +40,31 @@ def fetch_model(
     endpoint: str | None = None,
     check: Callable[[Path], object] = read_model_directory,
 ) -> Path:
-    """Download a model into a directory, or complete what is there already; returns the directory.
+    """Download a model (1.2 GB for the default one), or complete an earlier download; return the directory.
 
-    `endpoint` is the hub's address; by default HF_ENDPOINT, or huggingface.co. 1.2 GB for the default model. `check`
-    raises a ModelUnavailableError where a directory is not of the kind that is wanted.
+    Args:
+        destination: The directory for the files.
+        repo_id: The repository on the hub.
+        revision: A branch, tag or commit; by default the main branch.
+        endpoint: URL of the hub; by default HF_ENDPOINT, else huggingface.co.
+        check: Called with the directory; raises ModelUnavailableError if the model is not usable.
 
     Raises:
-        ModelFetchError: the download failed, or what arrived is no usable model. The message says what to do.
+        ModelFetchError: The download failed, or the model is not usable. The message says how to fix this.
     """
     from huggingface_hub import HfApi, snapshot_download
 
     hub = HfApi(endpoint=endpoint)
     try:
-        # Asked first and alone: given a directory with anything in it, a download from a hub that cannot be reached
-        # returns as if it had succeeded.
+        # `model_info` fails if the hub is unreachable. `snapshot_download` would then return a directory that is not
+        # empty as if the download had succeeded.
         commit = hub.model_info(repo_id, revision=revision).sha
         snapshot_download(
             repo_id, revision=commit, local_dir=destination, endpoint=endpoint, allow_patterns=NEEDED_FILES
         )
     except Exception as error:
         raise ModelFetchError(_advice(error, destination, repo_id, revision, hub.endpoint)) from error
-    # What killed downloads left behind: the client writes to a new file each time.
+    # Remove the partial files of killed downloads: the client does not reuse them.
     for partial in (destination / ".cache" / "huggingface" / "download").rglob("*.incomplete"):
         partial.unlink(missing_ok=True)
     try:
@@ -73,7 +77,10 @@ def fetch_model(
 
 
 def _advice(error: Exception, destination: Path, repo_id: str, revision: str | None, endpoint: str) -> str:
-    """What went wrong, and what to do. The client's errors inherit from each other: the order matters."""
+    """Return a message with the error and how to fix it.
+
+    The order of the checks matters, because some of the client's error classes derive from others.
+    """
     from huggingface_hub.errors import (
         GatedRepoError,
         HfHubHTTPError,
@@ -83,7 +90,7 @@ def _advice(error: Exception, destination: Path, repo_id: str, revision: str | N
     )
 
     if isinstance(error, GatedRepoError):
-        return f"{repo_id} is gated: accept its terms on {endpoint}/{repo_id}, and set HF_TOKEN to a token of yours."
+        return f"{repo_id} is gated: accept its terms on {endpoint}/{repo_id}, and set HF_TOKEN to your access token."
     if isinstance(error, RepositoryNotFoundError | HFValidationError):
         return f"{endpoint} has no model {repo_id}, or it is private. Check the name, or set HF_TOKEN."
     if isinstance(error, RevisionNotFoundError):
@@ -92,8 +99,8 @@ def _advice(error: Exception, destination: Path, repo_id: str, revision: str | N
         return f"{endpoint} refused access to {repo_id} ({error.response.status_code}). Check HF_TOKEN."
     if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError | TimeoutError):
         return (
-            f"cannot write to {destination} ({error.strerror}). Make room there, or choose another directory, and run "
-            "it again: finished files are kept."
+            f"cannot write to {destination} ({error.strerror}). Free some space, or choose another directory, and "
+            "run it again: finished files are kept."
         )
     reason = (str(error).strip().splitlines() or [""])[0]
     return (

@@ -1,4 +1,4 @@
-"""Tiny model directories, made once; tests that change one copy it first."""
+"""Tiny model directories, created once per session; a test that changes one must use `copy_of`."""
 
 import shutil
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.support.tiny_models import make_tiny_bert, make_tiny_qwen3
 
 @pytest.fixture(scope="session")
 def _one_torch_thread() -> None:
-    """Tiny matrices gain nothing from a second thread, and wait long for it on a busy machine."""
+    """A second thread makes tiny matrix products slower, above all on a busy machine."""
     import torch
 
     torch.set_num_threads(1)
@@ -29,7 +29,7 @@ def tiny_bert(tmp_path_factory: pytest.TempPathFactory, _one_torch_thread: None)
 
 @pytest.fixture
 def copy_of(tmp_path: Path) -> Callable[[Path], Path]:
-    """Copies a model directory, so that a test may break it."""
+    """Copies a model directory, so that a test can change it."""
 
     def copy(directory: Path) -> Path:
         return Path(shutil.copytree(directory, tmp_path / directory.name))

@@ -1,4 +1,4 @@
-"""The loader gives a model fit for inference, falls back loudly, and refuses what transformers lets pass."""
+"""The loader returns a model for inference, warns if it falls back to the CPU, and rejects broken models."""
 
 import json
 import logging
@@ -21,13 +21,13 @@ def settings_for(path: Path, device: Literal["auto", "cuda", "cpu"] = "cpu") -> 
     return EmbeddingSettings(embedding_model_path=path, embedding_device=device, embedding_dtype="float32")
 
 
-def test_a_model_on_the_cpu_is_ready_for_inference_and_nothing_is_warned_of(
+def test_cpu_model_is_in_eval_mode_and_loads_without_warnings(
     tiny_qwen3: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     import torch
 
     tokenizer, model = load_embedding_model(settings_for(tiny_qwen3))
-    assert model.dtype == torch.float32  # the file holds bfloat16
+    assert model.dtype == torch.float32  # the file contains bfloat16
     assert model.device.type == "cpu"
     assert not model.training
     assert tokenizer("hello")["input_ids"][-1] == tokenizer.pad_token_id
@@ -35,7 +35,7 @@ def test_a_model_on_the_cpu_is_ready_for_inference_and_nothing_is_warned_of(
     assert capfd.readouterr().err == ""  # no progress bars in the logs of a server
 
 
-def test_models_that_load_at_once_leave_the_process_as_it_was(tiny_qwen3: Path) -> None:
+def test_parallel_loads_do_not_change_the_default_dtype(tiny_qwen3: Path) -> None:
     import torch
 
     def load(number: int) -> torch.dtype:
@@ -49,7 +49,7 @@ def test_models_that_load_at_once_leave_the_process_as_it_was(tiny_qwen3: Path) 
 
 
 @pytest.mark.parametrize("has_bfloat16", [True, False])
-def test_the_number_format_is_the_hardwares_unless_set(
+def test_precision_depends_on_the_hardware_unless_configured(
     tiny_qwen3: Path, tiny_bert: Path, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import torch
@@ -65,13 +65,13 @@ def test_the_number_format_is_the_hardwares_unless_set(
     assert dtype(tiny_bert, embedding_dtype="bfloat16") == torch.bfloat16
 
 
-def test_the_model_comes_from_the_environment(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_model_is_configured_by_environment_variables(tiny_bert: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tiny_bert))
     monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
     assert load_embedding_model()[1].config.model_type == "bert"
 
 
-def test_loading_never_touches_the_network(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_uses_no_network(tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args: Any) -> None:
         raise AssertionError("the loader opened a connection")
 
@@ -81,7 +81,7 @@ def test_loading_never_touches_the_network(tiny_qwen3: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("device", ["auto", "cuda"])
-def test_without_a_gpu_the_cpu_takes_over_with_a_warning(
+def test_missing_gpu_falls_back_to_the_cpu_with_a_warning(
     tiny_qwen3: Path,
     device: Literal["auto", "cuda"],
     monkeypatch: pytest.MonkeyPatch,
@@ -97,13 +97,13 @@ def test_without_a_gpu_the_cpu_takes_over_with_a_warning(
     assert "no CUDA device" in record.getMessage()
 
 
-def test_a_gpu_that_fails_while_it_is_used_is_a_fallback_too(
+def test_failing_gpu_falls_back_to_the_cpu_with_a_warning(
     tiny_qwen3: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     import torch
 
     def out_of_memory(*args: Any, **options: Any) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 594.00 MiB\nand a page more")
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 594.00 MiB\nmany more lines")
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.nn.Module, "cuda", out_of_memory)
@@ -111,11 +111,11 @@ def test_a_gpu_that_fails_while_it_is_used_is_a_fallback_too(
     assert (model.device.type, model.dtype) == ("cpu", torch.float32)
     (record,) = caplog.records
     assert "CUDA out of memory. Tried to allocate 594.00 MiB" in record.getMessage()
-    assert "a page more" not in record.getMessage()
+    assert "many more lines" not in record.getMessage()
 
 
-def test_weights_that_lack_a_layer_are_refused(tiny_qwen3: Path, copy_of: Copy) -> None:
-    """transformers would make the layer up from random numbers, and only log it."""
+def test_weights_without_a_layer_are_rejected(tiny_qwen3: Path, copy_of: Copy) -> None:
+    """transformers would initialize the layer randomly and only log a warning."""
     from safetensors.torch import load_file, save_file
 
     directory = copy_of(tiny_qwen3)
@@ -127,14 +127,14 @@ def test_weights_that_lack_a_layer_are_refused(tiny_qwen3: Path, copy_of: Copy) 
         load_embedding_model(settings_for(directory))
 
 
-def test_the_unused_pooler_of_a_bert_may_be_missing(tiny_bert: Path) -> None:
+def test_bert_without_the_unused_pooler_is_loaded(tiny_bert: Path) -> None:
     from safetensors.torch import load_file
 
     assert not any("pooler" in name for name in load_file(tiny_bert / "model.safetensors"))
     load_embedding_model(settings_for(tiny_bert))
 
 
-def test_weights_of_another_shape_are_refused(tiny_bert: Path, copy_of: Copy) -> None:
+def test_weights_of_wrong_shape_are_rejected(tiny_bert: Path, copy_of: Copy) -> None:
     directory = copy_of(tiny_bert)
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     (directory / "config.json").write_text(json.dumps(config | {"intermediate_size": 32}), encoding="utf-8")
@@ -142,7 +142,7 @@ def test_weights_of_another_shape_are_refused(tiny_bert: Path, copy_of: Copy) ->
         load_embedding_model(settings_for(directory))
 
 
-def test_an_unknown_architecture_is_refused_without_running_its_code(tiny_bert: Path, copy_of: Copy) -> None:
+def test_unknown_architecture_is_rejected_without_running_its_code(tiny_bert: Path, copy_of: Copy) -> None:
     directory = copy_of(tiny_bert)
     (directory / "modeling.py").write_text("raise SystemExit('ran')", encoding="utf-8")
     config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -152,17 +152,17 @@ def test_an_unknown_architecture_is_refused_without_running_its_code(tiny_bert: 
         load_embedding_model(settings_for(directory))
 
 
-def test_a_broken_tokenizer_is_refused(tiny_bert: Path, copy_of: Copy) -> None:
+def test_broken_tokenizer_is_rejected(tiny_bert: Path, copy_of: Copy) -> None:
     directory = copy_of(tiny_bert)
     (directory / "tokenizer.json").write_text("{", encoding="utf-8")
     with pytest.raises(ModelUnavailableError, match="its tokenizer cannot be loaded"):
         load_embedding_model(settings_for(directory))
 
 
-def test_a_tokenizer_of_another_model_is_refused(tiny_qwen3: Path, tiny_bert: Path, copy_of: Copy) -> None:
-    """Its token ids would run past the embedding table: an index error on the CPU, a dead process on the GPU."""
+def test_tokenizer_of_another_model_is_rejected(tiny_qwen3: Path, tiny_bert: Path, copy_of: Copy) -> None:
+    """Token ids beyond the embedding table cause an index error on the CPU and kill the process on a GPU."""
     directory = copy_of(tiny_bert)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (directory / name).write_bytes((tiny_qwen3 / name).read_bytes())
-    with pytest.raises(ModelUnavailableError, match="don't belong together"):
+    with pytest.raises(ModelUnavailableError, match="they do not match"):
         load_embedding_model(settings_for(directory))

@@ -1,4 +1,4 @@
-"""Workers compute alone, in turns, and take nothing from the threads around them."""
+"""Single-threaded workers use one core each, and results and errors reach the caller in order."""
 
 from contextlib import closing
 from itertools import count
@@ -8,33 +8,33 @@ import pytest
 from embedding.engine.compute_threads import Workers
 
 
-def test_workers_compute_on_one_processor_each_and_others_as_before() -> None:
+def test_single_threaded_workers_do_not_change_other_threads() -> None:
     import torch
 
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     try:
-        workers = Workers.alone(2)
+        workers = Workers.single_threaded(2)
         assert [*workers.map(lambda _: torch.get_num_threads(), range(9))] == [1] * 9
         assert torch.get_num_threads() == 3
-        assert Workers(1, "another").run(torch.get_num_threads) == 3
+        assert Workers(1, "other").run(torch.get_num_threads) == 3
     finally:
         torch.set_num_threads(before)
 
 
-def test_results_come_in_order_and_no_more_is_begun_than_is_asked_for() -> None:
-    begun = []
+def test_map_yields_results_in_order_and_submits_few_items_ahead() -> None:
+    started = []
 
-    def work(number: int) -> int:
-        begun.append(number)
+    def negate(number: int) -> int:
+        started.append(number)
         return -number
 
-    with closing(Workers(2, "test").map(work, count())) as results:
+    with closing(Workers(2, "test").map(negate, count())) as results:
         assert [next(results) for _ in range(50)] == [-number for number in range(50)]
-    assert len(begun) <= 53
+    assert len(started) <= 53
 
 
-def test_a_failure_reaches_the_caller() -> None:
+def test_run_and_map_raise_the_error_of_the_function() -> None:
     workers = Workers(2, "test")
     with pytest.raises(ZeroDivisionError):
         list(workers.map(lambda number: 1 // number, [1, 1, 0, 1, 1]))

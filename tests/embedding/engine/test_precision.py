@@ -1,4 +1,4 @@
-"""The number format follows the hardware, as the system describes it."""
+"""The number format depends on the setting and on the CPU features that the operating system reports."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from embedding.engine.precision import cpu_precision, gpu_precision, has_bfloat1
 
 
 @pytest.mark.parametrize(
-    ("description", "has_it"),
+    ("cpuinfo", "expected"),
     [
         ("processor : 0\nflags\t\t: fpu sse avx512f avx512_bf16 amx_tile\n", True),
         ("flags : fpu amx_bf16\n", True),
@@ -18,16 +18,16 @@ from embedding.engine.precision import cpu_precision, gpu_precision, has_bfloat1
         ("", False),
     ],
 )
-def test_bfloat16_is_in_the_hardware_when_the_system_says_so(tmp_path: Path, description: str, has_it: bool) -> None:
-    (tmp_path / "cpuinfo").write_text(description, encoding="utf-8")
-    assert has_bfloat16(tmp_path / "cpuinfo") is has_it
+def test_bfloat16_support_is_read_from_cpuinfo(tmp_path: Path, cpuinfo: str, expected: bool) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo, encoding="utf-8")
+    assert has_bfloat16(tmp_path / "cpuinfo") is expected
 
 
-def test_a_system_that_says_nothing_has_none(tmp_path: Path) -> None:
+def test_bfloat16_is_not_supported_without_cpuinfo(tmp_path: Path) -> None:
     assert not has_bfloat16(tmp_path / "missing")
 
 
-def test_a_setting_wins_over_the_hardware(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_precision_setting_overrides_the_hardware_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("embedding.engine.precision.has_bfloat16", lambda: True)
     assert [gpu_precision("auto"), gpu_precision("float32")] == ["float16", "float32"]
     assert cpu_precision("auto", packed=True) == "bfloat16"

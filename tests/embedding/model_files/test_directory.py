@@ -1,4 +1,4 @@
-"""A model directory is read right, refused with a reason, and signed by what alters its vectors."""
+"""Reading a model directory, rejecting broken ones with a reason, and the model signature."""
 
 import json
 import pickle
@@ -32,13 +32,13 @@ def signature(path: Path, **changes: Any) -> str:
     return model_signature(settings_for(path, **changes))
 
 
-# How the model wants to be used
+# Pooling, maximum length and prompts
 
 
 def test_sentence_transformers_files_are_read(tiny_qwen3: Path, tiny_bert: Path) -> None:
     qwen3, bert = read_model_directory(tiny_qwen3), read_model_directory(tiny_bert)
-    assert (qwen3.pooling, qwen3.max_tokens, qwen3.own_query_prompt) == ("lasttoken", 32768, QUERY_PROMPT)
-    assert (bert.pooling, bert.max_tokens, bert.own_query_prompt) == ("mean", 128, None)
+    assert (qwen3.pooling, qwen3.max_tokens, qwen3.stored_query_prompt) == ("lasttoken", 32768, QUERY_PROMPT)
+    assert (bert.pooling, bert.max_tokens, bert.stored_query_prompt) == ("mean", 128, None)
     assert qwen3.document_prompt == bert.document_prompt == ""
 
 
@@ -51,7 +51,7 @@ def test_sentence_transformers_files_are_read(tiny_qwen3: Path, tiny_bert: Path)
         ({"pooling_mode": ["lasttoken"], "embedding_dimension": 64}, "lasttoken"),
     ],
 )
-def test_old_and_new_pooling_configurations(
+def test_old_and_new_pooling_formats_are_read(
     tiny_bert: Path, copy_of: Copy, pooling: dict[str, Any], expected: str
 ) -> None:
     directory = copy_of(tiny_bert)
@@ -67,7 +67,7 @@ def test_old_and_new_pooling_configurations(
         ({"model_type": "bert", "architectures": ["BertModel"]}, "mean"),
     ],
 )
-def test_without_sentence_transformers_files_the_architecture_decides(
+def test_pooling_depends_on_the_architecture_without_sentence_transformers_files(
     tiny_bert: Path, copy_of: Copy, config: dict[str, Any], expected: str
 ) -> None:
     directory = copy_of(tiny_bert)
@@ -77,25 +77,25 @@ def test_without_sentence_transformers_files_the_architecture_decides(
     assert read_model_directory(directory).pooling == expected
 
 
-def test_the_longest_text_is_what_all_parts_take(tiny_bert: Path, copy_of: Copy) -> None:
+def test_max_tokens_is_the_smallest_limit(tiny_bert: Path, copy_of: Copy) -> None:
     directory = copy_of(tiny_bert)
     (directory / "sentence_bert_config.json").unlink()
-    assert read_model_directory(directory).max_tokens == 512  # positions
+    assert read_model_directory(directory).max_tokens == 512  # max_position_embeddings
     edit(directory / "tokenizer_config.json", model_max_length=64)
     assert read_model_directory(directory).max_tokens == 64
-    edit(directory / "tokenizer_config.json", model_max_length=1e30)  # transformers' way to say "unknown"
+    edit(directory / "tokenizer_config.json", model_max_length=1e30)  # means "unknown" in transformers
     edit(directory / "config.json", model_type="xlm-roberta", max_position_embeddings=514, pad_token_id=1)
-    assert read_model_directory(directory).max_tokens == 512  # its positions start after the padding id
+    assert read_model_directory(directory).max_tokens == 512  # positions start after the padding id
 
 
-def test_query_prompt_of_a_directory_and_of_the_user(tiny_qwen3: Path) -> None:
+def test_query_instruction_replaces_the_task_of_the_stored_prompt(tiny_qwen3: Path) -> None:
     directory = read_model_directory(tiny_qwen3)
     assert directory.query_prompt(settings_for(tiny_qwen3)) == QUERY_PROMPT
-    asked = settings_for(tiny_qwen3, embedding_query_instruction="Find the formula")
-    assert directory.query_prompt(asked) == "Instruct: Find the formula\nQuery:"
+    changed = settings_for(tiny_qwen3, embedding_query_instruction="Find the formula")
+    assert directory.query_prompt(changed) == "Instruct: Find the formula\nQuery:"
 
 
-def test_a_prompt_without_a_task_is_not_replaced(tiny_bert: Path, copy_of: Copy) -> None:
+def test_query_instruction_does_not_replace_a_prompt_without_a_task(tiny_bert: Path, copy_of: Copy) -> None:
     directory = copy_of(tiny_bert)
     prompts = {"prompts": {"query": "query: ", "passage": "passage: "}}
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
@@ -104,7 +104,7 @@ def test_a_prompt_without_a_task_is_not_replaced(tiny_bert: Path, copy_of: Copy)
     assert model.document_prompt == "passage: "
 
 
-def test_the_default_prompt_serves_both_sides(tiny_bert: Path, copy_of: Copy) -> None:
+def test_default_prompt_is_used_for_queries_and_documents(tiny_bert: Path, copy_of: Copy) -> None:
     directory = copy_of(tiny_bert)
     prompts = {"prompts": {"sts": "similar: "}, "default_prompt_name": "sts"}
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
@@ -112,7 +112,7 @@ def test_the_default_prompt_serves_both_sides(tiny_bert: Path, copy_of: Copy) ->
     assert (model.query_prompt(settings_for(directory)), model.document_prompt) == ("similar: ", "similar: ")
 
 
-def test_a_bare_qwen3_gets_the_published_prompt_and_a_bare_bert_none(
+def test_qwen3_without_a_stored_prompt_gets_the_published_one_and_bert_none(
     tiny_qwen3: Path, tiny_bert: Path, copy_of: Copy
 ) -> None:
     qwen3 = copy_of(tiny_qwen3)
@@ -121,52 +121,54 @@ def test_a_bare_qwen3_gets_the_published_prompt_and_a_bare_bert_none(
     assert read_model_directory(tiny_bert).query_prompt(settings_for(tiny_bert)) == ""
 
 
-# What is refused
+# Rejected directories
 
 
-def cut_weights(directory: Path) -> None:
+def truncate_weights(directory: Path) -> None:
     file = directory / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-def name_shards(directory: Path) -> None:
+def remove_shards(directory: Path) -> None:
     (directory / "model.safetensors").unlink()
     index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
 
-def add_module(directory: Path) -> None:
+def add_dense_module(directory: Path) -> None:
     modules = json.loads((directory / "modules.json").read_text(encoding="utf-8"))
     modules.append({"idx": 3, "name": "3", "path": "3_Dense", "type": "sentence_transformers.models.Dense"})
     (directory / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
 
 
-BREAKAGES: dict[str, Callable[[Path], object]] = {
+BROKEN_DIRECTORIES: dict[str, Callable[[Path], object]] = {
     "it has no config.json": lambda directory: (directory / "config.json").unlink(),
     "its config.json cannot be read": lambda directory: (directory / "config.json").write_text("{", encoding="utf-8"),
     "its config.json is not a JSON object": lambda directory: (directory / "config.json").write_text("[]", "utf-8"),
     "it has no tokenizer.json": lambda directory: (directory / "tokenizer.json").unlink(),
     "it has no weights": lambda directory: (directory / "model.safetensors").unlink(),
-    "of its": cut_weights,
+    "bytes instead of": truncate_weights,
     "is incomplete": lambda directory: (directory / "model.safetensors").write_text("version https://git-lfs", "utf-8"),
-    "model-00001-of-00002.safetensors is missing": name_shards,
-    "Dense module": add_module,
+    "model-00001-of-00002.safetensors is missing": remove_shards,
+    "Dense module": add_dense_module,
     "its modules.json is not a list": lambda directory: (directory / "modules.json").write_text('{"a": 1}', "utf-8"),
     "pooling max is not supported": lambda directory: edit(directory / "1_Pooling" / "config.json", pooling_mode="max"),
     "pooling cls + mean is not": lambda directory: edit(
         directory / "1_Pooling/config.json", pooling_mode_cls_token=True
     ),
-    "leaves the prompt out": lambda directory: edit(directory / "1_Pooling" / "config.json", include_prompt=False),
+    "pooling without the prompt's tokens": lambda directory: edit(
+        directory / "1_Pooling" / "config.json", include_prompt=False
+    ),
     "encoder-decoder": lambda directory: edit(directory / "config.json", is_encoder_decoder=True),
 }
 
 
-@pytest.mark.parametrize("reason", BREAKAGES)
-def test_a_broken_or_unsupported_directory_is_refused_with_the_reason(
+@pytest.mark.parametrize("reason", BROKEN_DIRECTORIES)
+def test_broken_or_unsupported_directory_is_rejected_with_the_reason(
     tiny_bert: Path, copy_of: Copy, reason: str
 ) -> None:
     directory = copy_of(tiny_bert)
-    BREAKAGES[reason](directory)
+    BROKEN_DIRECTORIES[reason](directory)
     with pytest.raises(ModelUnavailableError) as caught:
         signature(directory)
     message = str(caught.value)
@@ -176,7 +178,7 @@ def test_a_broken_or_unsupported_directory_is_refused_with_the_reason(
     assert "EMBEDDING_MODEL_PATH" in message
 
 
-def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
+def test_path_that_is_not_a_directory_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailableError, match="does not exist"):
         signature(tmp_path / "missing")
     (tmp_path / "file").touch()
@@ -187,7 +189,7 @@ def test_a_path_that_is_no_directory_is_refused(tmp_path: Path) -> None:
         signature(tmp_path / "empty")
 
 
-def test_the_error_survives_a_process_boundary(tmp_path: Path) -> None:
+def test_error_can_be_pickled(tmp_path: Path) -> None:
     error = ModelUnavailableError(tmp_path, "it is broken")
     copy = pickle.loads(pickle.dumps(error))
     assert str(copy) == str(error)
@@ -197,7 +199,7 @@ def test_the_error_survives_a_process_boundary(tmp_path: Path) -> None:
 # The signature
 
 
-def test_signature_changes_with_whatever_alters_document_vectors(tiny_bert: Path, copy_of: Copy) -> None:
+def test_signature_changes_with_everything_that_changes_document_vectors(tiny_bert: Path, copy_of: Copy) -> None:
     directory = copy_of(tiny_bert)
     seen = [signature(directory)]
     edit(directory / "config.json", layer_norm_eps=1e-6)
@@ -215,7 +217,7 @@ def test_signature_changes_with_whatever_alters_document_vectors(tiny_bert: Path
     assert len(set(seen)) == len(seen)
 
 
-def test_signature_is_of_the_content_and_not_of_how_it_is_used(
+def test_signature_does_not_depend_on_path_device_name_or_query_prompt(
     tiny_qwen3: Path, tiny_bert: Path, copy_of: Copy
 ) -> None:
     directory = copy_of(tiny_qwen3)
@@ -225,12 +227,12 @@ def test_signature_is_of_the_content_and_not_of_how_it_is_used(
     edit(directory / "config_sentence_transformers.json", prompts={"query": "query: ", "document": ""})
     (directory / "README.md").write_text("hello", encoding="utf-8")
     assert signature(directory) == expected
-    # cut at 128 tokens by the directory whatever the setting allows above that
+    # the limit of the directory, 128 tokens, is smaller than both settings
     assert signature(tiny_bert, embedding_max_tokens=512) == signature(tiny_bert, embedding_max_tokens=1024)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.3, 0.5, 0.9, 1.0])
-def test_signature_changes_with_a_byte_of_the_weights(tiny_bert: Path, copy_of: Copy, share: float) -> None:
+def test_signature_changes_with_one_bit_of_the_weights(tiny_bert: Path, copy_of: Copy, share: float) -> None:
     directory = copy_of(tiny_bert)
     file = directory / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -240,8 +242,8 @@ def test_signature_changes_with_a_byte_of_the_weights(tiny_bert: Path, copy_of: 
     assert signature(directory) != signature(tiny_bert)
 
 
-def test_signature_of_large_and_sharded_weights(tiny_bert: Path, copy_of: Copy) -> None:
-    """Beyond a mebibyte a file is sampled: other tensors, other sizes and other weights in a sample must differ."""
+def test_signature_changes_with_large_and_sharded_weights(tiny_bert: Path, copy_of: Copy) -> None:
+    """Of files above 1 MiB, the signature covers slices: the ends and the middle of the file are in one of them."""
     directory = copy_of(tiny_bert)
     (directory / "model.safetensors").unlink()
     shards = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
@@ -249,8 +251,8 @@ def test_signature_of_large_and_sharded_weights(tiny_bert: Path, copy_of: Copy) 
     (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
 
     def write(shard: str, *, tensor: str = "w", size: int = 3_000_000, changed: int | None = None) -> str:
-        place = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
-        header = json.dumps({"__metadata__": {"long": "x" * 100_000}, tensor: place}).encode()
+        entry = {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}
+        header = json.dumps({"__metadata__": {"long": "x" * 100_000}, tensor: entry}).encode()
         data = bytearray(size)
         if changed is not None:
             data[changed] = 1
@@ -266,8 +268,8 @@ def test_signature_of_large_and_sharded_weights(tiny_bert: Path, copy_of: Copy) 
     assert write(shards[0], changed=0) != original
 
 
-def test_neither_imports_nor_the_signature_load_torch(tiny_qwen3: Path) -> None:
-    """A sensor asks for the signature at every tick; it must not pay seconds and a gigabyte for that."""
+def test_imports_and_signature_do_not_import_torch(tiny_qwen3: Path) -> None:
+    """A sensor reads the signature at every tick; importing torch would cost seconds and memory."""
     program = (
         "import sys\n"
         "import embedding.embedder, embedding.factory, embedding.loader\n"

@@ -1,4 +1,4 @@
-"""The download, against a hub on localhost: complete, resumed, and clear about what went wrong."""
+"""Downloads from a hub on localhost: complete and resumed ones, and the messages of failed ones."""
 
 import errno
 import os
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(autouse=True)
 def _direct_connections(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No proxy and no token of this machine, and a connection pool that knows it."""
+    """Ignore this machine's proxy and token; a new session makes the client read the environment again."""
     from huggingface_hub import close_session
 
     monkeypatch.setenv("NO_PROXY", "*")
@@ -46,7 +46,7 @@ def fetch(hub: FakeHub, destination: Path, **changes: Any) -> Path:
     return fetch_model(destination, changes.pop("repo_id", hub.repo_id), endpoint=hub.url, **changes)
 
 
-def test_a_download_is_complete_and_holds_nothing_else(hub: FakeHub, tiny_qwen3: Path, tmp_path: Path) -> None:
+def test_download_contains_the_needed_files_only(hub: FakeHub, tiny_qwen3: Path, tmp_path: Path) -> None:
     directory = fetch(hub, tmp_path / "models" / "tiny")
     files = {file.relative_to(directory) for file in directory.rglob("*") if file.is_file()}
     expected = {file.relative_to(tiny_qwen3) for file in tiny_qwen3.rglob("*") if file.is_file()}
@@ -57,26 +57,26 @@ def test_a_download_is_complete_and_holds_nothing_else(hub: FakeHub, tiny_qwen3:
     assert load_embedding_model(settings)[1].config.model_type == "qwen3"
 
 
-def test_a_revision_is_a_branch_or_a_commit(hub: FakeHub, tmp_path: Path) -> None:
+def test_revision_is_a_branch_or_a_commit(hub: FakeHub, tmp_path: Path) -> None:
     fetch(hub, tmp_path / "branch", revision="main")
     fetch(hub, tmp_path / "commit", revision=COMMIT)
     with pytest.raises(ModelFetchError, match="has no revision v9"):
         fetch(hub, tmp_path / "other", revision="v9")
 
 
-def test_a_second_call_fetches_nothing_again(hub: FakeHub, tmp_path: Path) -> None:
+def test_second_call_downloads_nothing(hub: FakeHub, tmp_path: Path) -> None:
     fetch(hub, tmp_path / "tiny")
     hub.requests.clear()
     fetch(hub, tmp_path / "tiny")
     assert [request for request in hub.requests if request.method == "GET"] == []
 
 
-def test_a_dropped_connection_is_resumed_where_it_broke(
+def test_download_resumes_after_a_dropped_connection(
     hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from huggingface_hub import constants
 
-    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # what is read at once is lost with the connection
+    monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 4096)  # the client loses an incomplete chunk
     hub.drop_once.add("model.safetensors")
     directory = fetch(hub, tmp_path / "tiny")
     first, second = hub.downloads("model.safetensors")
@@ -86,31 +86,31 @@ def test_a_dropped_connection_is_resumed_where_it_broke(
     assert (directory / "model.safetensors").read_bytes() == (hub.root / "model.safetensors").read_bytes()
 
 
-def test_a_failed_download_says_so_and_the_next_call_completes_it(hub: FakeHub, tmp_path: Path) -> None:
+def test_next_call_completes_a_failed_download(hub: FakeHub, tmp_path: Path) -> None:
     hub.broken.add("model.safetensors")
     with pytest.raises(ModelFetchError, match=r"cannot download .* Run it again to continue"):
         fetch(hub, tmp_path / "tiny")
-    killed = tmp_path / "tiny" / ".cache" / "huggingface" / "download" / "x.1234.incomplete"
-    killed.parent.mkdir(parents=True, exist_ok=True)
-    killed.write_bytes(b"the half of a file that a killed process left")
+    partial_file = tmp_path / "tiny" / ".cache" / "huggingface" / "download" / "x.1234.incomplete"
+    partial_file.parent.mkdir(parents=True, exist_ok=True)
+    partial_file.write_bytes(b"half of a file, from a killed process")
     hub.broken.clear()
     finished = {file.name for file in (tmp_path / "tiny").iterdir() if file.is_file()}
-    assert finished  # something arrived before or beside the failure
+    assert finished  # the other files were downloaded
     hub.requests.clear()
     fetch(hub, tmp_path / "tiny")
     assert len(hub.downloads("model.safetensors")) == 1
     assert [request for request in hub.requests if request.method == "GET" and request.file in finished] == []
-    assert not killed.exists()
+    assert not partial_file.exists()
 
 
-def test_a_repository_nobody_has(hub: FakeHub, tmp_path: Path) -> None:
+def test_unknown_repository_raises_an_error(hub: FakeHub, tmp_path: Path) -> None:
     with pytest.raises(ModelFetchError, match=r"has no model tiny/unheard-of, or it is private.*HF_TOKEN"):
         fetch(hub, tmp_path / "tiny", repo_id="tiny/unheard-of")
     with pytest.raises(ModelFetchError, match="has no model not//a name"):
         fetch(hub, tmp_path / "tiny", repo_id="not//a name")
 
 
-def test_a_gated_repository(hub: FakeHub, tmp_path: Path) -> None:
+def test_gated_repository_raises_an_error_with_advice(hub: FakeHub, tmp_path: Path) -> None:
     hub.gated = True
     with pytest.raises(
         ModelFetchError, match=r"is gated: accept its terms on .*tiny/qwen3-embedding, and set HF_TOKEN"
@@ -118,14 +118,14 @@ def test_a_gated_repository(hub: FakeHub, tmp_path: Path) -> None:
         fetch(hub, tmp_path / "tiny")
 
 
-def test_a_token_that_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+def test_rejected_token_raises_an_error(hub: FakeHub, tmp_path: Path) -> None:
     hub.bad_token = True
     with pytest.raises(ModelFetchError, match=r"refused access to tiny/qwen3-embedding \(401\)\. Check HF_TOKEN"):
         fetch(hub, tmp_path / "tiny")
 
 
-def test_a_hub_that_is_away_is_an_error_even_beside_earlier_files(tmp_path: Path) -> None:
-    """The client alone would return the directory as if it were complete."""
+def test_unreachable_hub_raises_an_error_even_if_files_exist(tmp_path: Path) -> None:
+    """`snapshot_download` would return the directory as if it were complete."""
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         endpoint = f"http://127.0.0.1:{unused.getsockname()[1]}"
@@ -137,20 +137,20 @@ def test_a_hub_that_is_away_is_an_error_even_beside_earlier_files(tmp_path: Path
         assert hint in str(caught.value)
 
 
-def test_a_repository_without_weights_is_no_model(hub: FakeHub, tmp_path: Path) -> None:
+def test_repository_without_weights_raises_an_error(hub: FakeHub, tmp_path: Path) -> None:
     (hub.root / "model.safetensors").unlink()
     with pytest.raises(ModelFetchError, match=r"not a usable model: it has no weights"):
         fetch(hub, tmp_path / "tiny")
 
 
-def test_what_is_a_usable_model_depends_on_its_use(hub: FakeHub, tmp_path: Path) -> None:
+def test_check_decides_whether_a_model_is_usable(hub: FakeHub, tmp_path: Path) -> None:
     (hub.root / "modules.json").write_text('[{"path": "1_LogitScore", "type": "x.LogitScore"}]', encoding="utf-8")
     with pytest.raises(ModelFetchError, match=r"not a usable model: .* LogitScore"):
         fetch(hub, tmp_path / "embedding")
     assert fetch(hub, tmp_path / "reranker", check=check_model_files) == tmp_path / "reranker"
 
 
-def test_a_full_disk(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises_an_error_with_advice(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
     def full(*args: Any, **options: Any) -> None:
@@ -161,7 +161,7 @@ def test_a_full_disk(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         fetch(hub, tmp_path / "tiny")
 
 
-def test_a_destination_that_is_a_file(hub: FakeHub, tmp_path: Path) -> None:
+def test_destination_that_is_a_file_raises_an_error(hub: FakeHub, tmp_path: Path) -> None:
     (tmp_path / "tiny").touch()
     with pytest.raises(ModelFetchError, match="cannot write to"):
         fetch(hub, tmp_path / "tiny")
