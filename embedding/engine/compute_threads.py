@@ -33,7 +33,7 @@ class Workers:
         """Create workers that compute on one core each.
 
         torch has a thread count per thread and a default for new threads. `torch.set_num_threads` changes both, so the
-        default is restored after all workers have set their own.
+        default is restored after all workers are configured.
         """
         import torch
 

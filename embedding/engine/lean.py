@@ -1,6 +1,6 @@
 """A faster forward pass for Qwen3 on the CPU.
 
-It differs from the stock model in four ways:
+Differences from the stock model:
 
 * Weights are packed once into oneDNN's layout; the stock model repacks them in every call.
 * Queries, keys and values are one matrix product.
@@ -76,8 +76,8 @@ class LeanForward:
         texts, tokens = len(batch.last_indices), len(batch.ids)
         rotated_heads = self._heads + self._key_heads
         hidden = self._token_embeddings(batch.ids)
-        # Rotary embedding: x * cos + rotate_half(x) * sin. Negating the first half of sin here turns `rotate_half` into
-        # a plain roll by half a head. Both are (tokens, 1, head size).
+        # Rotary embedding: x * cos + rotate_half(x) * sin. The first half of `sin` is negated, so that a plain roll by
+        # half a head replaces `rotate_half`. `cos` and `sin` are (tokens, 1, head size).
         cos, sin = (table[0].unsqueeze(1) for table in self._rotary_embedding(hidden, batch.positions.unsqueeze(0)))
         half = self._head_size // 2
         sin = torch.cat([-sin[..., :half], sin[..., half:]], dim=-1)

@@ -33,7 +33,7 @@ def padding_rows(rows: int, prefix: object) -> int:
 def packed_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Group texts, given by their lengths, into batches of at most `budget` tokens.
 
-    Yields the indices of each batch, in the order of the texts. A text longer than the budget gets a batch of its own.
+    Yields the indices of each batch, in the order of the texts. A text longer than the budget forms a separate batch.
     """
     batch: list[int] = []
     tokens = 0
@@ -50,7 +50,7 @@ def packed_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 def padded_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
     """Group texts, given by their lengths, into batches of at most `budget` tokens including padding.
 
-    Yields the indices of each batch, longest text first. A text longer than the budget gets a batch of its own.
+    Yields the indices of each batch, longest text first. A text longer than the budget forms a separate batch.
     """
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
@@ -64,7 +64,7 @@ def padded_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
 
 @dataclass(frozen=True)
 class SequenceLengths:
-    """Queries and keys per text of a packed batch. A text's queries belong to the last of its keys."""
+    """Queries and keys per text of a packed batch. The queries of a text correspond to its last keys."""
 
     queries: Sequence[int]
     keys: Sequence[int]

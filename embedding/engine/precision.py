@@ -15,7 +15,7 @@ _CPU_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # x86, x86, ARM
 
 
 def gpu_precision(setting: Precision | Literal["auto"]) -> Precision:
-    """Resolve EMBEDDING_DTYPE for a GPU. 16-bit formats are equally fast there, and float16 rounds less."""
+    """Resolve EMBEDDING_DTYPE for a GPU. Both 16-bit formats are fast on GPUs, and float16 rounds less."""
     return "float16" if setting == "auto" else setting
 
 

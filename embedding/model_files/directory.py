@@ -86,9 +86,9 @@ class ModelDirectory:
         """Return the model signature: 16 hex digits that change with everything that changes document vectors.
 
         The digest covers the configuration, the tokenizer, the pooling, the document prompt, the weights and the
-        maximum length of a text. It does not cover the device, the query prompt and the model's name. Of each weight file,
-        it covers the size, the header and 16 slices, to avoid reading gigabytes; weights of another training run differ
-        there.
+        maximum length of a text. It does not cover the device, the query prompt or the model's name. To avoid reading
+        gigabytes, it covers only the size, the header and 16 slices of each weight file; a retrained model differs in
+        these parts.
         """
         digest = hashlib.sha256()
 

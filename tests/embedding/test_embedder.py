@@ -96,7 +96,7 @@ def test_batch_of_mixed_lengths_has_the_vectors_of_the_stock_model(tiny_qwen3: P
         assert (vectors * expected).sum(axis=1).min() >= 0.99999
         assert np.abs(np.linalg.norm(vectors, axis=1) - 1).max() < 1e-5
         cosines_of_others = vectors @ vectors.T - 2 * np.eye(len(TEXTS))
-        assert cosines_of_others.max() < 0.999  # the comparison above can tell texts apart
+        assert cosines_of_others.max() < 0.999  # the comparison above distinguishes texts
 
 
 def test_cls_pooling_uses_the_first_token(tmp_path: Path) -> None:
