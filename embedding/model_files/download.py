@@ -56,8 +56,8 @@ def fetch_model(
 
     hub = HfApi(endpoint=endpoint)
     try:
-        # If the hub is unreachable, `model_info` raises an error. `snapshot_download` alone would return normally if the
-        # directory is not empty.
+        # If the hub is unreachable, `model_info` raises an error. `snapshot_download` alone would return normally if
+        # the directory is not empty.
         commit = hub.model_info(repo_id, revision=revision).sha
         snapshot_download(
             repo_id, revision=commit, local_dir=destination, endpoint=endpoint, allow_patterns=NEEDED_FILES
