@@ -1,4 +1,4 @@
-"""Migrated catalogues of every kind a test may meet."""
+"""Fixtures: migrated catalogues on SQLite and PostgreSQL, with different types of ids."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,10 @@ from tests.support.catalogue import BACKENDS, STAGE_ONE, Catalogue, Templates, c
 from tests.support.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 
-def _kinds(*kinds: tuple[str, str]) -> list[object]:
+def _params(*variants: tuple[str, str]) -> list[object]:
     return [
-        pytest.param(kind, id="-".join(kind), marks=[pytest.mark.postgres] if kind[0] == "postgres" else [])
-        for kind in kinds
+        pytest.param(variant, id="-".join(variant), marks=[pytest.mark.postgres] if variant[0] == "postgres" else [])
+        for variant in variants
     ]
 
 
@@ -30,19 +30,19 @@ def _catalogue(templates: Templates, backend: str, ids: str) -> Iterator[Catalog
     drop_database(url)
 
 
-@pytest.fixture(params=_kinds(*((backend, ids) for backend in BACKENDS for ids in STAGE_ONE)))
+@pytest.fixture(params=_params(*((backend, ids) for backend in BACKENDS for ids in STAGE_ONE)))
 def catalogue(request: pytest.FixtureRequest, templates: Templates) -> Iterator[Catalogue]:
-    """On both databases, with every kind of ids; the ids `1`, `2`, … suit them all."""
+    """A catalogue on both databases, with each type of ids. The ids `1`, `2`, … are valid for all types."""
     yield from _catalogue(templates, *request.param)
 
 
-@pytest.fixture(params=_kinds(*((backend, "text") for backend in BACKENDS)))
+@pytest.fixture(params=_params(*((backend, "text") for backend in BACKENDS)))
 def text_catalogue(request: pytest.FixtureRequest, templates: Templates) -> Iterator[Catalogue]:
-    """On both databases, as the migrations create it."""
+    """A catalogue on both databases, as the migrations create it."""
     yield from _catalogue(templates, *request.param)
 
 
-@pytest.fixture(params=_kinds(*((backend, "integer") for backend in BACKENDS)))
+@pytest.fixture(params=_params(*((backend, "integer") for backend in BACKENDS)))
 def integer_catalogue(request: pytest.FixtureRequest, templates: Templates) -> Iterator[Catalogue]:
-    """On both databases, with integer ids in all of stage one's tables."""
+    """A catalogue on both databases, with integer ids in all of stage one's tables."""
     yield from _catalogue(templates, *request.param)

@@ -1,4 +1,4 @@
-"""No sequence of calls, by any number of runs, makes an illegal transition or lets a run write that isn't the owner."""
+"""Random sequences of calls by several runs: transitions are legal, and only the owner of a course writes."""
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -39,7 +39,7 @@ class CourseStates(RuleBasedStateMachine):
         return course
 
     def call(self, write: Callable[[Session], bool]) -> bool:
-        """Makes one call and checks what holds for all of them."""
+        """Make one call, and check that a rejected call changes nothing."""
         self.now += timedelta(seconds=1)
         self.before = self.after
         with transaction(self.engine) as session:
@@ -49,10 +49,10 @@ class CourseStates(RuleBasedStateMachine):
             assert self.after.model_dump() == self.before.model_dump()
         return written
 
-    def owned(self, run: str) -> bool:
+    def was_owned_by(self, run: str) -> bool:
         return (self.before.embedding_status, self.before.embedding_run_id) == (RUNNING, run)
 
-    def kept(self, *columns: str) -> None:
+    def assert_unchanged(self, *columns: str) -> None:
         for column in columns:
             assert getattr(self.after, column) == getattr(self.before, column)
 
@@ -69,100 +69,102 @@ class CourseStates(RuleBasedStateMachine):
         if self.call(lambda session: course_state.mark_queued(session, "1", run)):
             assert self.before.embedding_status != RUNNING
             assert (self.after.embedding_status, self.after.embedding_run_id) == (PENDING, run)
-            self.kept("embedding_requested_at")
+            self.assert_unchanged("embedding_requested_at")
 
     @rule(run=RUNS, dead=st.none() | RUNS)
     def claim(self, run: str, dead: str | None) -> None:
         written = self.call(lambda session: course_state.claim_course(session, "1", run, dead))
-        held = self.before.embedding_status == RUNNING and self.before.embedding_run_id not in (run, dead)
-        assert written == (not held)
+        is_claimed = self.before.embedding_status == RUNNING and self.before.embedding_run_id not in (run, dead)
+        assert written == (not is_claimed)
         if written:
             assert (self.after.embedding_status, self.after.embedding_run_id) == (RUNNING, run)
 
     @rule(run=RUNS, progress=st.floats(-1, 2))
     def report(self, run: str, progress: float) -> None:
-        assert self.call(lambda session: course_state.report_progress(session, "1", run, progress)) == self.owned(run)
-        self.kept("embedding_status", "embedding_run_id")
+        assert self.call(
+            lambda session: course_state.report_progress(session, "1", run, progress)
+        ) == self.was_owned_by(run)
+        self.assert_unchanged("embedding_status", "embedding_run_id")
 
     @rule(run=RUNS)
     def publish(self, run: str) -> None:
-        written = self.call(lambda session: course_state.publish(session, "1", run, f"made at {self.now}"))
-        assert written == self.owned(run)
+        written = self.call(lambda session: course_state.publish(session, "1", run, f"published at {self.now}"))
+        assert written == self.was_owned_by(run)
         if written:
             assert self.after.embedding_status == DONE
             assert self.after.embedding_generation == self.before.embedding_generation + 1
 
     @rule(run=RUNS)
     def attempt(self, run: str) -> None:
-        written = self.call(lambda session: course_state.record_attempt(session, "1", run, f"tried at {self.now}"))
-        assert written == self.owned(run)
-        self.kept("embedding_status", "embedding_run_id", "embedding_fingerprint")
+        written = self.call(lambda session: course_state.record_attempt(session, "1", run, f"attempted at {self.now}"))
+        assert written == self.was_owned_by(run)
+        self.assert_unchanged("embedding_status", "embedding_run_id", "embedding_fingerprint")
 
     @rule(run=RUNS, retry=st.booleans())
     def fail(self, run: str, retry: bool) -> None:
         retry_at = self.now if retry else None
         written = self.call(lambda session: course_state.fail_course(session, "1", run, "failed", retry_at=retry_at))
-        assert written == self.owned(run)
+        assert written == self.was_owned_by(run)
         if written:
             assert self.after.embedding_status == FAILED
             assert (self.after.embedding_requested_at is not None) == retry
 
     @rule(run=RUNS)
-    def restart(self, run: str) -> None:
+    def request_after_rebuild(self, run: str) -> None:
         now = self.now + timedelta(seconds=1)
         written = self.call(lambda session: course_state.request_after_rebuild(session, "1", run, now))
-        assert written == self.owned(run)
+        assert written == self.was_owned_by(run)
         if written:
             assert (self.after.embedding_status, self.after.embedding_run_id) == (PENDING, None)
             assert (self.after.embedding_fingerprint, self.after.embedding_requested_at) == (None, now)
-            self.kept("embedding_generation")
-            self.before = self.after  # the one fingerprint that goes without a publication
+            self.assert_unchanged("embedding_generation")
+            self.before = self.after  # the invariants do not apply: the fingerprint was removed without a publication
 
     @rule(run=RUNS, for_the_request=st.booleans(), retry=st.booleans())
     def die(self, run: str, for_the_request: bool, retry: bool) -> None:
-        requested = self.after.embedding_requested_at if for_the_request else None
+        requested_at = self.after.embedding_requested_at if for_the_request else None
         retry_at = self.now if retry else None
         if self.call(
             lambda session: course_state.fail_unfinished(
-                session, "1", run, "died", requested_at=requested, retry_at=retry_at
+                session, "1", run, "died", requested_at=requested_at, retry_at=retry_at
             )
         ):
             assert self.after.embedding_status == FAILED
-            waited = self.before.embedding_status in (NOT_STARTED, PENDING)
-            assert self.owned(run) or (waited and self.before.embedding_run_id in (None, run))
-            assert self.owned(run) or self.before.embedding_requested_at in (None, requested), "another run's request"
+            was_waiting = self.before.embedding_status in (NOT_STARTED, PENDING)
+            assert self.was_owned_by(run) or (was_waiting and self.before.embedding_run_id in (None, run))
+            assert self.was_owned_by(run) or self.before.embedding_requested_at in (None, requested_at)
             assert self.after.embedding_requested_at == retry_at
 
     @rule()
-    def set_back(self) -> None:
+    def reset(self) -> None:
         def write(session: Session) -> bool:
             course_state.reset_all(session)
             return True
 
         self.call(write)
         assert (self.after.embedding_status, self.after.embedding_fingerprint) == (NOT_STARTED, None)
-        self.moved_by_a_restore()
+        self.check_restored()
 
     @rule()
     def restore(self) -> None:
         fingerprint = f"saved at {self.now}"
         assert self.call(lambda session: course_state.mark_restored(session, "1", fingerprint))
         assert (self.after.embedding_status, self.after.embedding_fingerprint) == (DONE, fingerprint)
-        self.moved_by_a_restore()
+        self.check_restored()
 
-    def moved_by_a_restore(self) -> None:
+    def check_restored(self) -> None:
         assert self.after.embedding_generation == self.before.embedding_generation + 1
-        assert self.after.embedding_run_id is None, "a run of before must not write any more"
-        self.before = self.after  # what follows holds for runs
+        assert self.after.embedding_run_id is None  # an earlier run must not write again
+        self.before = self.after  # the invariants apply to the changes of runs
 
     @invariant()
-    def only_publication_makes_a_generation(self) -> None:
+    def only_publication_changes_generation_and_fingerprint(self) -> None:
         same = self.after.embedding_generation == self.before.embedding_generation
         assert same == (self.after.embedding_fingerprint == self.before.embedding_fingerprint)
         assert same or (self.before.embedding_status, self.after.embedding_status) == (RUNNING, DONE)
 
     @invariant()
-    def a_row_never_contradicts_itself(self) -> None:
+    def row_is_consistent(self) -> None:
         course = self.after
         assert 0 <= course.embedding_progress <= 1
         assert (course.embedding_error is not None) == (course.embedding_status == FAILED)
@@ -171,7 +173,7 @@ class CourseStates(RuleBasedStateMachine):
         if course.embedding_status == RUNNING:
             assert course.embedding_run_id is not None
         if course.embedding_status not in (PENDING, FAILED):
-            assert course.embedding_requested_at is None, "a request that nobody will take up"
+            assert course.embedding_requested_at is None  # no run would be launched for it
 
 
 TestCourseStates = CourseStates.TestCase

@@ -29,7 +29,7 @@ CHUNKS = st.builds(
 FIELDS = ("text", "lecture_id", "section_id", "source_type", "language", "extra")
 
 
-def content(chunk: Chunk) -> list[object]:
+def fields_of(chunk: Chunk) -> list[object]:
     return [getattr(chunk, field) or ({} if field == "extra" else getattr(chunk, field)) for field in FIELDS]
 
 
@@ -42,19 +42,19 @@ def fingerprint(chunks: list[Chunk], model: str = "m") -> CourseFingerprint:
 
 class TestChunkHash:
     @given(CHUNKS, CHUNKS)
-    def test_equal_exactly_when_the_content_is(self, one: Chunk, other: Chunk) -> None:
-        assert (chunk_hash(one) == chunk_hash(other)) == (content(one) == content(other))
+    def test_hashes_are_equal_exactly_if_the_fields_are(self, one: Chunk, other: Chunk) -> None:
+        assert (chunk_hash(one) == chunk_hash(other)) == (fields_of(one) == fields_of(other))
 
     @pytest.mark.parametrize("field", FIELDS)
-    def test_every_field_counts(self, field: str) -> None:
+    def test_hash_depends_on_every_field(self, field: str) -> None:
         changed = chunk("1", "1")
         setattr(changed, field, {"a": 1} if field == "extra" else "changed")
         assert chunk_hash(changed) != chunk_hash(chunk("1", "1"))
 
-    def test_ids_do_not_count(self) -> None:
+    def test_hash_is_independent_of_the_id(self) -> None:
         assert chunk_hash(chunk("1", "1")) == chunk_hash(chunk("2", "2"))
 
-    def test_fields_do_not_run_into_each_other(self) -> None:
+    def test_hash_separates_adjacent_fields(self) -> None:
         one, other = chunk("1", "1"), chunk("1", "1")
         one.lecture_id, one.section_id = "ab", "c"
         other.lecture_id, other.section_id = "a", "bc"
@@ -64,25 +64,25 @@ class TestChunkHash:
         ("one", "other"),
         [(None, {}), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), ({"a": [1.0, {"b": 100.0}]}, {"a": [1, {"b": 100}]})],
     )
-    def test_what_databases_do_to_json_does_not_count(
+    def test_hash_is_independent_of_the_json_representation_of_the_database(
         self, one: dict[str, object] | None, other: dict[str, object] | None
     ) -> None:
         assert chunk_hash(Chunk(id="1", course_id="1", text="x", extra=one)) == chunk_hash(
             Chunk(id="1", course_id="1", text="x", extra=other)
         )
 
-    def test_is_there_for_whatever_json_can_hold(self) -> None:
-        """A course must not fail because of a metadata field that nobody needs."""
+    def test_hash_accepts_any_json(self) -> None:
+        """A course must not fail because of an unusual metadata field."""
         nested: object = 1
         for _ in range(800):
             nested = {"a": nested}
-        odd = Chunk(
+        unusual = Chunk(
             id="1", course_id="1", text="\ud800", extra={"deep": nested, "\udfff": float("nan"), "big": 10**400}
         )
-        assert chunk_hash(odd) != chunk_hash(chunk("1", "1"))
+        assert chunk_hash(unusual) != chunk_hash(chunk("1", "1"))
 
-    def test_stays_what_it_is(self) -> None:
-        """Another value here means that every course of every installation is embedded anew."""
+    def test_hash_is_stable_across_versions(self) -> None:
+        """If the value changes, every course of every installation is embedded again."""
         assert (
             chunk_hash(chunk("1", "1", "电路 text"))
             == "55a4c61eaf2b2a2204e76aaf0c03122ca04fac2845d9382d848578d91529cb51"
@@ -91,41 +91,41 @@ class TestChunkHash:
 
 class TestCourseFingerprint:
     @given(st.lists(CHUNKS, max_size=5), st.randoms())
-    def test_does_not_depend_on_order(self, chunks: list[Chunk], random: Random) -> None:
+    def test_fingerprint_is_independent_of_order(self, chunks: list[Chunk], random: Random) -> None:
         before = fingerprint(chunks)
         random.shuffle(chunks)
         assert fingerprint(chunks) == before
 
     @given(st.lists(CHUNKS, min_size=1, max_size=5))
-    def test_one_more_one_less_or_one_twice_is_another(self, chunks: list[Chunk]) -> None:
+    def test_fingerprint_changes_with_a_missing_or_repeated_chunk(self, chunks: list[Chunk]) -> None:
         assert len({fingerprint(chunks), fingerprint(chunks[1:]), fingerprint([*chunks, chunks[0]])}) == 3
 
-    def test_the_same_text_under_another_id_is_another(self) -> None:
+    def test_fingerprint_depends_on_ids(self) -> None:
         assert fingerprint([chunk("1", "1")]) != fingerprint([chunk("2", "1")])
 
-    def test_texts_that_change_places_are_another(self) -> None:
+    def test_fingerprint_changes_if_texts_are_swapped(self) -> None:
         assert fingerprint([chunk("1", "1", "a"), chunk("2", "1", "b")]) != fingerprint(
             [chunk("1", "1", "b"), chunk("2", "1", "a")]
         )
 
-    def test_another_model_is_another(self) -> None:
+    def test_fingerprint_depends_on_the_model(self) -> None:
         assert fingerprint([], "m") != fingerprint([], "n")
 
-    def test_counts_chunks_and_characters(self) -> None:
-        found = fingerprint([chunk("1", "1", "电路"), chunk("2", "1", "abc")])
-        assert (found.chunks, found.characters) == (2, 5)
+    def test_fingerprint_counts_chunks_and_characters(self) -> None:
+        result = fingerprint([chunk("1", "1", "电路"), chunk("2", "1", "abc")])
+        assert (result.chunks, result.characters) == (2, 5)
 
     @given(st.integers(0), st.integers(0), st.binary(min_size=32, max_size=32), st.text())
-    def test_text_and_back(self, chunks: int, characters: int, content: bytes, model: str) -> None:
-        one = CourseFingerprint(chunks, characters, content.hex(), model)
-        assert CourseFingerprint.parse(str(one)) == one
+    def test_parse_reverses_str(self, chunks: int, characters: int, content: bytes, model: str) -> None:
+        original = CourseFingerprint(chunks, characters, content.hex(), model)
+        assert CourseFingerprint.parse(str(original)) == original
 
     @given(st.none() | st.text() | st.from_regex(r"v?\d?:\d+:\d+:[0-9a-f]{60,66}:m", fullmatch=True))
-    def test_anything_else_is_no_fingerprint(self, value: str | None) -> None:
-        found = CourseFingerprint.parse(value)
-        assert found is None or str(found) == value
+    def test_parse_returns_none_for_other_text(self, value: str | None) -> None:
+        result = CourseFingerprint.parse(value)
+        assert result is None or str(result) == value
 
-    def test_is_the_same_from_any_database_and_any_kind_of_ids(self, catalogue: Catalogue) -> None:
+    def test_fingerprint_is_equal_for_all_databases_and_types_of_ids(self, catalogue: Catalogue) -> None:
         catalogue.add_course("1", chunks=[f"{number} 电路 text" for number in range(12)])
         builder = FingerprintBuilder()
         with catalogue.session() as session:

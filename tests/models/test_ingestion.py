@@ -6,26 +6,26 @@ from tests.support.catalogue import Catalogue
 
 
 class TestIngestion:
-    def test_totals_of_every_course(self, catalogue: Catalogue) -> None:
+    def test_counts_of_every_course(self, catalogue: Catalogue) -> None:
         catalogue.add_course("1", resources=["succeeded", "succeeded"], chunks=["ab", "电路板"])
         catalogue.add_course("2", resources=["succeeded", "processing"], chunks=["abc"])
         catalogue.add_course("3", resources=["succeeded"])
         catalogue.add_course("4", chunks=["x"])
         catalogue.add_course("5")
         with catalogue.session() as session:
-            found = ingestion.ingestion_by_course(session)
-            assert found == {
+            counts = ingestion.ingestion_by_course(session)
+            assert counts == {
                 "1": Ingestion(2, 2, 2),
                 "2": Ingestion(2, 1, 1),
                 "3": Ingestion(1, 1, 0),
                 "4": Ingestion(0, 0, 1),
                 "5": Ingestion(),
             }
-            assert {course_id for course_id, totals in found.items() if totals.finished} == {"1", "3"}
-            assert {course_id: ingestion.ingestion_of_course(session, course_id) for course_id in found} == found
-            assert ingestion.ingestion_by_course(session, ["2", "5"]) == {"2": found["2"], "5": found["5"]}
+            assert {course_id for course_id, ingested in counts.items() if ingested.finished} == {"1", "3"}
+            assert {course_id: ingestion.ingestion_of_course(session, course_id) for course_id in counts} == counts
+            assert ingestion.ingestion_by_course(session, ["2", "5"]) == {"2": counts["2"], "5": counts["5"]}
 
-    def test_three_queries_whatever_the_number_of_courses(self, text_catalogue: Catalogue) -> None:
+    def test_number_of_queries_is_independent_of_the_number_of_courses(self, text_catalogue: Catalogue) -> None:
         for number in range(20):
             text_catalogue.add_course(f"c{number}", resources=["succeeded"], chunks=["x"])
         statements: list[str] = []

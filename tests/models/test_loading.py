@@ -17,7 +17,7 @@ Line = dict[str, Any]
 
 
 def line(chunk_id: str | int = "1", course_id: str | int = "1", content: str = "text", **changes: Any) -> Line:
-    """Ids suit every kind of catalogue."""
+    """A line with ids that are valid for every type of id column."""
     return {
         "id": chunk_id,
         "course_id": course_id,
@@ -40,8 +40,8 @@ def load_lines(catalogue: Catalogue, *lines: Line | str, replace: bool = False) 
         return [str(course) for course in load(session, [source(lines)], replace=replace)]
 
 
-def refused(catalogue: Catalogue, *lines: Line | str, replace: bool = False) -> list[str]:
-    """The reasons; whatever is wrong, nothing is written."""
+def load_errors(catalogue: Catalogue, *lines: Line | str, replace: bool = False) -> list[str]:
+    """The error messages of a load that must fail without writing anything."""
     before = contents(catalogue)
     with pytest.raises(LoadError) as error:
         load_lines(catalogue, *lines, replace=replace)
@@ -58,7 +58,7 @@ def contents(catalogue: Catalogue) -> list[list[tuple[Any, ...]]]:
 
 
 class TestLoad:
-    def test_courses_are_created_and_count_as_ingested(self, catalogue: Catalogue) -> None:
+    def test_load_creates_ingested_courses(self, catalogue: Catalogue) -> None:
         assert load_lines(catalogue, line("1"), line("2"), line("3", "2")) == [
             "1: 2 chunks (2 new, 0 changed, 0 removed)",
             "2: 1 chunks (1 new, 0 changed, 0 removed)",
@@ -70,7 +70,7 @@ class TestLoad:
             assert ingestion_of_course(session, "1") == Ingestion(resources=1, succeeded=1, chunks=2)
             assert ingestion_of_course(session, "2").finished
 
-    def test_a_chunk_is_stored_as_it_was_written(self, catalogue: Catalogue) -> None:
+    def test_load_stores_all_fields_of_a_chunk(self, catalogue: Catalogue) -> None:
         load_lines(catalogue, line(7, 1, "电路\n", order_in_section=5, metadata={"标题": [1, 2.5, None]}))
         with catalogue.session() as session:
             [[chunk]] = chunk_pages(session, "1")
@@ -85,31 +85,31 @@ class TestLoad:
             "extra": {"标题": [1, 2.5, None], "order_in_section": 5},
         }
 
-    def test_again_is_harmless_and_writes_nothing(self, catalogue: Catalogue) -> None:
+    def test_repeated_load_writes_nothing(self, catalogue: Catalogue) -> None:
         lines = [line(str(number), metadata={"page": number}) for number in range(1, 4)]
         load_lines(catalogue, *lines)
         before = contents(catalogue)
         writes: list[str] = []
 
-        def note(*arguments: Any) -> None:
+        def record(*arguments: Any) -> None:
             if "chunk" in arguments[2] and not arguments[2].startswith(("SELECT", "PRAGMA")):
                 writes.append(arguments[2])
 
-        event.listen(catalogue.engine, "before_cursor_execute", note)
+        event.listen(catalogue.engine, "before_cursor_execute", record)
         assert load_lines(catalogue, *lines) == ["1: 3 chunks (0 new, 0 changed, 0 removed)"]
         assert contents(catalogue) == before
         assert writes == []
 
-    def test_changed_chunks_are_updated_and_absent_ones_kept(self, catalogue: Catalogue) -> None:
+    def test_load_updates_changed_chunks_and_keeps_missing_ones(self, catalogue: Catalogue) -> None:
         load_lines(catalogue, line("1"), line("2"), line("3"))
         changed = [line("2", content="new"), line("3", metadata={"page": 1}), line("4")]
         assert load_lines(catalogue, *changed) == ["1: 4 chunks (1 new, 2 changed, 0 removed)"]
         with catalogue.session() as session:
-            found = {chunk.id: (chunk.text, chunk.extra) for page in chunk_pages(session, "1") for chunk in page}
-        assert found["2"] == ("new", {"order_in_section": 0})
-        assert found["3"] == ("text", {"page": 1, "order_in_section": 0})
+            stored = {chunk.id: (chunk.text, chunk.extra) for page in chunk_pages(session, "1") for chunk in page}
+        assert stored["2"] == ("new", {"order_in_section": 0})
+        assert stored["3"] == ("text", {"page": 1, "order_in_section": 0})
 
-    def test_replace_removes_what_the_input_lacks_from_its_courses_alone(self, catalogue: Catalogue) -> None:
+    def test_replace_removes_missing_chunks_of_the_loaded_courses_only(self, catalogue: Catalogue) -> None:
         load_lines(catalogue, line("1"), line("2"), line("3"), line("4", "2"))
         assert load_lines(catalogue, line("2"), line("5"), replace=True) == [
             "1: 2 chunks (1 new, 0 changed, 2 removed)"
@@ -118,14 +118,14 @@ class TestLoad:
             assert {chunk.id for page in chunk_pages(session, "1") for chunk in page} == {"2", "5"}
             assert ingestion_of_course(session, "2").chunks == 1
 
-    def test_several_sources_are_one_load(self, catalogue: Catalogue) -> None:
+    def test_load_combines_several_sources(self, catalogue: Catalogue) -> None:
         with catalogue.session() as session:
             assert load(session, [source([line("1")]), source([line("2"), line("3", "2")])]) == [
                 LoadedCourse("1", new=2, chunks=2),
                 LoadedCourse("2", new=1, chunks=1),
             ]
 
-    def test_resources_that_stand_are_made_to_have_succeeded(self, catalogue: Catalogue) -> None:
+    def test_load_sets_existing_resources_to_succeeded(self, catalogue: Catalogue) -> None:
         catalogue.add_course("1", resources=["processing", "failed", "succeeded"])
         catalogue.add_course("2", resources=["processing"])
         load_lines(catalogue, line("1"))
@@ -133,7 +133,7 @@ class TestLoad:
             assert ingestion_of_course(session, "1") == Ingestion(3, 3, 1)
             assert ingestion_of_course(session, "2").succeeded == 0
 
-    def test_new_resources_never_meet_an_id_in_use(self, catalogue: Catalogue) -> None:
+    def test_new_resources_get_unused_ids(self, catalogue: Catalogue) -> None:
         catalogue.add_course("9", resources=["processing"] * 3)  # resources 1, 2 and 3 of course 9
         load_lines(catalogue, line("1", "1"), line("2", "2"))
         with catalogue.session() as session:
@@ -142,8 +142,8 @@ class TestLoad:
     @pytest.mark.postgres
     @pytest.mark.parametrize("column", ["SERIAL", "INTEGER GENERATED ALWAYS AS IDENTITY"])
     @pytest.mark.parametrize("integer_catalogue", [("postgres", "integer")], indirect=True, ids="-".join)
-    def test_new_resources_take_their_ids_from_the_database(self, integer_catalogue: Catalogue, column: str) -> None:
-        """Or stage one's next insert would meet an id that is in use."""
+    def test_new_resources_get_generated_ids_from_the_database(self, integer_catalogue: Catalogue, column: str) -> None:
+        """Otherwise stage one's next insert would use an existing id."""
         with integer_catalogue.session() as session:
             session.execute(text("ALTER TABLE resource DROP COLUMN id"))
             session.execute(text(f"ALTER TABLE resource ADD COLUMN id {column} PRIMARY KEY"))
@@ -153,25 +153,25 @@ class TestLoad:
             assert ingestion_of_course(session, "1").resources == 2
 
     @pytest.mark.parametrize("text_catalogue", [("sqlite", "text")], indirect=True, ids="-".join)
-    def test_on_sqlite_nobody_writes_between_what_is_read_and_what_is_written(self, text_catalogue: Catalogue) -> None:
+    def test_load_locks_sqlite_before_the_first_read(self, text_catalogue: Catalogue) -> None:
         path = text_catalogue.url.removeprefix("sqlite:///")
-        refusals: list[str] = []
+        lock_errors: list[str] = []
 
-        class Meanwhile(BytesIO):
+        class ConcurrentWrites(BytesIO):
             def __next__(self) -> bytes:
                 other = sqlite3.connect(path, timeout=0)
                 try:
                     other.execute("INSERT INTO course (id) VALUES ('1')")
                 except sqlite3.OperationalError as error:
-                    refusals.append(str(error))
+                    lock_errors.append(str(error))
                 other.close()
                 return super().__next__()
 
         with text_catalogue.session() as session:
-            load(session, [("f", Meanwhile(json.dumps(line()).encode()))])
-        assert set(refusals) == {"database is locked"}
+            load(session, [("f", ConcurrentWrites(json.dumps(line()).encode()))])
+        assert set(lock_errors) == {"database is locked"}
 
-    def test_batches_do_not_show(self, text_catalogue: Catalogue) -> None:
+    def test_load_of_several_batches(self, text_catalogue: Catalogue) -> None:
         lines = [line(f"c{number}", f"k{number % 3}") for number in range(1201)]
         assert [course.split(" ", 1)[0] for course in load_lines(text_catalogue, *lines)] == ["k0:", "k1:", "k2:"]
         lines = [line(f"c{number}", f"k{number % 3}", "new") for number in range(600, 1201)]
@@ -182,48 +182,48 @@ class TestLoad:
         ]
 
 
-class TestRefusal:
-    def test_every_bad_line_is_named(self, catalogue: Catalogue) -> None:
-        assert refused(catalogue, line("1"), "{", "", line("2", content=""), line("3"), "[]") == [
+class TestLoadErrors:
+    def test_error_names_every_invalid_line(self, catalogue: Catalogue) -> None:
+        assert load_errors(catalogue, line("1"), "{", "", line("2", content=""), line("3"), "[]") == [
             "f:2: not JSON: Expecting property name enclosed in double quotes at column 2",
             "f:4: text is blank",
             "f:6: not a JSON object but an array",
         ]
 
-    def test_twenty_are_named_and_the_others_counted(self, text_catalogue: Catalogue) -> None:
-        reasons = refused(text_catalogue, line("1"), *["{"] * 1000)
+    def test_error_names_twenty_lines_and_counts_the_others(self, text_catalogue: Catalogue) -> None:
+        reasons = load_errors(text_catalogue, line("1"), *["{"] * 1000)
         assert len(reasons) == 21
-        assert reasons[-1] == "and 980 more bad lines"
+        assert reasons[-1] == "and 980 more invalid lines"
 
-    def test_bad_lines_after_thousands_of_good_ones_undo_them(self, text_catalogue: Catalogue) -> None:
-        reasons = refused(text_catalogue, *[line(f"c{number}") for number in range(1100)], "{")
+    def test_invalid_line_after_written_batches_rolls_them_back(self, text_catalogue: Catalogue) -> None:
+        reasons = load_errors(text_catalogue, *[line(f"c{number}") for number in range(1100)], "{")
         assert reasons == ["f:1101: not JSON: Expecting property name enclosed in double quotes at column 2"]
 
-    def test_an_id_twice_with_other_content(self, catalogue: Catalogue) -> None:
+    def test_repeated_id_with_different_content_is_rejected(self, catalogue: Catalogue) -> None:
         lines = [line("1"), line("1"), line("1", content="other"), line("1", "2")]
-        assert refused(catalogue, *lines) == [
-            "f:3: id '1' stands on an earlier line with other content",
-            "f:4: id '1' stands on an earlier line with other content",
+        assert load_errors(catalogue, *lines) == [
+            "f:3: id '1' is on an earlier line with different content",
+            "f:4: id '1' is on an earlier line with different content",
         ]
         assert load_lines(catalogue, *lines[:2]) == ["1: 1 chunks (1 new, 0 changed, 0 removed)"]
 
-    def test_a_chunk_of_another_course(self, catalogue: Catalogue) -> None:
+    def test_chunk_of_another_course_is_rejected(self, catalogue: Catalogue) -> None:
         load_lines(catalogue, line("1", "1"), line("2", "1"))
-        reasons = refused(catalogue, line("3", "2"), line("1", "2"), "{", line("2", "2"), replace=True)
+        reasons = load_errors(catalogue, line("3", "2"), line("1", "2"), "{", line("2", "2"), replace=True)
         assert reasons == [
-            "f:2: id '1' belongs to course '1' already",
+            "f:2: id '1' already belongs to course '1'",
             "f:3: not JSON: Expecting property name enclosed in double quotes at column 2",
-            "f:4: id '2' belongs to course '1' already",
+            "f:4: id '2' already belongs to course '1'",
         ]
 
     @pytest.mark.parametrize("empty", ["", "\n  \n"])
-    def test_an_empty_source(self, text_catalogue: Catalogue, empty: str) -> None:
-        assert refused(text_catalogue, empty) == ["f: holds no chunks"]
+    def test_empty_source_is_rejected(self, text_catalogue: Catalogue, empty: str) -> None:
+        assert load_errors(text_catalogue, empty) == ["f: contains no chunks"]
 
     @pytest.mark.parametrize("chunk_id", ["c1", "01", " 1", "1.0", "１", "9" * 30])
-    def test_text_where_ids_are_integers(self, integer_catalogue: Catalogue, chunk_id: str) -> None:
-        assert refused(integer_catalogue, line("1"), line(chunk_id)) == [
-            f"f:2: {chunk_id!r} can't be stored: chunk.id is an integer in this database"
+    def test_text_id_is_rejected_by_an_integer_column(self, integer_catalogue: Catalogue, chunk_id: str) -> None:
+        assert load_errors(integer_catalogue, line("1"), line(chunk_id)) == [
+            f"f:2: {chunk_id!r} cannot be stored: chunk.id is an integer in this database"
         ]
 
     @pytest.mark.parametrize(
@@ -234,26 +234,26 @@ class TestRefusal:
             ({"section_id": "s1"}, "chunk.section_id"),
         ],
     )
-    def test_every_id_column_counts(self, integer_catalogue: Catalogue, changes: Line, column: str) -> None:
-        [reason] = refused(integer_catalogue, line("1", **changes))
+    def test_every_id_column_is_checked(self, integer_catalogue: Catalogue, changes: Line, column: str) -> None:
+        [reason] = load_errors(integer_catalogue, line("1", **changes))
         assert f"{column} is an integer" in reason
 
-    def test_the_range_of_integers(self, integer_catalogue: Catalogue) -> None:
+    def test_integer_id_out_of_range_is_rejected(self, integer_catalogue: Catalogue) -> None:
         largest = 2**31 - 1 if integer_catalogue.is_postgres else 2**63 - 1
         load_lines(integer_catalogue, line(largest))
-        assert len(refused(integer_catalogue, line(largest + 1))) == 1
+        assert len(load_errors(integer_catalogue, line(largest + 1))) == 1
 
-    def test_what_stage_ones_tables_refuse_is_one_line(self, catalogue: Catalogue) -> None:
+    def test_row_rejected_by_the_database_is_one_line(self, catalogue: Catalogue) -> None:
         with catalogue.session() as session:
             session.execute(text("ALTER TABLE course ADD COLUMN subject VARCHAR CHECK (subject IS NOT NULL)"))
-        [reason] = refused(catalogue, line("1"))
-        assert reason.startswith("The database refuses the rows: ")
+        [reason] = load_errors(catalogue, line("1"))
+        assert reason.startswith("The database rejects the rows: ")
         assert "subject" in reason
 
     @pytest.mark.postgres
     @pytest.mark.parametrize("integer_catalogue", [("postgres", "integer")], indirect=True, ids="-".join)
-    def test_ids_that_only_the_database_may_make(self, integer_catalogue: Catalogue) -> None:
+    def test_id_in_an_always_generated_column_is_rejected(self, integer_catalogue: Catalogue) -> None:
         with integer_catalogue.session() as session:
             session.execute(text("ALTER TABLE chunk ALTER id ADD GENERATED ALWAYS AS IDENTITY"))
-        [reason] = refused(integer_catalogue, line("1"))
-        assert reason.startswith("The database refuses the rows: ")
+        [reason] = load_errors(integer_catalogue, line("1"))
+        assert reason.startswith("The database rejects the rows: ")

@@ -34,7 +34,7 @@ def read_one(line: dict[str, Any]) -> Chunk | str:
 
 def problem(**changes: Any) -> str:
     row = read_one({**LINE, **changes})
-    assert isinstance(row, str), "the line was taken"
+    assert isinstance(row, str), "the line was accepted"
     return row
 
 
@@ -44,8 +44,8 @@ def chunk(**changes: Any) -> Chunk:
     return row
 
 
-class TestGoodLines:
-    def test_a_line_becomes_a_chunk_with_its_place_in_the_metadata(self) -> None:
+class TestValidLines:
+    def test_line_becomes_a_chunk_with_order_in_section_in_its_metadata(self) -> None:
         assert chunk().model_dump() == {
             "id": "c1",
             "course_id": "physics",
@@ -61,7 +61,7 @@ class TestGoodLines:
         row = chunk(id=7, course_id=1, lecture_id=2, section_id=3)
         assert (row.id, row.course_id, row.lecture_id, row.section_id) == ("7", "1", "2", "3")
 
-    def test_metadata_may_be_left_out(self) -> None:
+    def test_metadata_is_optional(self) -> None:
         row = read_one({key: value for key, value in LINE.items() if key != "metadata"})
         assert isinstance(row, Chunk)
         assert row.extra == {"order_in_section": 0}
@@ -76,28 +76,28 @@ class TestGoodLines:
         assert [position for position, _ in rows] == ["f:1", "f:4"]
         assert all(isinstance(row, Chunk) for _, row in rows)
 
-    def test_line_separators_within_a_text_end_no_line(self) -> None:
+    def test_other_unicode_line_separators_do_not_end_a_line(self) -> None:
         line = json.dumps({**LINE, "text": "a\u2028b\u0085c\x0bd"}, ensure_ascii=False).encode()
         [(_, row)] = read(line)
         assert isinstance(row, Chunk)
         assert row.text == "a\u2028b\u0085c\x0bd"
 
 
-class TestBadLines:
+class TestInvalidLines:
     @pytest.mark.parametrize("key", [key for key in LINE if key != "metadata"])
-    def test_a_missing_key(self, key: str) -> None:
+    def test_missing_key_is_reported(self, key: str) -> None:
         assert read_one({name: value for name, value in LINE.items() if name != key}) == f"{key} is missing"
 
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"lectureId": "x"}, "lectureId is no known key"),
+            ({"lectureId": "x"}, "lectureId is not a known key"),
             ({"text": ""}, "text is blank"),
             ({"text": " \n\t　"}, "text is blank"),
             ({"text": None}, "text must be a string"),
             ({"text": 5}, "text must be a string"),
             ({"text": "a\0b"}, "text contains a NUL character"),
-            ({"text": "\ud800"}, "text contains half of a surrogate pair"),
+            ({"text": "\ud800"}, "text contains an unpaired surrogate"),
             ({"id": ""}, "id is blank"),
             ({"id": None}, "id must be a string or an integer"),
             ({"id": True}, "id must be a string or an integer"),
@@ -116,11 +116,11 @@ class TestBadLines:
             ({"metadata": None}, "metadata must be an object"),
             ({"metadata": [1]}, "metadata must be an object"),
             ({"metadata": {"a": ["\0"]}}, "metadata contains a NUL character"),
-            ({"metadata": {"\ud800": 1}}, "metadata contains half of a surrogate pair"),
+            ({"metadata": {"\ud800": 1}}, "metadata contains an unpaired surrogate"),
             ({"id": "", "text": ""}, "id is blank; text is blank"),
         ],
     )
-    def test_a_bad_value(self, changes: dict[str, Any], message: str) -> None:
+    def test_invalid_value_is_reported(self, changes: dict[str, Any], message: str) -> None:
         assert problem(**changes) == message
 
     @pytest.mark.parametrize(
@@ -137,18 +137,18 @@ class TestBadLines:
             (b'{"metadata": NaN}', "not JSON: NaN"),
         ],
     )
-    def test_no_object_at_all(self, content: bytes, message: str) -> None:
+    def test_line_without_json_object_is_reported(self, content: bytes, message: str) -> None:
         assert read(content) == [("f:1", message)]
 
-    def test_a_number_that_is_too_large(self) -> None:
+    def test_infinite_number_in_metadata_is_reported(self) -> None:
         content = json.dumps(LINE).replace('"page": 3', '"page": 1e999').encode()
         assert read(content) == [("f:1", "metadata contains a number that is too large")]
 
-    def test_metadata_nested_too_deeply_to_be_read_again(self) -> None:
+    def test_too_deeply_nested_metadata_is_reported(self) -> None:
         content = json.dumps(LINE).replace('"page": 3', '"page": ' + "[" * 500 + "]" * 500).encode()
         assert read(content) == [("f:1", "metadata is nested too deeply")]
 
-    def test_a_bad_line_does_not_hide_the_next(self) -> None:
+    def test_lines_after_an_invalid_line_are_read(self) -> None:
         rows = read(b"{\n" + json.dumps(LINE).encode() + b"\n[]\n")
         assert [(position, isinstance(row, Chunk)) for position, row in rows] == [
             ("f:1", False),
@@ -157,13 +157,13 @@ class TestBadLines:
         ]
 
     @given(st.binary(max_size=50))
-    def test_no_bytes_break_the_reader(self, content: bytes) -> None:
+    def test_any_bytes_give_an_error_message(self, content: bytes) -> None:
         for _, row in read(content):
             assert isinstance(row, str)
             assert row
 
 
-def test_a_course_id_that_is_taken_makes_a_partition_key() -> None:
+def test_accepted_course_id_is_a_valid_partition_key() -> None:
     @given(st.text(min_size=1, max_size=8))
     @settings(deadline=None)
     def check(course_id: str) -> None:

@@ -36,6 +36,10 @@ class PostgresServer:
         self.execute(f"CREATE DATABASE {name} {copied} {options}")
         return self._url.set(database=name).render_as_string(hide_password=False)
 
+    def create_sql_ascii_database(self) -> str:
+        """A new database without a text encoding, so that text columns accept any bytes; returns its URL."""
+        return self.create_database(options="TEMPLATE template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+
     def drop_database(self, url: str) -> None:
         self.execute(f"DROP DATABASE IF EXISTS {make_url(url).database} WITH (FORCE)")
 
