@@ -1,1 +1,1 @@
-"""Measurements of the product on this machine, beside what one would use instead."""
+"""Benchmarks of the product, compared with baselines on the same machine."""

@@ -1,4 +1,4 @@
-"""How much memory a process takes while it does something."""
+"""Measures the resident memory of the current process."""
 
 from threading import Event, Thread
 from typing import Self
@@ -9,23 +9,23 @@ INTERVAL_SECONDS = 0.005
 
 
 class ResidentMemory:
-    """Bytes of this process: at the start of the block, and the most until its end, looked at all the time.
+    """Samples the memory of a `with` block: `before` at its start, `peak` its maximum, both in bytes.
 
-    The system's own high-water mark would not do: a process inherits that of the one that started it.
+    `ru_maxrss` cannot be used instead: on Linux a process inherits it from its parent.
     """
 
     def __enter__(self) -> Self:
         self._process = psutil.Process()
         self.before = self.peak = self._process.memory_info().rss
         self._ended = Event()
-        self._watch = Thread(target=self._look)
-        self._watch.start()
+        self._sampler = Thread(target=self._sample)
+        self._sampler.start()
         return self
 
     def __exit__(self, *error: object) -> None:
         self._ended.set()
-        self._watch.join()
+        self._sampler.join()
 
-    def _look(self) -> None:
+    def _sample(self) -> None:
         while not self._ended.wait(INTERVAL_SECONDS):
             self.peak = max(self.peak, self._process.memory_info().rss)

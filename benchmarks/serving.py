@@ -1,6 +1,6 @@
 """Starts the parts of the product that a benchmark needs, without Dagster: catalogue, Chroma server, search app.
 
-All files are in a temporary directory, all ports are free ones, and everything is gone at the end.
+All files are in a temporary directory, which is deleted at the end. All ports are free ones.
 """
 
 import os
@@ -20,7 +20,7 @@ from models.fingerprint import CourseFingerprint
 from models.loading import Source, load
 
 ROOT = Path(__file__).parents[1]
-RUN = "benchmark"
+RUN_ID = "benchmark"
 APP = "search_api.app:create_app"
 
 
@@ -29,21 +29,21 @@ class Stores:
     """A migrated catalogue and a Chroma server."""
 
     settings: Mapping[str, str]
-    """Environment of the processes."""
+    """Environment variables of the processes."""
     engine: Engine
     store: VectorStore
     supervisor: Supervisor
 
     def publish(self, source: Source, course_id: str, index: Callable[[], CourseFingerprint]) -> int:
-        """Load a course and publish it, in the order in which a run does it.
+        """Load a course and publish it, in the same order as a Dagster run: claim, index, publish.
 
         Args:
-            source: Its rows, Ready-to-Embed.
-            course_id: The course they belong to.
-            index: Makes its collection.
+            source: Ready-to-Embed rows of the course.
+            course_id: The course.
+            index: Writes the collection of the course.
 
         Returns:
-            Its number of chunks.
+            The number of chunks.
 
         Raises:
             LoadError: A row is malformed.
@@ -51,25 +51,25 @@ class Stores:
         with transaction(self.engine) as session:
             load(session, [source])
         with transaction(self.engine) as session:
-            course_state.claim_course(session, course_id, RUN)
+            course_state.claim_course(session, course_id, RUN_ID)
         fingerprint = index()
         with transaction(self.engine) as session:
-            if not course_state.publish(session, course_id, RUN, str(fingerprint)):
+            if not course_state.publish(session, course_id, RUN_ID, str(fingerprint)):
                 raise RuntimeError(f"Course {course_id} could not be published")
         return fingerprint.chunks
 
 
 @dataclass(frozen=True)
 class Serving(Stores):
-    """The stores, and a search app over them."""
+    """The stores and a search app that uses them."""
 
     url: str
-    """Of the search app."""
+    """URL of the search app."""
 
 
 @contextmanager
 def open_stores(settings: Mapping[str, str]) -> Iterator[Stores]:
-    """Start the stores. The processes see these settings, and those of the environment, but no `.env`.
+    """Start the stores. Settings come from the arguments and the environment, not from `.env`.
 
     Raises:
         ProcessFailedError: A process did not start.
@@ -77,7 +77,7 @@ def open_stores(settings: Mapping[str, str]) -> Iterator[Stores]:
     chroma_port = free_port()
     with tempfile.TemporaryDirectory(prefix="course-search-") as name, chdir(name):
         directory = Path(name)
-        own = {
+        environment = {
             "DATABASE_URL": f"sqlite:///{directory}/catalogue.db",
             "CHROMA_DB_DIR": str(directory / "chroma"),
             "CHROMA_URL": f"http://127.0.0.1:{chroma_port}",
@@ -87,28 +87,28 @@ def open_stores(settings: Mapping[str, str]) -> Iterator[Stores]:
             **settings,
         }
         with (
-            Supervisor(directory / "logs", os.environ | own) as supervisor,
-            closing(VectorStore(VectorStoreSettings(chroma_url=own["CHROMA_URL"]))) as store,
+            Supervisor(directory / "logs", os.environ | environment) as supervisor,
+            closing(VectorStore(VectorStoreSettings(chroma_url=environment["CHROMA_URL"]))) as store,
         ):
             supervisor.run("migrations", [_program("alembic"), "-c", ROOT / "alembic.ini", "upgrade", "head"])
             chroma = supervisor.start(
                 "chroma", [sys.executable, "-m", "cli", "vector-store", "--port", str(chroma_port)]
             )
-            supervisor.wait_ready(chroma, f"{own['CHROMA_URL']}/api/v2/heartbeat")
-            engine = create_catalogue_engine(CatalogueSettings(database_url=own["DATABASE_URL"]))
+            supervisor.wait_ready(chroma, f"{environment['CHROMA_URL']}/api/v2/heartbeat")
+            engine = create_catalogue_engine(CatalogueSettings(database_url=environment["DATABASE_URL"]))
             try:
-                yield Stores(own, engine, store, supervisor)
+                yield Stores(environment, engine, store, supervisor)
             finally:
                 engine.dispose()
 
 
 @contextmanager
 def serving(settings: Mapping[str, str], app: str = APP) -> Iterator[Serving]:
-    """Start the stores and a search app over them.
+    """Start the stores and a search app that uses them.
 
     Args:
-        settings: Environment of the processes.
-        app: The search app's factory.
+        settings: Environment variables of the processes.
+        app: Import path of the search app's factory.
 
     Raises:
         ProcessFailedError: A process did not start.

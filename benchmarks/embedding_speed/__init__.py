@@ -1,1 +1,1 @@
-"""TODO."""
+"""Speed and memory of the embedding engine, compared with sentence-transformers."""

@@ -1,4 +1,4 @@
-"""Measures the memory of bulk embedding beyond the weights, in a process of its own that `main` starts."""
+"""Measures the memory of bulk embedding beyond the weights. `main` starts it as a separate process."""
 
 import argparse
 import json
@@ -11,7 +11,7 @@ from embedding.model_settings import EmbeddingSettings
 
 
 def main() -> None:
-    """Embed so many texts with a model, and print how far the process grew, in MB."""
+    """Embed texts with a model, and print the growth of the process in MB as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("texts", type=int)
@@ -27,7 +27,7 @@ def main() -> None:
     texts = passages(arguments.texts)
     with ResidentMemory() as memory:
         embedder.embed_documents(texts)
-    print(json.dumps({"growth_mb": round((memory.peak - memory.before) / 2**20, 1)}))  # noqa: T201 - read by the starter
+    print(json.dumps({"growth_mb": round((memory.peak - memory.before) / 2**20, 1)}))  # noqa: T201 - read by the parent process
 
 
 if __name__ == "__main__":

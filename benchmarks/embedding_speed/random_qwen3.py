@@ -1,4 +1,4 @@
-"""A model of the shape of Qwen3-Embedding-0.6B with random weights, and texts for it: speed needs no real ones."""
+"""A model with the shape of Qwen3-Embedding-0.6B and random weights, and random texts for it."""
 
 import json
 import re
@@ -17,9 +17,9 @@ _PROMPT_WORDS = [*dict.fromkeys(re.findall(r"\w+|[^\w\s]", _PROMPT))]
 
 
 def write_random_qwen3(directory: Path, layers: int) -> None:
-    """Write a directory that sentence-transformers and the product can load, in bfloat16 as the published one.
+    """Write a directory that sentence-transformers and the product can load, in bfloat16 like the published model.
 
-    A word is a token (`w7`), so that texts have exactly the length they should.
+    Each word (`w7`) is one token, so the token counts of texts can be chosen exactly.
     """
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -76,39 +76,39 @@ def write_random_qwen3(directory: Path, layers: int) -> None:
 
 
 def passages(count: int) -> list[str]:
-    """Texts of log-normal lengths, about 235 tokens on average, the longest ones cut at 512 with the closing token."""
+    """Texts with log-normal token counts: about 235 on average, at most 512 including the end token."""
     random = np.random.default_rng(0)
     lengths = np.minimum(random.lognormal(np.log(215), 0.6, size=count).astype(int), MAX_TOKENS) - 1
     return [_text(random, max(1, length)) for length in lengths]
 
 
-def questions(count: int) -> list[str]:
+def queries(count: int) -> list[str]:
     """Queries of eight words."""
     random = np.random.default_rng(1)
     return [_text(random, 8) for _ in range(count)]
 
 
-def work(lengths: "np.typing.NDArray[np.int64]", layers: int) -> float:
-    """Floating-point operations of the matrix products for texts of so many tokens, in the stock model.
+def matrix_flops(lengths: "np.typing.NDArray[np.int64]", layers: int) -> float:
+    """Floating-point operations of the matrix products of the stock model, for texts with these token counts.
 
-    Attention counts what lies under the diagonal; what a way does more of (padding, the other half) is its own cost,
-    and what it leaves out is its gain.
+    Attention counts only the causal half, and padding is not counted. An implementation may do more operations
+    (padding, full attention) or fewer.
     """
     squares = (lengths.astype(np.float64) ** 2).sum()
-    return float(layers * (2 * _weights_of_a_layer() * lengths.sum() + 2 * HEADS * HEAD_SIZE * squares))
+    return float(layers * (2 * _weights_per_layer() * lengths.sum() + 2 * HEADS * HEAD_SIZE * squares))
 
 
-def lengthening(layers: int) -> float:
-    """What our seconds on a cut model are to be multiplied by, so that their ratios are those of the whole.
+def full_depth_factor(layers: int) -> float:
+    """Correction of the engine's seconds from a shortened model to full depth, relative to the baseline's seconds.
 
-    Our engine leaves out most of the last layer: the output of attention and the feed-forward, but for the last token
-    of a text. Of a few layers that is a large part, of all of them a small one.
+    In the last layer the engine computes the attention output and the feed-forward only for the last token of each
+    text. This saves a larger share of the work of a few layers than of all layers.
     """
-    left_out = HIDDEN * (HEADS * HEAD_SIZE + 3 * FEED_FORWARD) / _weights_of_a_layer()
-    return (1 - left_out / LAYERS) / (1 - left_out / layers)
+    saved = HIDDEN * (HEADS * HEAD_SIZE + 3 * FEED_FORWARD) / _weights_per_layer()
+    return (1 - saved / LAYERS) / (1 - saved / layers)
 
 
-def _weights_of_a_layer() -> int:
+def _weights_per_layer() -> int:
     return HIDDEN * (2 * HEADS + 2 * KEY_HEADS) * HEAD_SIZE + 3 * HIDDEN * FEED_FORWARD
 
 

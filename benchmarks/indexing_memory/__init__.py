@@ -1,1 +1,1 @@
-"""TODO."""
+"""Memory of indexing as a function of course size."""

@@ -1,8 +1,8 @@
-"""Memory of indexing: it must not grow with the course.
+"""Measures the memory of indexing, which must not grow with the size of the course.
 
-Courses of three sizes are indexed from a real SQLite catalogue into a real Chroma server, each in a fresh process,
-twice: everything is new, then nothing has changed. A stand-in gives random unit vectors, since the memory of a model is
-another matter. What counts is the growth over a process that has imported everything and done nothing.
+Courses of three sizes are indexed from a SQLite catalogue into a Chroma server, twice: first all chunks are new, then
+none has changed. Each pass runs in a fresh process. Random unit vectors replace the model, whose memory is not part of
+this measurement. The result is the growth of the process after all modules are imported.
 """
 
 import argparse
@@ -40,13 +40,13 @@ MEGABYTE = 2**20
 
 
 def main() -> None:
-    """Measure, print a table, and write the same figures to `--out`."""
+    """Measure, print a table, and write the figures to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--course", help=argparse.SUPPRESS)  # a fresh process indexes this one and prints its figures
+    parser.add_argument("--course", help=argparse.SUPPRESS)  # used in the child processes
     arguments = parser.parse_args()
     if arguments.course:
-        print(json.dumps(_index(arguments.course)))  # noqa: T201 - read by the process that started this one
+        print(json.dumps(_index(arguments.course)))  # noqa: T201 - read by the parent process
         return
     figures = {
         "machine": {"python": platform.python_version(), "cpus": os.cpu_count()},
@@ -65,17 +65,17 @@ def _measure() -> list[dict[str, Any]]:
         for size in SIZES:
             StageOne(database).write_course(f"of-{size}", size)
         courses = []
-        cases = [(size, what) for size in SIZES for what in PASSES]
-        for size, what in track(cases, description="Measuring", console=Console(stderr=True), transient=True):
+        cases = [(size, name) for size in SIZES for name in PASSES]
+        for size, name in track(cases, description="Measuring", console=Console(stderr=True), transient=True):
             command = [sys.executable, "-m", "benchmarks.indexing_memory.main", "--course", f"of-{size}"]
             env = os.environ | stores.settings
             answer = subprocess.run(command, env=env, check=True, stdout=subprocess.PIPE, text=True)
-            courses.append({"chunks": size, "pass": what, **json.loads(answer.stdout)})
+            courses.append({"chunks": size, "pass": name, **json.loads(answer.stdout)})
         return courses
 
 
 def _index(course_id: str) -> dict[str, Any]:
-    """Index the course in this process, and tell what it took."""
+    """Index the course in this process, and return the figures."""
     engine = create_catalogue_engine(CatalogueSettings())
 
     def pages() -> Iterator[Sequence[Chunk]]:
@@ -91,7 +91,7 @@ def _index(course_id: str) -> dict[str, Any]:
     with closing(VectorStore(VectorStoreSettings())) as store:
         store.check()
         with ResidentMemory() as memory:
-            report = index_course(course_id, pages(), store, _StandIn(), lambda _: None)
+            report = index_course(course_id, pages(), store, _RandomEmbedder(), lambda _: None)
     if not (report.complete and report.sound):
         raise RuntimeError(f"{course_id}: {report.stored} documents, {report.vectors.unsound} unsound")
     return {
@@ -104,11 +104,11 @@ def _index(course_id: str) -> dict[str, Any]:
     }
 
 
-class _StandIn(Embedder):
-    """Random unit vectors."""
+class _RandomEmbedder(Embedder):
+    """Returns random unit vectors."""
 
     def __init__(self) -> None:
-        self.name = self.signature = "stand-in"
+        self.name = self.signature = "random"
         self.dimensions = DIMENSIONS
         self._random = np.random.default_rng(0)
 
@@ -118,7 +118,7 @@ class _StandIn(Embedder):
         on_progress: Callable[[int], None] | None = None,  # noqa: ARG002
         pause: Pause = no_pause,  # noqa: ARG002
     ) -> Embeddings:
-        """A vector a text, whatever it says."""
+        """One random vector per text."""
         vectors = self._random.standard_normal((len(texts), DIMENSIONS), dtype=np.float32)
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         return Embeddings(vectors, (1,) * len(texts), truncated=0)

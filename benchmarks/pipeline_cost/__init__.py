@@ -1,1 +1,1 @@
-"""TODO."""
+"""Cost of orchestration, compared with a plain script."""

@@ -1,4 +1,4 @@
-"""What an operator does and sees in the Dagster UI, over the GraphQL the UI itself uses."""
+"""Client of the GraphQL API that the Dagster UI uses: launch runs and backfills, read runs and materializations."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -62,12 +62,12 @@ query {
 
 
 class DagsterError(Exception):
-    """Dagster refused what it was asked for."""
+    """Dagster answered a request with an error."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """When a run lived, in seconds since the epoch."""
+    """Times of a run, in seconds since the epoch."""
 
     created: float
     started: float
@@ -75,78 +75,78 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What a run said of one course when it was done with it."""
+class EmbeddedCourse:
+    """The materialization of one course by a run."""
 
     course_id: str
     run_id: str
-    when: float
+    timestamp: float
     """Seconds since the epoch."""
     texts: int
     tokens: int
     seconds: float
-    """Reading, embedding and writing."""
+    """Duration of reading, embedding and writing."""
 
 
 class DagsterUi:
-    """Dagster's web server, as somebody who has its page open uses it.
+    """Client of a Dagster web server.
 
     Args:
-        url: Where it answers.
+        url: Base URL of the server.
     """
 
     def __init__(self, url: str) -> None:
         self._url = f"{url}/graphql"
 
     def add_partition(self, course_id: str) -> None:
-        """Make the course known; otherwise the sensor does."""
-        self._ask(ADD_PARTITION, location=LOCATION, name=PARTITIONS, key=course_id)
+        """Add the partition of the course, which otherwise the sensor adds."""
+        self._query(ADD_PARTITION, location=LOCATION, name=PARTITIONS, key=course_id)
 
     def launch_runs(self, course_ids: Sequence[str]) -> None:
-        """A run for each course alone."""
+        """Launch one run per course."""
         selector = {**LOCATION, "jobName": JOB}
         for course_id in course_ids:
             tags = [{"key": "dagster/partition", "value": course_id}]
-            self._ask(LAUNCH_RUN, params={"selector": selector, "executionMetadata": {"tags": tags}})
+            self._query(LAUNCH_RUN, params={"selector": selector, "executionMetadata": {"tags": tags}})
 
     def launch_backfill(self, course_ids: Sequence[str]) -> None:
-        """One backfill over the courses."""
-        self._ask(LAUNCH_BACKFILL, params={"assetSelection": [ASSET], "partitionNames": course_ids})
+        """Launch one backfill of all these courses."""
+        self._query(LAUNCH_BACKFILL, params={"assetSelection": [ASSET], "partitionNames": course_ids})
 
     def stop_sensor(self) -> None:
-        """From now on only the operator launches."""
-        sensor = self._ask(FIND_SENSOR, sensor={**LOCATION, "sensorName": SENSOR})
-        self._ask(STOP_SENSOR, id=sensor["id"])
+        """Stop the sensor that launches runs."""
+        sensor = self._query(FIND_SENSOR, sensor={**LOCATION, "sensorName": SENSOR})
+        self._query(STOP_SENSOR, id=sensor["id"])
 
     def is_idle(self) -> bool:
-        """Whether every run has ended."""
-        return not self._ask(UNFINISHED)["results"]
+        """Whether all runs have ended."""
+        return not self._query(UNFINISHED)["results"]
 
-    def embedded(self, course_ids: Sequence[str], since: float) -> list[Embedded]:
-        """What was materialized of the courses since then."""
-        answer = self._ask(MATERIALIZATIONS, asset=ASSET, keys=course_ids)
+    def embedded_courses(self, course_ids: Sequence[str], since: float) -> list[EmbeddedCourse]:
+        """The materializations of the courses since a time in seconds since the epoch."""
+        answer = self._query(MATERIALIZATIONS, asset=ASSET, keys=course_ids)
         events = [_embedded(event) for event in answer["assetMaterializations"]]
-        return [event for event in events if event.when >= since]
+        return [event for event in events if event.timestamp >= since]
 
     def runs(self, run_ids: Iterable[str]) -> list[Run]:
-        """Runs that have ended, by id."""
-        answer = self._ask(RUNS, ids=list(run_ids))
+        """The runs with these ids, which must have ended."""
+        answer = self._query(RUNS, ids=list(run_ids))
         return [Run(run["creationTime"], run["startTime"], run["endTime"]) for run in answer["results"]]
 
-    def _ask(self, query: str, **variables: object) -> Any:
+    def _query(self, query: str, **variables: object) -> Any:
         request = {"query": query, "variables": variables}
         answer = httpx.post(self._url, json=request, timeout=120, trust_env=False).raise_for_status().json()
         if "errors" in answer or answer["data"]["answer"]["__typename"].endswith("Error"):
-            raise DagsterError(f"Dagster refuses: {answer}")
+            raise DagsterError(f"Dagster answered: {answer}")
         return answer["data"]["answer"]
 
 
-def _embedded(event: Mapping[str, Any]) -> Embedded:
+def _embedded(event: Mapping[str, Any]) -> EmbeddedCourse:
     metadata = {entry["label"]: entry for entry in event["metadataEntries"]}
-    return Embedded(
+    return EmbeddedCourse(
         course_id=event["partition"],
         run_id=event["runId"],
-        when=int(event["timestamp"]) / 1000,
+        timestamp=int(event["timestamp"]) / 1000,
         texts=metadata["embedded"]["intValue"],
         tokens=metadata["tokens"]["intValue"],
         seconds=metadata["seconds"]["floatValue"],

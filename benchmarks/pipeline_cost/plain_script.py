@@ -1,10 +1,10 @@
-"""The baseline of `benchmarks.pipeline_cost.main`: what one writes without an orchestrator.
+"""The baseline of `benchmarks.pipeline_cost.main`: a script without an orchestrator.
 
     python plain_script.py OUT COURSE...
 
-Reads the chunks of the courses from the catalogue, embeds them and upserts them to Chroma, one collection a course: no
-checks, no state, nothing to go on from. The embedder and the size of a batch are the product's own, so that only
-orchestration differs. Writes to the JSON file OUT when it was ready to begin and when it was done.
+Reads the chunks of the courses from the catalogue, embeds them and upserts them to Chroma, one collection per course.
+It makes no checks, keeps no state and cannot resume. It uses the product's embedder and batch size, so that only
+orchestration differs. Writes the times when the model was loaded and when all was done to the JSON file OUT.
 """
 
 import json
@@ -16,7 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 BATCH = 64
-"""Chunks read, embedded and written at a time; as in `embedding.vector_store.indexing`."""
+"""Chunks per batch, as in `embedding.vector_store.indexing`."""
 
 
 def main(out: Path, course_ids: list[str]) -> None:

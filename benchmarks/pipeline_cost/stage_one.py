@@ -1,4 +1,4 @@
-"""Made-up courses for benchmarks, written in stage one's place: the same sentences every time, in its three tables."""
+"""Writes generated courses into the tables of stage one, always with the same texts."""
 
 import json
 import sqlite3
@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 
 SENTENCES = (4, 8)
-"""Fewest and most of a chunk: 60 to 120 tokens."""
+"""Minimum and maximum per chunk, which gives 60 to 120 tokens."""
 NOUNS = (
     "board layer trace signal current copper solder oven pad via capacitor resistor connector plane edge load sensor "
     "clock circuit supply component prototype measurement tolerance thickness"
 )
 VERBS = "carries limits reflects heats cools covers needs follows couples filters measures moves reaches shields"
 ADJECTIVES = "thin wide inner outer short hot stable noisy differential flexible controlled narrow digital"
-JOINTS = "when because while unless before after although whenever"
+CONJUNCTIONS = "when because while unless before after although whenever"
 
 
 @dataclass(frozen=True)
 class CourseState:
-    """What a row says of the course's embedding."""
+    """The embedding state in a course row."""
 
     id: str
     status: str
@@ -31,17 +31,17 @@ class CourseState:
 
 
 class StageOne:
-    """Writes the catalogue's tables as stage one does, and reads what became of it.
+    """Writes courses like stage one, and reads their embedding state.
 
     Args:
-        database: The SQLite file, migrated.
+        database: A migrated SQLite file.
     """
 
     def __init__(self, database: Path) -> None:
         self._database = database
 
     def write_course(self, course_id: str, chunks: int) -> None:
-        """Write a new course; until its ingestion is finished the pipeline leaves it alone."""
+        """Write a new course. The pipeline ignores it until its ingestion is finished."""
         rows = [
             (f"{course_id}-{number}", course_id, text, json.dumps({"order_in_section": number}))
             for number, text in enumerate(texts(course_id, chunks))
@@ -58,17 +58,17 @@ class StageOne:
             )
 
     def finish_ingestion(self, course_id: str) -> None:
-        """What the sensor waits for."""
+        """Mark the course as ingested, so that it is due."""
         with self._transaction() as connection:
             connection.execute("UPDATE resource SET status = 'succeeded' WHERE course_id = ?", (course_id,))
 
     def edit_a_chunk(self, course_id: str) -> None:
-        """Lengthen the course's first chunk by a sentence."""
+        """Append a sentence to the first chunk of the course."""
         with self._transaction() as connection:
             connection.execute("UPDATE chunk SET text = text || ' It was measured.' WHERE id = ?", (f"{course_id}-0",))
 
     def courses(self) -> list[CourseState]:
-        """All courses, as any reader of the table sees them."""
+        """The states of all courses."""
         query = "SELECT id, embedding_status, embedding_generation, embedding_error FROM course"
         with self._transaction() as connection:
             return [CourseState(*row) for row in connection.execute(query)]
@@ -80,7 +80,7 @@ class StageOne:
 
 
 def texts(course_id: str, chunks: int) -> list[str]:
-    """Passages of the length real ones have; the same course has the same texts on every machine."""
+    """The texts of a course. The same id gives the same texts on every machine."""
     random = np.random.default_rng(list(course_id.encode()))
     counts = random.integers(*SENTENCES, size=chunks, endpoint=True)
     return [" ".join(_sentence(random) for _ in range(count)) for count in counts]
@@ -89,6 +89,6 @@ def texts(course_id: str, chunks: int) -> list[str]:
 def _sentence(random: np.random.Generator) -> str:
     adjectives, nouns, verbs = (random.choice(words.split(), 4) for words in (ADJECTIVES, NOUNS, VERBS))
     return (
-        f"The {adjectives[0]} {nouns[0]} {verbs[0]} the {nouns[1]} {random.choice(JOINTS.split())} "
+        f"The {adjectives[0]} {nouns[0]} {verbs[0]} the {nouns[1]} {random.choice(CONJUNCTIONS.split())} "
         f"the {adjectives[1]} {nouns[2]} {verbs[1]} a {nouns[3]}."
     )

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Search quality on retrieval sets."""

@@ -1,4 +1,4 @@
-"""An embedder that remembers vectors from one run of a benchmark to the next."""
+"""An embedder that caches document vectors on disk, so that later runs of a benchmark can reuse them."""
 
 import hashlib
 import sqlite3
@@ -13,11 +13,11 @@ from embedding.vectors import Vectors
 
 
 class CachedEmbedder(Embedder):
-    """Embeds documents that it has not seen before; for one thread.
+    """Embeds only documents that are not in the cache. Not thread-safe.
 
     Args:
-        embedder: Does the work.
-        directory: Gets a file for each model signature.
+        embedder: Embeds documents that are not cached.
+        directory: Directory of the cache, one SQLite file per model signature.
     """
 
     def __init__(self, embedder: Embedder, directory: Path) -> None:
@@ -34,22 +34,22 @@ class CachedEmbedder(Embedder):
         on_progress: Callable[[int], None] | None = None,
         pause: Pause = no_pause,
     ) -> Embeddings:
-        """As the embedder; what was remembered does not count as truncated."""
+        """Vectors from the cache or the embedder; `truncated` counts only texts that were not cached."""
         keys = [hashlib.sha256(text.encode()).digest() for text in texts]
         with closing(sqlite3.connect(self._file)) as connection, connection:
             connection.execute("CREATE TABLE IF NOT EXISTS vector (text BLOB PRIMARY KEY, tokens INTEGER, vector BLOB)")
-            known = {key: held for key in keys if (held := _held(connection, key))}
+            known = {key: row for key in keys if (row := _cached(connection, key))}
             new = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-            made = self._embedder.embed_documents(list(new.values()), on_progress, pause)
-            rows = list(zip(new, made.token_counts, made.vectors, strict=True))
+            embeddings = self._embedder.embed_documents(list(new.values()), on_progress, pause)
+            rows = list(zip(new, embeddings.token_counts, embeddings.vectors, strict=True))
             connection.executemany(
                 "INSERT OR REPLACE INTO vector VALUES (?, ?, ?)", [(key, n, v.tobytes()) for key, n, v in rows]
             )
         known |= {key: (tokens, vector) for key, tokens, vector in rows}
         vectors = np.stack([known[key][1] for key in keys])
-        return Embeddings(vectors, tuple(known[key][0] for key in keys), made.truncated)
+        return Embeddings(vectors, tuple(known[key][0] for key in keys), embeddings.truncated)
 
 
-def _held(connection: sqlite3.Connection, key: bytes) -> tuple[int, Vectors] | None:
+def _cached(connection: sqlite3.Connection, key: bytes) -> tuple[int, Vectors] | None:
     row = connection.execute("SELECT tokens, vector FROM vector WHERE text = ?", (key,)).fetchone()
     return (row[0], np.frombuffer(row[1], dtype=np.float32)) if row else None

@@ -1,10 +1,10 @@
-"""How good the search is: retrieval sets asked through the app, each query with every method.
+"""Evaluates search quality: sends the queries of retrieval sets to the search app, with each search method.
 
-    python -m benchmarks.evaluation DATA [--out FILE] [--queries N] [--cache DIR]
+    python -m benchmarks.search_quality.main DATA [--out FILE] [--queries N] [--cache DIR]
 
-DATA is a set (`retrieval_sets.py` tells its files) or a directory of sets. Each becomes a course, is embedded with the
-configured model and searched over HTTP. Intervals hold 95 % of bootstrap samples of the queries. A query is asked once
-more before it is measured: the first call embeds it, and counts on its own.
+DATA is a retrieval set (see `retrieval_sets.py`) or a directory of sets. Each set becomes a course, which is embedded
+with the configured model and searched over HTTP. Intervals are 95 % bootstrap intervals over the queries. The first
+call of each query, which embeds the query, is measured separately from the others.
 """
 
 import argparse
@@ -53,7 +53,7 @@ from models.fingerprint import CourseFingerprint
 from models.loading import LoadError
 
 TOP_K = 20
-"""Deep enough for every measure."""
+"""The largest depth of the metrics."""
 METHODS: Mapping[str, Mapping[str, str]] = {
     "vector": {"method": "vector"},
     "keyword": {"method": "keyword"},
@@ -61,7 +61,7 @@ METHODS: Mapping[str, Mapping[str, str]] = {
     "hybrid, rrf": {"method": "hybrid", "fusion": "rrf"},
 }
 CHANNELS = ("vector", "keyword")
-MEASURES = {"ndcg@10": ndcg, "recall@20": recall, "mrr@10": reciprocal_rank}
+METRICS = {"ndcg@10": ndcg, "recall@20": recall, "mrr@10": reciprocal_rank}
 TITLES = {"ndcg@10": "nDCG@10", "recall@20": "Recall@20", "mrr@10": "MRR@10"}
 
 progress = Console(stderr=True, highlight=False)
@@ -69,24 +69,26 @@ console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None i
 
 
 @dataclass(frozen=True)
-class Answers:
-    """What came back for the queries of a set, and how long it took."""
+class Measurements:
+    """Metrics and latencies of the queries of a set."""
 
     quality: Mapping[str, NDArray[np.float64]]
-    """By method: (queries, measures)."""
+    """Method → metric values (queries, metrics)."""
     seconds: Mapping[str, NDArray[np.float64]]
-    """By method: (queries)."""
+    """Method → seconds per query (queries,)."""
     first_seconds: NDArray[np.float64]
-    """Of each query's first call."""
+    """Seconds of the first call of each query (queries,)."""
 
 
 def main() -> None:
-    """Evaluate, print tables, and write the same figures to `--out`."""
+    """Evaluate, print tables, and write the figures to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, metavar="DATA", help="directory of a set, or of several")
+    parser.add_argument("data", type=Path, metavar="DATA", help="directory of one set or of several sets")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--queries", type=_positive, metavar="N", help="ask only N queries of a set, evenly spaced")
-    parser.add_argument("--cache", type=Path, metavar="DIR", help="keep the vectors of texts there for the next run")
+    parser.add_argument("--queries", type=_positive, metavar="N", help="use only N evenly spaced queries per set")
+    parser.add_argument(
+        "--cache", type=Path, metavar="DIR", help="directory that caches document vectors for later runs"
+    )
     arguments = parser.parse_args()
     out, cache = (path and path.absolute() for path in (arguments.out, arguments.cache))
     try:
@@ -98,22 +100,24 @@ def main() -> None:
 
 
 def evaluate(data: Path, queries: int | None = None, cache: Path | None = None) -> dict[str, Any]:
-    """Evaluate the sets of a directory, and print each when it is done.
+    """Evaluate the sets of a directory, and print the table of each as soon as it is evaluated.
 
     Raises:
-        SetError: there is no set, or one is malformed.
+        SetError: there is no set, or a set is malformed.
         LoadError: a row of a corpus is malformed.
-        EmbeddingError: the model is missing, or failed.
+        EmbeddingError: the model is missing or failed.
     """
     directories, corpora = find_sets(data)
     sets = [read_set(directory).sample(queries) for directory in directories]
     if corpora:
-        progress.print(f"Left out, for want of queries and judgements: {', '.join(path.name for path in corpora)}")
+        progress.print(
+            f"Left out, because queries or judgements are missing: {', '.join(path.name for path in corpora)}"
+        )
     model = model_in_use(EmbeddingSettings())
     model = model.model_copy(update={"embedding_model_path": model.embedding_model_path.absolute()})
     embedder = LocalEmbedder.load(model)
-    stand_in = ", a stand-in that reads English only" if model.embedding_model_name == DEMO_MODEL_NAME else ""
-    progress.print(f"Model: {embedder.name}{stand_in}")
+    note = ", a small demo model for English only" if model.embedding_model_name == DEMO_MODEL_NAME else ""
+    progress.print(f"Model: {embedder.name}{note}")
     environment = {
         "EMBEDDING_MODEL_PATH": str(model.embedding_model_path),
         "EMBEDDING_MODEL_NAME": model.embedding_model_name,
@@ -123,10 +127,10 @@ def evaluate(data: Path, queries: int | None = None, cache: Path | None = None) 
     }
     documents = CachedEmbedder(embedder, cache) if cache else embedder
     results = []
-    for one in sets:
-        with serving(environment) as product:  # one for each: sets may share chunks, which belong to one course only
-            chunks = _publish(product, one, documents)
-            results.append(_figures(one, chunks, _ask(product, one)))
+    for retrieval_set in sets:
+        with serving(environment) as product:  # restarted per set: sets may share chunk ids
+            chunks = _publish(product, retrieval_set, documents)
+            results.append(_figures(retrieval_set, chunks, _measure(product, retrieval_set)))
         _print_set(results[-1])
     if len(results) > 1:
         _print_summary(results)
@@ -144,36 +148,41 @@ def _positive(text: str) -> int:
     return number
 
 
-def _publish(product: Serving, one: RetrievalSet, embedder: Embedder) -> int:
-    """Make a course of the set's corpus; tells how many chunks it has."""
+def _publish(product: Serving, retrieval_set: RetrievalSet, embedder: Embedder) -> int:
+    """Publish the corpus of the set as a course; returns the number of its chunks."""
 
     def index() -> CourseFingerprint:
         with transaction(product.engine) as session:
-            pages = list(chunk_pages(session, one.name))
+            pages = list(chunk_pages(session, retrieval_set.name))
         with Progress(console=progress, transient=True) as bar:
-            task = bar.add_task(f"{one.name}: embedding", total=sum(map(len, pages)))
-            show = partial(_show, bar, task)
-            report = index_course(one.name, pages, product.store, embedder, show)
+            task = bar.add_task(f"{retrieval_set.name}: embedding", total=sum(map(len, pages)))
+            on_progress = partial(_update, bar, task)
+            report = index_course(retrieval_set.name, pages, product.store, embedder, on_progress)
         if not (report.complete and report.sound):
-            raise EmbeddingError(f"{one.name}: {report.stored} documents, {report.vectors.unsound} unsound vectors")
+            raise EmbeddingError(
+                f"{retrieval_set.name}: {report.stored} documents, {report.vectors.unsound} unsound vectors"
+            )
         return report.fingerprint
 
-    return product.publish((str(one.directory / CORPUS), one.corpus()), one.name, index)
+    return product.publish((str(retrieval_set.directory / CORPUS), retrieval_set.corpus()), retrieval_set.name, index)
 
 
-def _ask(product: Serving, one: RetrievalSet) -> Answers:
+def _measure(product: Serving, retrieval_set: RetrievalSet) -> Measurements:
     quality: dict[str, list[list[float]]] = {method: [] for method in METHODS}
     seconds: dict[str, list[float]] = {method: [] for method in METHODS}
     first_seconds = []
     with httpx.Client(base_url=product.url, timeout=120, trust_env=False) as client:
-        _search(client, one.name, one.queries[0], METHODS["keyword"])  # it waits until the course is loaded
-        for query in track(one.queries, description=f"{one.name}: asking", console=progress, transient=True):
-            first_seconds.append(_search(client, one.name, query, METHODS["hybrid"])[1])
+        # a keyword search waits until the course is loaded
+        _search(client, retrieval_set.name, retrieval_set.queries[0], METHODS["keyword"])
+        for query in track(
+            retrieval_set.queries, description=f"{retrieval_set.name}: searching", console=progress, transient=True
+        ):
+            first_seconds.append(_search(client, retrieval_set.name, query, METHODS["hybrid"])[1])
             for method, options in METHODS.items():
-                ranking, took = _search(client, one.name, query, options)
-                quality[method].append([measure(ranking, query.judgements) for measure in MEASURES.values()])
+                ranking, took = _search(client, retrieval_set.name, query, options)
+                quality[method].append([metric(ranking, query.judgements) for metric in METRICS.values()])
                 seconds[method].append(took)
-    return Answers(
+    return Measurements(
         {method: np.asarray(rows) for method, rows in quality.items()},
         {method: np.asarray(times) for method, times in seconds.items()},
         np.asarray(first_seconds),
@@ -181,7 +190,11 @@ def _ask(product: Serving, one: RetrievalSet) -> Answers:
 
 
 def _search(client: httpx.Client, course_id: str, query: Query, options: Mapping[str, str]) -> tuple[list[str], float]:
-    """The ids of the chunks that were found, best first, and how many seconds the call took."""
+    """Search once.
+
+    Returns:
+        The ids of the found chunks, best first, and the seconds of the call.
+    """
     body = {"query": query.text, "top_k": TOP_K, **options}
     started = time.perf_counter()
     response = client.post(f"/courses/{course_id}/search", json=body)
@@ -191,44 +204,44 @@ def _search(client: httpx.Client, course_id: str, query: Query, options: Mapping
     answer = response.json()
     if answer["degraded"]:
         raise RuntimeError(f"{query.id}: {answer['degraded']}")
-    return [_best_judged(result, query.judgements) for result in answer["results"]], took
+    return [_most_relevant_id(result, query.judgements) for result in answer["results"]], took
 
 
-def _best_judged(result: Mapping[str, Any], judgements: Judgements) -> str:
-    """Id of the chunk, or of that copy of its text which the set judges best."""
+def _most_relevant_id(result: Mapping[str, Any], judgements: Judgements) -> str:
+    """The id, among those of the result and its copies, with the highest relevance score."""
     ids: list[str] = [chunk["chunk_id"] for chunk in (result["metadata"], *result["copies"])]
     return max(ids, key=lambda chunk_id: judgements.get(chunk_id, 0.0))
 
 
-def _figures(one: RetrievalSet, chunks: int, answers: Answers) -> dict[str, Any]:
-    languages = np.array([query.language for query in one.queries])
-    groups = {"all": _group(answers, np.ones(len(languages), dtype=bool))}
+def _figures(retrieval_set: RetrievalSet, chunks: int, measurements: Measurements) -> dict[str, Any]:
+    languages = np.array([query.language for query in retrieval_set.queries])
+    groups = {"all": _group(measurements, np.ones(len(languages), dtype=bool))}
     if len(set(languages)) > 1:
-        groups |= {language: _group(answers, languages == language) for language in sorted(set(languages))}
+        groups |= {language: _group(measurements, languages == language) for language in sorted(set(languages))}
     return {
-        "name": one.name,
+        "name": retrieval_set.name,
         "chunks": chunks,
-        "unjudged_queries": one.unjudged,
-        "first_call_ms": _latency(answers.first_seconds),
+        "unjudged_queries": retrieval_set.unjudged,
+        "first_call_ms": _latency(measurements.first_seconds),
         "groups": groups,
     }
 
 
-def _group(answers: Answers, chosen: NDArray[np.bool_]) -> dict[str, Any]:
-    """Figures of the queries that were chosen."""
+def _group(measurements: Measurements, mask: NDArray[np.bool_]) -> dict[str, Any]:
+    """Figures of the queries that the mask selects."""
     methods: dict[str, dict[str, Any]] = {
-        method: {**_estimates(quality[chosen]), **_latency(answers.seconds[method][chosen])}
-        for method, quality in answers.quality.items()
+        method: {**_estimates(quality[mask]), **_latency(measurements.seconds[method][mask])}
+        for method, quality in measurements.quality.items()
     }
     better = max(CHANNELS, key=lambda channel: methods[channel]["ndcg@10"]["mean"])
-    gain = _estimates(answers.quality["hybrid"][chosen] - answers.quality[better][chosen])
-    return {"queries": int(chosen.sum()), "methods": methods, "better_channel": better, "gain": gain}
+    gain = _estimates(measurements.quality["hybrid"][mask] - measurements.quality[better][mask])
+    return {"queries": int(mask.sum()), "methods": methods, "better_channel": better, "gain": gain}
 
 
 def _estimates(rows: NDArray[np.float64]) -> dict[str, dict[str, float]]:
     return {
         name: {part: round(value, 4) for part, value in estimate(column)._asdict().items()}
-        for name, column in zip(MEASURES, rows.T, strict=True)
+        for name, column in zip(METRICS, rows.T, strict=True)
     }
 
 
@@ -236,7 +249,7 @@ def _latency(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]
     return {"p50_ms": milliseconds(seconds, 50), "p99_ms": milliseconds(seconds, 99)}
 
 
-def _show(bar: Progress, task: Any, done: int) -> None:
+def _update(bar: Progress, task: Any, done: int) -> None:
     bar.update(task, completed=done)
 
 
@@ -247,29 +260,29 @@ def _print_set(figures: Mapping[str, Any]) -> None:
         table.add_column(column, justify="right")
     for name, group in figures["groups"].items():
         for method, row in group["methods"].items():
-            measures = (_interval(row[measure]) for measure in MEASURES)
+            metrics = (_interval(row[metric]) for metric in METRICS)
             times = (f"{row[key]:.1f}" for key in ("p50_ms", "p99_ms"))
-            table.add_row(method, f"{group['queries']:,} {'' if name == 'all' else name}".strip(), *measures, *times)
+            table.add_row(method, f"{group['queries']:,} {'' if name == 'all' else name}".strip(), *metrics, *times)
         table.add_section()
     console.print(table)
     for name, group in figures["groups"].items():
         gains = (f"{title} {_gain(group['gain'][key])}" for key, title in TITLES.items())
-        where = "" if name == "all" else f"{name}: "
-        console.print(f"{where}hybrid - {group['better_channel']} (the better channel): {', '.join(gains)}")
+        prefix = "" if name == "all" else f"{name}: "
+        console.print(f"{prefix}hybrid - {group['better_channel']} (the better channel): {', '.join(gains)}")
     first = figures["first_call_ms"]
     console.print(f"first call of a query, which embeds it: p50 {first['p50_ms']:.1f} ms, p99 {first['p99_ms']:.1f} ms")
     if figures["unjudged_queries"]:
-        console.print(f"{figures['unjudged_queries']} queries that no chunk answers were left out")
+        console.print(f"{figures['unjudged_queries']} queries without a relevant chunk were left out")
     console.print()
 
 
 def _print_summary(sets: Sequence[Mapping[str, Any]]) -> None:
-    """How much the hybrid gains over the better channel, set by set."""
+    """Print the nDCG@10 of each set, and the gain of hybrid search over the better channel."""
     table = Table(title="nDCG@10 of all sets", box=SIMPLE_HEAD)
     table.add_column("set")
     for column in (*METHODS, "hybrid - better channel"):
         table.add_column(column, justify="right")
-    groups = [(one["name"], one["groups"]["all"]) for one in sets]
+    groups = [(figures["name"], figures["groups"]["all"]) for figures in sets]
     for name, group in groups:
         means = (f"{group['methods'][method]['ndcg@10']['mean']:.3f}" for method in METHODS)
         table.add_row(name, *means, _gain(group["gain"]["ndcg@10"]))
@@ -282,15 +295,15 @@ def _print_summary(sets: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _interval(value: Mapping[str, float]) -> str:
-    one = Estimate(**value)
-    return f"{one.mean:.3f} ({one.low:.3f}-{one.high:.3f})"
+    interval = Estimate(**value)
+    return f"{interval.mean:.3f} ({interval.low:.3f}-{interval.high:.3f})"
 
 
 def _gain(value: Mapping[str, float]) -> str:
-    one = Estimate(**value)
-    return f"{one.mean:+.3f} ({one.low:+.3f} to {one.high:+.3f})"
+    interval = Estimate(**value)
+    return f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
 if __name__ == "__main__":
-    logging.getLogger("embedding").setLevel(logging.ERROR)  # or every batch would say how many texts it cut
+    logging.getLogger("embedding").setLevel(logging.ERROR)  # else each batch logs its number of truncated texts
     main()

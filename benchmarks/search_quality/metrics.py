@@ -1,7 +1,7 @@
-"""How good a ranking is, and how sure one can be of an average over queries.
+"""Retrieval metrics (nDCG, recall, MRR) and bootstrap confidence intervals.
 
-A ranking is a list of chunk ids, best first; judgements give the chunks that answer a query a score, all others have
-none. Figures are 0.0 to 1.0, the higher the better.
+A ranking is a list of chunk ids, best first. Judgements map the ids of relevant chunks to a relevance score; chunks
+without a judgement are not relevant. All metrics range from 0.0 to 1.0; higher is better.
 """
 
 import math
@@ -18,7 +18,7 @@ Judgements = Mapping[str, float]
 
 
 class Estimate(NamedTuple):
-    """An average over queries, and where it would lie for 95 % of such sets of queries."""
+    """A mean over queries with its 95 % bootstrap confidence interval."""
 
     mean: float
     low: float
@@ -26,26 +26,29 @@ class Estimate(NamedTuple):
 
 
 def ndcg(ranking: Sequence[str], judgements: Judgements, depth: int = 10) -> float:
-    """Gain (the judgement's score, less the lower it stands) over that of the best possible ranking."""
+    """Normalized discounted cumulative gain: the gain of the ranking divided by that of the ideal ranking.
+
+    The gain is linear in the relevance score, and discounted by log2(rank + 1).
+    """
     gains = [judgements.get(chunk_id, 0.0) for chunk_id in ranking[:depth]]
     ideal = sorted(judgements.values(), reverse=True)[:depth]
     return _discounted(gains) / _discounted(ideal)
 
 
 def recall(ranking: Sequence[str], judgements: Judgements, depth: int = 20) -> float:
-    """Share of the chunks that answer the query that were found at all."""
-    answers = _answers(judgements)
-    return len(answers.intersection(ranking[:depth])) / len(answers)
+    """Share of the relevant chunks that are among the first `depth` results."""
+    relevant = _relevant(judgements)
+    return len(relevant.intersection(ranking[:depth])) / len(relevant)
 
 
 def reciprocal_rank(ranking: Sequence[str], judgements: Judgements, depth: int = 10) -> float:
-    """1 over the place of the first chunk that answers the query; 0.0 when there is none."""
-    answers = _answers(judgements)
-    return next((1 / place for place, chunk_id in enumerate(ranking[:depth], start=1) if chunk_id in answers), 0.0)
+    """1 divided by the rank of the first relevant chunk; 0.0 if there is none among the first `depth`."""
+    relevant = _relevant(judgements)
+    return next((1 / rank for rank, chunk_id in enumerate(ranking[:depth], start=1) if chunk_id in relevant), 0.0)
 
 
 def estimate(values: ArrayLike) -> Estimate:
-    """The mean of one value a query, with its bootstrap interval; the same values give the same interval."""
+    """The mean of one value per query, with its bootstrap interval. The random seed is fixed."""
     sample = np.asarray(values, dtype=np.float64)
     random = np.random.default_rng(SEED)
     means = [sample[random.integers(len(sample), size=len(sample))].mean() for _ in range(RESAMPLES)]
@@ -54,13 +57,13 @@ def estimate(values: ArrayLike) -> Estimate:
 
 
 def milliseconds(seconds: ArrayLike, percentile: float) -> float:
-    """A percentile of some durations."""
+    """A percentile of durations, in milliseconds."""
     return round(float(np.percentile(np.asarray(seconds, dtype=np.float64), percentile)) * 1000, 3)
 
 
 def _discounted(gains: Sequence[float]) -> float:
-    return sum(gain / math.log2(place + 1) for place, gain in enumerate(gains, start=1))
+    return sum(gain / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
 
 
-def _answers(judgements: Judgements) -> set[str]:
+def _relevant(judgements: Judgements) -> set[str]:
     return {chunk_id for chunk_id, score in judgements.items() if score > 0}

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Search latency and throughput, compared with Chroma, LangChain and LlamaIndex."""

@@ -1,7 +1,7 @@
-"""LangChain and LlamaIndex in the search benchmark: `python -m benchmarks.search_speed.baselines SYSTEM`.
+"""The baselines LangChain and LlamaIndex: `python -m benchmarks.search_speed.baselines SYSTEM`.
 
-Both keep their BM25 index in memory and ask the same Chroma server, as their own guides do it. This runs in the rivals'
-own environment (`baseline-requirements.txt`), so it imports nothing of the product.
+Both keep their BM25 index in memory and use the same Chroma server, as their documentation shows. This module runs in a
+separate environment (`baseline-requirements.txt`), so it imports nothing of the product.
 """
 
 import os
@@ -11,23 +11,23 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.search_speed.worker import RESULTS, Ask, Call, Question, read_questions, work
+from benchmarks.search_speed.worker import RESULTS, Call, Question, Search, handle_commands, read_questions
 
 FILTERED_DEPTH = 200
-"""LangChain's BM25 knows no filter: the best of so many that pass it."""
+"""LangChain's BM25 has no filter: this many results are retrieved and filtered afterwards."""
 PAGE = 2500
 
 
 def main(system: str) -> None:
-    """Carry out orders for one system."""
+    """Execute commands for one system."""
     warnings.simplefilter("ignore")
     os.environ["ANONYMIZED_TELEMETRY"] = "False"
     questions = read_questions(Path(os.environ["BENCHMARK_QUESTIONS"]))
-    ask = {"LangChain": _langchain, "LlamaIndex": _llama_index}[system]
-    work(ask(questions), questions)
+    make_search = {"LangChain": _langchain, "LlamaIndex": _llama_index}[system]
+    handle_commands(make_search(questions), questions)
 
 
-def _langchain(questions: Sequence[Question]) -> Ask:
+def _langchain(questions: Sequence[Question]) -> Search:
     from langchain_chroma import Chroma  # type: ignore[import-not-found, unused-ignore]
     from langchain_classic.retrievers import EnsembleRetriever  # type: ignore[import-not-found, unused-ignore]
     from langchain_community.retrievers import BM25Retriever  # type: ignore[import-not-found, unused-ignore]
@@ -37,7 +37,7 @@ def _langchain(questions: Sequence[Question]) -> Ask:
 
     vectors: dict[str, list[float]] = {question.text: question.vector.tolist() for question in questions}
 
-    class LookUp(Embeddings):  # type: ignore[misc, unused-ignore]
+    class LookUpEmbeddings(Embeddings):  # type: ignore[misc, unused-ignore]
         def embed_documents(self, texts: list[str]) -> list[list[float]]:
             return [vectors[text] for text in texts]
 
@@ -45,31 +45,31 @@ def _langchain(questions: Sequence[Question]) -> Ask:
             return vectors[text]
 
     client, collection = _chroma()
-    store = Chroma(client=client, collection_name=collection.name, embedding_function=LookUp())
+    store = Chroma(client=client, collection_name=collection.name, embedding_function=LookUpEmbeddings())
     documents = [
         Document(page_content=text, metadata=metadata, id=id_) for id_, text, metadata in _contents(collection)
     ]
-    words = BM25Retriever.from_documents(documents, k=RESULTS)
-    more_words = words.model_copy(update={"k": FILTERED_DEPTH})
+    keyword_retriever = BM25Retriever.from_documents(documents, k=RESULTS)
+    deep_keyword_retriever = keyword_retriever.model_copy(update={"k": FILTERED_DEPTH})
 
-    def ask(call: Call) -> list[str]:
+    def search(call: Call) -> list[str]:
         options: dict[str, Any] = {"k": RESULTS}
-        by_words: Any = words
+        keyword_search: Any = keyword_retriever
         if call.filtered:
             section = call.question.section
             options["filter"] = {"section_id": section}
-            by_words = more_words | RunnableLambda(
-                lambda found: [one for one in found if one.metadata["section_id"] == section][:RESULTS]
+            keyword_search = deep_keyword_retriever | RunnableLambda(
+                lambda found: [document for document in found if document.metadata["section_id"] == section][:RESULTS]
             )
         retriever = store.as_retriever(search_kwargs=options)
         if call.method == "hybrid":
-            retriever = EnsembleRetriever(retrievers=[retriever, by_words], weights=[0.5, 0.5])
+            retriever = EnsembleRetriever(retrievers=[retriever, keyword_search], weights=[0.5, 0.5])
         return [document.id for document in retriever.invoke(call.question.text)[:RESULTS]]
 
-    return ask
+    return search
 
 
-def _llama_index(questions: Sequence[Question]) -> Ask:
+def _llama_index(questions: Sequence[Question]) -> Search:
     from llama_index.core import VectorStoreIndex  # type: ignore[import-not-found, unused-ignore]
     from llama_index.core.embeddings import BaseEmbedding  # type: ignore[import-not-found, unused-ignore]
     from llama_index.core.llms import MockLLM  # type: ignore[import-not-found, unused-ignore]
@@ -83,7 +83,7 @@ def _llama_index(questions: Sequence[Question]) -> Ask:
 
     vectors: dict[str, list[float]] = {question.text: question.vector.tolist() for question in questions}
 
-    class LookUp(BaseEmbedding):  # type: ignore[misc, unused-ignore]
+    class LookUpEmbeddings(BaseEmbedding):  # type: ignore[misc, unused-ignore]
         def _get_query_embedding(self, query: str) -> list[float]:
             return vectors[query]
 
@@ -95,45 +95,45 @@ def _llama_index(questions: Sequence[Question]) -> Ask:
 
     _, collection = _chroma()
     store = ChromaVectorStore(chroma_collection=collection)
-    index = VectorStoreIndex.from_vector_store(store, embed_model=LookUp())
+    index = VectorStoreIndex.from_vector_store(store, embed_model=LookUpEmbeddings())
     nodes = [node for ids in _pages_of_ids(collection) for node in store.get_nodes(ids)]
-    words = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=RESULTS)
-    words.bm25.corpus = words.corpus
-    # made once for each filter, since they look at every node
-    words_of = {
+    keyword_retriever = BM25Retriever.from_defaults(nodes=nodes, similarity_top_k=RESULTS)
+    keyword_retriever.bm25.corpus = keyword_retriever.corpus
+    # one per filter, made in advance, because the constructor reads every node
+    keyword_retrievers = {
         section: BM25Retriever(
-            existing_bm25=words.bm25,
+            existing_bm25=keyword_retriever.bm25,
             similarity_top_k=RESULTS,
-            corpus_weight_mask=[int(node["section_id"] == section) for node in words.corpus],
+            corpus_weight_mask=[int(node["section_id"] == section) for node in keyword_retriever.corpus],
         )
         for section in {question.section for question in questions}
     }
 
-    def ask(call: Call) -> list[str]:
-        by_words, filters = words, None
+    def search(call: Call) -> list[str]:
+        keyword_search, filters = keyword_retriever, None
         if call.filtered:
             section = call.question.section
-            by_words, filters = (
-                words_of[section],
+            keyword_search, filters = (
+                keyword_retrievers[section],
                 MetadataFilters(filters=[MetadataFilter(key="section_id", value=section)]),
             )
         retriever = index.as_retriever(similarity_top_k=RESULTS, filters=filters)
         if call.method == "hybrid":
             retriever = QueryFusionRetriever(
-                [retriever, by_words],
+                [retriever, keyword_search],
                 llm=MockLLM(),
                 mode="reciprocal_rerank",
                 similarity_top_k=RESULTS,
                 num_queries=1,
                 use_async=False,
             )
-        return [found.node.node_id for found in retriever.retrieve(call.question.text)]
+        return [result.node.node_id for result in retriever.retrieve(call.question.text)]
 
-    return ask
+    return search
 
 
 def _chroma() -> tuple[Any, Any]:
-    """Client and collection."""
+    """The client and the collection of the course."""
     import chromadb
 
     host, _, port = os.environ["CHROMA_URL"].removeprefix("http://").partition(":")
@@ -142,7 +142,7 @@ def _chroma() -> tuple[Any, Any]:
 
 
 def _contents(collection: Any) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Id, text and metadata of all chunks."""
+    """Yields id, text and metadata of each chunk."""
     for ids in _pages_of_ids(collection):
         page = collection.get(ids, include=["documents", "metadatas"])
         yield from zip(page["ids"], page["documents"], page["metadatas"], strict=True)

@@ -1,4 +1,4 @@
-"""What the caches save, in process: loading a course, requests of which some are cold, and demanding ones."""
+"""Measures the time that the caches save, in process: loading a course, simple requests, and expensive requests."""
 
 import statistics
 import time
@@ -11,21 +11,21 @@ from search_api.search.schemas import SearchRequest
 from search_api.search.service import IndexKey
 from search_api.services import Services
 
-LOADS, LOADING_SECONDS = 5, 10.0
+MAX_LOADS, MAX_LOADING_SECONDS = 5, 10.0
 HITS = 1000
-REQUESTS, COLD = 100, 15
+REQUESTS, COLD_REQUESTS = 100, 15
 
 
 def measure_loading(services: Services, course_id: str, questions: Sequence[Question]) -> dict[str, float]:
-    """How long a course takes to load, and how long to be found in the cache; medians, in milliseconds."""
+    """Median milliseconds of loading a course and of a cache hit."""
     cache, course = services.caches["courses"], services.courses.published(course_id)
     key = IndexKey(course_id, course.embedding_generation, course.embedding_fingerprint)
     loads: list[float] = []
-    while len(loads) < LOADS and sum(loads) < LOADING_SECONDS:
+    while len(loads) < MAX_LOADS and sum(loads) < MAX_LOADING_SECONDS:
         cache.clear_cache()
         cache.clear_cache_stats()
         services.search.search(course_id, SearchRequest(query=[questions[0].text]))
-        while cache.peek(key) is None:  # a search does not wait long for a large course
+        while cache.peek(key) is None:  # a search answers before a large course is loaded
             time.sleep(0.01)
         loads.append(cache.get_cache_stats().load_seconds)
     hits = [_seconds(lambda: cache.peek(key)) for _ in range(HITS)]
@@ -33,19 +33,19 @@ def measure_loading(services: Services, course_id: str, questions: Sequence[Ques
 
 
 def measure_requests(services: Services, course_id: str, questions: Sequence[Question]) -> dict[str, dict[str, float]]:
-    """How long 100 requests take, with the cache and without it, which means emptied before each of them."""
+    """Seconds of 100 requests, with the caches and without, that is, with caches cleared before each request."""
 
     def simple(number: int) -> None:
         _search(services, course_id, {"query": questions[number % len(questions)].text})
 
-    def demanding(number: int) -> None:
+    def expensive(number: int) -> None:
         sections = [questions[(number + step) % len(questions)].section for step in range(3)]
         filters = {"section_id": sections}
         request = {"query": questions[number % len(questions)].text, "filters": filters, "context": 2}
         _search(services, course_id, request)
 
-    def series(request: Callable[[int], None], cold: int) -> float:
-        """Seconds of all requests, `cold` of which, evenly spread, find the caches empty."""
+    def total_seconds(request: Callable[[int], None], cold: int) -> float:
+        """Seconds of all requests. The caches are cleared before `cold` of them, evenly spread."""
         seconds = 0.0
         for number in range(REQUESTS):
             if number * cold // REQUESTS != (number - 1) * cold // REQUESTS:
@@ -58,15 +58,15 @@ def measure_requests(services: Services, course_id: str, questions: Sequence[Que
     return {
         "simple": {
             "requests": REQUESTS,
-            "cold": COLD,
-            "with_cache_s": series(simple, COLD),
-            "without_s": series(simple, REQUESTS),
+            "cold": COLD_REQUESTS,
+            "with_cache_s": total_seconds(simple, COLD_REQUESTS),
+            "without_s": total_seconds(simple, REQUESTS),
         },
-        "demanding": {
+        "expensive": {
             "requests": REQUESTS,
             "cold": 0,
-            "with_cache_s": series(demanding, 0),
-            "without_s": series(demanding, REQUESTS),
+            "with_cache_s": total_seconds(expensive, 0),
+            "without_s": total_seconds(expensive, REQUESTS),
         },
     }
 

@@ -1,6 +1,7 @@
-"""A made-up course for `benchmarks.search_speed.main`: words as rare as in real text, vectors that have neighbours.
+"""Generates a course for `benchmarks.search_speed.main`: Zipf-distributed words, vectors clustered by topic.
 
-The same course on every machine. A question is some words of a chunk and a vector near the chunk's own.
+The same size gives the same course on every machine. A question consists of words of one chunk, and of a vector near
+that of the chunk.
 """
 
 import io
@@ -20,33 +21,34 @@ CHUNK_WORDS, CHUNK_WORDS_SPREAD = 150, 30
 QUESTION_WORDS = 8
 TOPICS = 200
 TOPIC_SPREAD, QUESTION_SPREAD = 1.0, 0.5
-"""How far a chunk lies from its topic, and a question from its chunk, against a vector of length one."""
+"""Length of the random offset from topic to chunk and from chunk to question; the vectors have length 1."""
 SYLLABLES = tuple(map("".join, product("bdfgklmnprst", "aeiou")))
 VOCABULARY = 40_000
-ZIPF, ZIPF_SHIFT = 1.07, 2.7
+ZIPF_EXPONENT, ZIPF_SHIFT = 1.07, 2.7
+"""Word frequencies follow the Zipf-Mandelbrot law: (rank + shift) ** -exponent."""
 SEED = 7
 
 
 @dataclass(frozen=True)
 class MadeUpCourse:
-    """Chunks by number, and questions about them."""
+    """The chunks of a course and questions about them. Chunks are numbered from 0."""
 
     id: str
     texts: tuple[str, ...]
     vectors: NDArray[np.float32]
-    """(chunks, dimensions), of length one."""
+    """Unit vectors (chunks, dimensions)."""
     questions: tuple[str, ...]
     question_vectors: NDArray[np.float32]
-    """(questions, dimensions), of length one."""
+    """Unit vectors (questions, dimensions)."""
     question_sections: tuple[str, ...]
-    """Of the chunk that the question is about: what a filter asks for."""
+    """Section of the chunk that the question is about; filtered searches use it."""
 
     def corpus(self) -> io.BytesIO:
-        """Ready-to-Embed rows."""
+        """The Ready-to-Embed rows, as JSON Lines."""
         return io.BytesIO(b"".join(self._rows()))
 
     def nearest(self, count: int, *, filtered: bool) -> list[list[str]]:
-        """What an exact search finds for each question, best first."""
+        """The ids that an exact vector search finds for each question, best first."""
         scores = self.question_vectors @ self.vectors.T
         if filtered:
             sections = np.array([section_id(number) for number in range(len(self.texts))])
@@ -58,7 +60,7 @@ class MadeUpCourse:
         ]
 
     def save_questions(self, file: Path) -> None:
-        """Write the questions for `search_worker.read_questions`."""
+        """Write the questions for `worker.read_questions`."""
         np.savez(file, texts=self.questions, vectors=self.question_vectors, sections=self.question_sections)
 
     def _rows(self) -> Iterator[bytes]:
@@ -77,24 +79,26 @@ class MadeUpCourse:
 
 
 def make_course(chunks: int) -> MadeUpCourse:
-    """A course of so many chunks; 50,000 take some seconds."""
+    """Generate a course with this number of chunks. 50,000 chunks take a few seconds."""
     random = np.random.default_rng([SEED, chunks])
     words = np.array([_word(number) for number in range(VOCABULARY)])
-    frequency = (np.arange(VOCABULARY) + ZIPF_SHIFT) ** -ZIPF
+    frequency = (np.arange(VOCABULARY) + ZIPF_SHIFT) ** -ZIPF_EXPONENT
     lengths = random.normal(CHUNK_WORDS, CHUNK_WORDS_SPREAD, chunks).clip(QUESTION_WORDS, None).astype(int)
-    drawn = random.choice(VOCABULARY, size=int(lengths.sum()), p=frequency / frequency.sum())
-    numbers = np.split(drawn, np.cumsum(lengths)[:-1])
+    word_numbers = random.choice(VOCABULARY, size=int(lengths.sum()), p=frequency / frequency.sum())
+    words_of_chunks = np.split(word_numbers, np.cumsum(lengths)[:-1])
     topics = _unit(random.standard_normal((TOPICS, DIMENSIONS), dtype=np.float32))
     vectors = _near(topics[random.integers(TOPICS, size=chunks)], TOPIC_SPREAD, random)
-    asked = random.choice(chunks, size=QUESTIONS, replace=chunks < QUESTIONS)
-    questions = [" ".join(words[random.choice(numbers[chunk], QUESTION_WORDS, replace=False)]) for chunk in asked]
+    asked_chunks = random.choice(chunks, size=QUESTIONS, replace=chunks < QUESTIONS)
+    questions = [
+        " ".join(words[random.choice(words_of_chunks[chunk], QUESTION_WORDS, replace=False)]) for chunk in asked_chunks
+    ]
     return MadeUpCourse(
         id=f"made-up-{chunks}",
-        texts=tuple(" ".join(words[chunk]) for chunk in numbers),
+        texts=tuple(" ".join(words[chunk]) for chunk in words_of_chunks),
         vectors=vectors,
         questions=tuple(questions),
-        question_vectors=_near(vectors[asked], QUESTION_SPREAD, random),
-        question_sections=tuple(section_id(int(chunk)) for chunk in asked),
+        question_vectors=_near(vectors[asked_chunks], QUESTION_SPREAD, random),
+        question_sections=tuple(section_id(int(chunk)) for chunk in asked_chunks),
     )
 
 
@@ -109,7 +113,7 @@ def section_id(number: int) -> str:
 
 
 def _word(number: int) -> str:
-    """Each number another word; those of small numbers are short."""
+    """A different word for each number; small numbers give short words."""
     word = ""
     while number >= 0:
         number, syllable = divmod(number, len(SYLLABLES))

@@ -1,11 +1,11 @@
-"""How fast the search is, beside Chroma alone, LangChain and LlamaIndex: the same courses, vectors and questions.
+"""Measures search speed, compared with plain Chroma, LangChain and LlamaIndex, on the same courses and questions.
 
-    python -m benchmarks.search [--out FILE] [--sizes 300 5000 50000] [--seconds 3]
+    python -m benchmarks.search_speed.main [--out FILE] [--sizes 300 5000 50000] [--seconds 3]
 
-Every system is a process that asks from one or eight threads, and they take turns within each figure. All get the
-query's vector ready-made: what a search costs beyond it is measured. LangChain (`EnsembleRetriever`) and LlamaIndex
-(`QueryFusionRetriever`) are libraries, so their figures hold no HTTP but that to Chroma; ours is measured in process
-and over HTTP. At the end, what our caches save.
+Each system runs in a separate process that searches from one or eight threads. The systems alternate within each
+measurement. Query vectors are given, so embedding is not measured. LangChain (`EnsembleRetriever`) and LlamaIndex
+(`QueryFusionRetriever`) are libraries: their figures include HTTP only to Chroma. The product is measured in process
+and over HTTP. At the end, the time saved by the product's caches is measured.
 """
 
 import argparse
@@ -53,9 +53,9 @@ SIZES = (300, 5_000, 50_000)
 METHODS = ("vector", "hybrid")
 CLIENTS = (1, 8)
 TURNS = 3
-"""Into which the seconds of a figure are divided."""
-SMALL = 1_000
-"""Chunks of a course that a request without a cache loads before it answers, rather than ask Chroma meanwhile."""
+"""Number of alternating turns into which the seconds of a measurement are divided."""
+MAX_SMALL_COURSE = 1_000
+"""Chunks of a course that loads so fast that a search waits for it. For larger courses Chroma answers meanwhile."""
 BASELINES = ("LangChain", "LlamaIndex")
 BASELINES_PYTHON = ROOT / ".venv-baselines" / "bin" / "python"
 
@@ -63,25 +63,25 @@ progress = Console(stderr=True, highlight=False)
 
 
 class SystemFailedError(Exception):
-    """A system ended although it should not; the message ends with what it said."""
+    """The process of a system ended unexpectedly; the message holds its standard error."""
 
 
 def main() -> None:
-    """Measure, print tables, and write the same figures to `--out`."""
+    """Measure, print tables, and write the figures to `--out`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="chunks of the courses")
-    parser.add_argument("--seconds", type=float, default=3.0, help="for each system and figure (%(default)s)")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of chunks of the courses")
+    parser.add_argument("--seconds", type=float, default=3.0, help="seconds per system and measurement (%(default)s)")
     arguments = parser.parse_args()
     if not BASELINES_PYTHON.exists():
-        parser.error("the baselines are not installed: `make bench-search` does it")
+        parser.error("the baselines are not installed: run `make bench-search`")
     figures = measure(arguments.sizes, arguments.seconds, (*OUR_SYSTEMS, *BASELINES))
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(sizes: Sequence[int], seconds: float, systems: Sequence[str]) -> dict[str, Any]:
-    """Measure courses of these sizes; every table is printed when it is done."""
+    """Measure courses of these sizes, and print each table as soon as it is complete."""
     figures: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"python": platform.python_version(), "cpus": os.cpu_count(), "load_before": os.getloadavg()},
@@ -93,17 +93,19 @@ def measure(sizes: Sequence[int], seconds: float, systems: Sequence[str]) -> dic
         "requests": {},
     }
     for size in sizes:
-        progress.print(f"{size:,} chunks: making and publishing the course")
+        progress.print(f"{size:,} chunks: generating and publishing the course")
         course = make_course(size)
         with _published(course) as product, ExitStack() as stack:
             progress.print(f"{size:,} chunks: starting the systems")
-            started = {name: stack.enter_context(_System(name, _environment(product, course))) for name in systems}
+            started = {
+                name: stack.enter_context(SystemProcess(name, _environment(product, course))) for name in systems
+            }
             for system in started.values():
-                system.wait()
+                system.read_reply()
             cells = list(_measure_cells(course, started, seconds))
-            figures["loading"][size] = started[IN_PROCESS].order(do="loading")
-            if size <= SMALL:
-                figures["requests"][size] = started[IN_PROCESS].order(do="requests")
+            figures["loading"][size] = started[IN_PROCESS].execute("loading")
+            if size <= MAX_SMALL_COURSE:
+                figures["requests"][size] = started[IN_PROCESS].execute("requests")
         figures["cells"] += cells
         print_cells(size, cells)
     print_caches(figures["loading"], figures["requests"])
@@ -111,8 +113,8 @@ def measure(sizes: Sequence[int], seconds: float, systems: Sequence[str]) -> dic
     return figures
 
 
-class _System:
-    """A process that carries out orders, see `search_worker`."""
+class SystemProcess:
+    """A process that measures one system. It executes the commands of `benchmarks.search_speed.worker`."""
 
     def __init__(self, name: str, environment: Mapping[str, str]) -> None:
         self.name = name
@@ -137,18 +139,22 @@ class _System:
         self._process.communicate()
         self._log.close()
 
-    def order(self, **order: Any) -> Any:
-        """What comes back.
+    def execute(self, command: str, **arguments: Any) -> Any:
+        """Send a command and return its reply.
 
         Raises:
-            SystemFailedError: nothing does.
+            SystemFailedError: the process ended.
         """
-        with suppress(BrokenPipeError):  # `wait` says why
-            print(json.dumps(order), file=self._process.stdin, flush=True)
-        return self.wait()
+        with suppress(BrokenPipeError):  # `read_reply` reports the reason
+            print(json.dumps({"command": command, **arguments}), file=self._process.stdin, flush=True)
+        return self.read_reply()
 
-    def wait(self) -> Any:
-        """What it says next; the first is that it is ready."""
+    def read_reply(self) -> Any:
+        """The next reply. The first one, before any command, is sent when the process is ready.
+
+        Raises:
+            SystemFailedError: the process ended.
+        """
         line = cast(IO[str], self._process.stdout).readline()
         if not line:
             self._process.wait()
@@ -159,7 +165,7 @@ class _System:
 
 @contextmanager
 def _published(course: MadeUpCourse) -> Iterator[Serving]:
-    """The product, with the course published."""
+    """Start the product and publish the course."""
     with tempfile.TemporaryDirectory(prefix="course-search-") as name:
         questions = Path(name) / "questions.npz"
         course.save_questions(questions)
@@ -169,7 +175,7 @@ def _published(course: MadeUpCourse) -> Iterator[Serving]:
 
 
 def _index(product: Serving, course: MadeUpCourse) -> CourseFingerprint:
-    """Write the collection as a run does, but in larger batches and without reading it back."""
+    """Write the collection like a run, but in larger batches and without checks."""
     collection = product.store.create(CollectionInfo(course.id, LOOK_UP, LOOK_UP))
     content, written = FingerprintBuilder(), 0
     with transaction(product.engine) as session:
@@ -189,29 +195,31 @@ def _environment(product: Serving, course: MadeUpCourse) -> dict[str, str]:
     return {**product.settings, SEARCH_URL: product.url, COLLECTION: collection_name(course.id)}
 
 
-def _measure_cells(course: MadeUpCourse, systems: Mapping[str, _System], seconds: float) -> Iterator[dict[str, Any]]:
+def _measure_cells(
+    course: MadeUpCourse, systems: Mapping[str, SystemProcess], seconds: float
+) -> Iterator[dict[str, Any]]:
     for method, filtered in [(method, filtered) for method in METHODS for filtered in (False, True)]:
-        able = {name: system for name, system in systems.items() if method == "vector" or name != CHROMA}
-        what = {"method": method, "filtered": filtered}
+        capable = {name: system for name, system in systems.items() if method == "vector" or name != CHROMA}
+        options = {"method": method, "filtered": filtered}
         progress.print(f"{len(course.texts):,} chunks: {method}{', filtered' if filtered else ''}")
         recalls = {}
         if method == "vector":
             exact = course.nearest(RESULTS, filtered=filtered)
-            recalls = {name: _recall(exact, system.order(do="answer", **what)) for name, system in able.items()}
+            recalls = {name: _recall(exact, system.execute("search", **options)) for name, system in capable.items()}
         else:
-            for system in able.values():  # not to begin cold
-                system.order(do="measure", clients=1, seconds=0.1, **what)
+            for system in capable.values():  # warm up
+                system.execute("measure", clients=1, seconds=0.1, **options)
         for clients in CLIENTS:
-            answers: dict[str, list[Any]] = {name: [] for name in able}
+            replies: dict[str, list[Any]] = {name: [] for name in capable}
             for _ in range(TURNS):
-                for name, system in able.items():
-                    order = {"do": "measure", "clients": clients, "seconds": seconds / TURNS, **what}
-                    answers[name].append(system.order(**order))
+                for name, system in capable.items():
+                    reply = system.execute("measure", clients=clients, seconds=seconds / TURNS, **options)
+                    replies[name].append(reply)
             yield {
                 "chunks": len(course.texts),
-                **what,
+                **options,
                 "clients": clients,
-                "systems": {name: _speed(answers[name]) | {"recall": recalls.get(name)} for name in able},
+                "systems": {name: _speed(replies[name]) | {"recall": recalls.get(name)} for name in capable},
             }
 
 
@@ -226,8 +234,8 @@ def _speed(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _recall(exact: Sequence[Sequence[str]], answers: Sequence[Sequence[str]]) -> float:
-    """Share of what an exact search finds."""
-    shares = [len(set(right) & set(found)) / len(right) for right, found in zip(exact, answers, strict=True)]
+    """Mean share of the ids of an exact search that the system finds."""
+    shares = [len(set(expected) & set(actual)) / len(expected) for expected, actual in zip(exact, answers, strict=True)]
     return round(float(np.mean(shares)), 4)
 
 

@@ -1,6 +1,6 @@
-"""This product and plain Chroma in the search benchmark: `python -m benchmarks.search_speed.our_systems SYSTEM`.
+"""The product (in process and over HTTP) and plain Chroma: `python -m benchmarks.search_speed.our_systems SYSTEM`.
 
-Query vectors are looked up, in the search app too: what a search costs beyond the query's own embedding is measured.
+Query vectors are looked up instead of computed, in the search app too, so the measurements exclude query embedding.
 """
 
 import os
@@ -16,7 +16,7 @@ import numpy as np
 from fastapi import FastAPI
 
 from benchmarks.search_speed.caches import measure_loading, measure_requests
-from benchmarks.search_speed.worker import RESULTS, Ask, Call, Question, read_questions, work
+from benchmarks.search_speed.worker import RESULTS, Call, Question, Search, handle_commands, read_questions
 from embedding.interface import Embedder, Embeddings
 from embedding.vector_store.collection_names import collection_name
 from embedding.vector_store.collections import VectorStore
@@ -30,17 +30,17 @@ from search_api.courses.service import Courses
 from search_api.search.schemas import SearchRequest
 from search_api.services import Services, assemble_services
 
-IN_PROCESS, OVER_HTTP, CHROMA = OUR_SYSTEMS = ("ours, in process", "ours, HTTP", "Chroma, HTTP")
+IN_PROCESS, OVER_HTTP, CHROMA = OUR_SYSTEMS = ("course-search, in process", "course-search, HTTP", "Chroma, HTTP")
 LOOK_UP = "look-up"
-"""Name and signature of the model."""
+"""Name and signature of the embedding model."""
 APP = "benchmarks.search_speed.our_systems:create_search_app"
 QUESTIONS, COURSE = "BENCHMARK_QUESTIONS", "BENCHMARK_COURSE"
 COLLECTION, SEARCH_URL = "BENCHMARK_COLLECTION", "BENCHMARK_SEARCH_URL"
-"""Environment of all systems, with what `serving` gives its own processes."""
+"""Environment variables of all systems, in addition to the settings of `benchmarks.serving`."""
 
 
-class LookUp(Embedder):
-    """Knows the vectors of some queries, and of nothing else."""
+class LookUpEmbedder(Embedder):
+    """Returns stored vectors of known queries."""
 
     def __init__(self, texts: Sequence[str], vectors: Vectors) -> None:
         self.name = self.signature = LOOK_UP
@@ -48,48 +48,53 @@ class LookUp(Embedder):
         self._vectors = dict(zip(texts, vectors, strict=True))
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
-        """Their vectors; a token each."""
+        """The stored vectors; each query counts as one token."""
         return Embeddings(np.stack([self._vectors[text] for text in texts]), (1,) * len(texts), truncated=0)
 
     def legibility(self, text: str) -> float:  # noqa: ARG002
-        """All of it."""
+        """Always 1.0."""
         return 1.0
 
 
 def create_search_app() -> FastAPI:
-    """The search app, over a model that looks vectors up."""
+    """The search app with a `LookUpEmbedder`."""
     return create_app(services=_services)
 
 
 def main(system: str) -> None:
-    """Carry out orders for one system."""
+    """Execute commands for one system."""
     questions = read_questions(Path(os.environ[QUESTIONS]))
     course_id = os.environ[COURSE]
     if system == IN_PROCESS:
         with _services(SearchSettings()) as services:
-            orders = {"loading": measure_loading, "requests": measure_requests}
-            others = {name: partial(measure, services, course_id, questions) for name, measure in orders.items()}
-            work(_loaded(_ask_services(services, course_id), questions), questions, others)
+            measurements = {"loading": measure_loading, "requests": measure_requests}
+            commands = {
+                name: partial(measure, services, course_id, questions) for name, measure in measurements.items()
+            }
+            handle_commands(_loaded(_search_services(services, course_id), questions), questions, commands)
     elif system == OVER_HTTP:
-        limits = httpx.Limits(keepalive_expiry=2)  # the others' turns take longer than uvicorn keeps a connection
+        # uvicorn closes connections that are idle while other systems are measured
+        limits = httpx.Limits(keepalive_expiry=2)
         with httpx.Client(base_url=os.environ[SEARCH_URL], timeout=600, trust_env=False, limits=limits) as client:
-            work(_loaded(_ask_app(client, course_id), questions), questions)
+            handle_commands(_loaded(_search_app(client, course_id), questions), questions)
     elif system == CHROMA:
-        work(_ask_chroma(course_id), questions)
+        handle_commands(_search_chroma(course_id), questions)
     else:
         raise ValueError(f"There is no system {system}")
 
 
-def _loaded(ask: Ask, questions: Sequence[Question]) -> Ask:
-    """A search for words alone waits until the course is in memory."""
-    ask(Call(questions[0], "keyword", filtered=False))
-    return ask
+def _loaded(search: Search, questions: Sequence[Question]) -> Search:
+    """Load the course into memory: a keyword search waits until it is loaded."""
+    search(Call(questions[0], "keyword", filtered=False))
+    return search
 
 
 @contextmanager
 def _services(settings: SearchSettings) -> Iterator[Services]:
     questions = read_questions(Path(os.environ[QUESTIONS]))
-    embedder = LookUp([one.text for one in questions], np.stack([one.vector for one in questions]))
+    embedder = LookUpEmbedder(
+        [question.text for question in questions], np.stack([question.vector for question in questions])
+    )
     with (
         closing(Courses(CatalogueSettings())) as courses,
         closing(VectorStore(VectorStoreSettings())) as vector_store,
@@ -105,28 +110,28 @@ def _body(call: Call) -> dict[str, Any]:
     return {"query": call.question.text, "top_k": RESULTS, "method": call.method, **filters}
 
 
-def _ask_services(services: Services, course_id: str) -> Ask:
-    def ask(call: Call) -> list[str]:
+def _search_services(services: Services, course_id: str) -> Search:
+    def search(call: Call) -> list[str]:
         answer = services.search.search(course_id, SearchRequest.model_validate(_body(call)))
         if answer.degraded:
             raise RuntimeError(answer.degraded)
         return [result.metadata["chunk_id"] for result in answer.results]
 
-    return ask
+    return search
 
 
-def _ask_app(client: httpx.Client, course_id: str) -> Ask:
-    def ask(call: Call) -> list[str]:
+def _search_app(client: httpx.Client, course_id: str) -> Search:
+    def search(call: Call) -> list[str]:
         response = client.post(f"/courses/{course_id}/search", json=_body(call)).raise_for_status()
         answer = response.json()
         if answer["degraded"]:
             raise RuntimeError(answer["degraded"])
         return [result["metadata"]["chunk_id"] for result in answer["results"]]
 
-    return ask
+    return search
 
 
-def _ask_chroma(course_id: str) -> Ask:
+def _search_chroma(course_id: str) -> Search:
     import chromadb
 
     host, _, port = os.environ["CHROMA_URL"].removeprefix("http://").partition(":")
@@ -134,16 +139,16 @@ def _ask_chroma(course_id: str) -> Ask:
         collection_name(course_id), embedding_function=None
     )
 
-    def ask(call: Call) -> list[str]:
-        found = collection.query(
+    def search(call: Call) -> list[str]:
+        results = collection.query(
             query_embeddings=call.question.vector[None, :],
             n_results=RESULTS,
             where={"section_id": call.question.section} if call.filtered else None,
             include=["documents", "metadatas", "distances"],
         )
-        return found["ids"][0]
+        return results["ids"][0]
 
-    return ask
+    return search
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The figures of `benchmarks.search_speed.main` as tables."""
+"""Prints the figures of `benchmarks.search_speed.main` as tables."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -12,19 +12,19 @@ console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None i
 
 
 def print_cells(chunks: int, cells: Sequence[Mapping[str, Any]]) -> None:
-    """All figures of a course."""
+    """Print the figures of one course."""
     table = Table("search", "system", title=f"A course of {chunks:,} chunks", box=SIMPLE_HEAD)
-    for column in ("p50, ms", "p99, ms", "a second", "recall@10"):
+    for column in ("p50, ms", "p99, ms", "per second", "recall@10"):
         table.add_column(column, justify="right")
     for cell in cells:
         filtered = ", filtered" if cell["filtered"] else ""
-        what = f"{cell['method']}{filtered}, {cell['clients']} client{'s' if cell['clients'] > 1 else ''}"
+        search = f"{cell['method']}{filtered}, {cell['clients']} client{'s' if cell['clients'] > 1 else ''}"
         for name, row in cell["systems"].items():
             recall = "" if row["recall"] is None else f"{row['recall']:.3f}"
             table.add_row(
-                what, name, f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['per_second']:,.0f}", recall
+                search, name, f"{row['p50_ms']:.2f}", f"{row['p99_ms']:.2f}", f"{row['per_second']:,.0f}", recall
             )
-            what = ""
+            search = ""
         table.add_section()
     console.print(table)
 
@@ -32,18 +32,18 @@ def print_cells(chunks: int, cells: Sequence[Mapping[str, Any]]) -> None:
 def print_caches(
     loading: Mapping[int, Mapping[str, float]], requests: Mapping[int, Mapping[str, Mapping[str, float]]]
 ) -> None:
-    """What the caches save."""
-    table = Table("what", "chunks", title="What the caches save, in process", box=SIMPLE_HEAD)
+    """Print the time that the caches save."""
+    table = Table("operation", "chunks", title="Time saved by the caches, in process", box=SIMPLE_HEAD)
     for column in ("without, ms", "with, ms", "saved"):
         table.add_column(column, justify="right")
     for chunks, row in loading.items():
-        _add(table, "a course, loaded or found", chunks, row["load_ms"], row["hit_ms"])
+        _add(table, "load a course, or find it in the cache", chunks, row["load_ms"], row["hit_ms"])
     for chunks, kinds in requests.items():
         for kind, row in kinds.items():
-            what = f"{row['requests']} {kind} requests, {row['cold']} of them cold"
-            _add(table, what, chunks, row["without_s"] * 1000, row["with_cache_s"] * 1000)
+            operation = f"{row['requests']} {kind} requests, {row['cold']} of them cold"
+            _add(table, operation, chunks, row["without_s"] * 1000, row["with_cache_s"] * 1000)
     console.print(table)
 
 
-def _add(table: Table, what: str, chunks: int, without: float, with_cache: float) -> None:
-    table.add_row(what, f"{chunks:,}", f"{without:,.1f}", f"{with_cache:,.4g}", f"{1 - with_cache / without:.2%}")
+def _add(table: Table, operation: str, chunks: int, without: float, with_cache: float) -> None:
+    table.add_row(operation, f"{chunks:,}", f"{without:,.1f}", f"{with_cache:,.4g}", f"{1 - with_cache / without:.2%}")

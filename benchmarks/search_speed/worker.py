@@ -1,11 +1,11 @@
-"""The process in which a system is measured: it carries out orders from its standard input.
+"""The main loop of a process that measures one search system. It executes commands from its standard input.
 
-An order is a JSON object on a line, and so is what comes back:
+A command is one line with a JSON object, and so is its reply:
 
-    {"do": "answer", "method": "vector", "filtered": false}                          ids for every question
-    {"do": "measure", …, "clients": 8, "seconds": 1.5}         how long each of the calls of 8 threads took
+    {"command": "search", "method": "vector", "filtered": false}      replies the found ids of each question
+    {"command": "measure", …, "clients": 8, "seconds": 1.5}           replies the durations of the calls of 8 threads
 
-Only numpy is needed here, since rivals have an environment of their own.
+This module imports only numpy, because the baselines run in a separate environment.
 """
 
 import json
@@ -22,97 +22,103 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESULTS = 10
-"""What every call asks for."""
+"""Number of results of every search (top_k)."""
 STRIDE = 7
-"""How far apart in the questions the clients begin."""
+"""Distance between the first questions of two clients."""
 
 
 class Question(NamedTuple):
-    """What a call asks."""
+    """A query with its vector."""
 
     text: str
     vector: NDArray[np.float32]
     section: str
-    """To filter by."""
+    """Section that filtered searches use."""
 
 
 class Call(NamedTuple):
-    """What a call asks for."""
+    """One search."""
 
     question: Question
     method: str
     filtered: bool
 
 
-Ask = Callable[[Call], Sequence[str]]
-"""The ids of the chunks that were found, best first."""
+Search = Callable[[Call], Sequence[str]]
+"""Searches a system; returns the ids of the found chunks, best first."""
 
 
 def read_questions(file: Path) -> list[Question]:
-    """The questions that `MadeUpCourse.save_questions` wrote."""
+    """Read the questions that `MadeUpCourse.save_questions` wrote."""
     with np.load(file) as saved:
         texts, vectors, sections = (saved[name] for name in ("texts", "vectors", "sections"))
     return [Question(*question) for question in zip(texts.tolist(), vectors, sections.tolist(), strict=True)]
 
 
-def work(ask: Ask, questions: Sequence[Question], others: Mapping[str, Callable[[], Any]] | None = None) -> None:
-    """Carry out orders until there are none.
+def handle_commands(
+    search: Search, questions: Sequence[Question], extra_commands: Mapping[str, Callable[[], Any]] | None = None
+) -> None:
+    """Execute commands until standard input ends.
 
     Args:
-        ask: Asks the system.
-        questions: What to ask.
-        others: Further orders by name.
+        search: Searches the system.
+        questions: The questions to search for.
+        extra_commands: Further commands by name.
     """
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # libraries may print what they like
-    print(json.dumps("ready"), file=answers, flush=True)
+    replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps the output of libraries out of the replies
+    print(json.dumps("ready"), file=replies, flush=True)
     for line in sys.stdin:
-        order = json.loads(line)
-        calls = [Call(question, order.get("method", ""), order.get("filtered", False)) for question in questions]
-        match order["do"]:
-            case "answer":
-                answer: Any = [list(ask(call)) for call in calls]
+        command = json.loads(line)
+        calls = [Call(question, command.get("method", ""), command.get("filtered", False)) for question in questions]
+        match command["command"]:
+            case "search":
+                reply: Any = [list(search(call)) for call in calls]
             case "measure":
-                answer = measure(ask, calls, order["clients"], order["seconds"])
-            case other:
-                answer = (others or {})[other]()
-        print(json.dumps(answer), file=answers, flush=True)
+                reply = measure(search, calls, command["clients"], command["seconds"])
+            case name:
+                reply = (extra_commands or {})[name]()
+        print(json.dumps(reply), file=replies, flush=True)
 
 
-def measure(ask: Ask, calls: Sequence[Call], clients: int, seconds: float) -> dict[str, Any]:
-    """Ask from so many threads for so long; tells how long it took and how long each call did, in seconds."""
+def measure(search: Search, calls: Sequence[Call], clients: int, seconds: float) -> dict[str, Any]:
+    """Search from `clients` threads for about `seconds`; each thread makes at least one call.
+
+    Returns:
+        The total `seconds`, and the `durations` of all calls in seconds.
+    """
     durations: list[float] = []
     errors: list[BaseException] = []
-    started = threading.Barrier(clients + 1)
+    ready = threading.Barrier(clients + 1)
 
     def client(number: int) -> None:
-        mine: list[float] = []
+        own_durations: list[float] = []
         try:
-            started.wait()
+            ready.wait()
             deadline = time.perf_counter() + seconds
-            for call in _from(calls, number * STRIDE):
-                began = time.perf_counter()
-                ask(call)
+            for call in _repeat(calls, number * STRIDE):
+                started = time.perf_counter()
+                search(call)
                 ended = time.perf_counter()
-                mine.append(round(ended - began, 7))
+                own_durations.append(round(ended - started, 7))
                 if ended > deadline:
                     break
         except BaseException as error:  # noqa: BLE001 - raised below, in the main thread
             errors.append(error)
-        durations.extend(mine)
+        durations.extend(own_durations)
 
     threads = [threading.Thread(target=client, args=(number,), daemon=True) for number in range(clients)]
     for thread in threads:
         thread.start()
-    started.wait()
-    began = time.perf_counter()
+    ready.wait()
+    started = time.perf_counter()
     for thread in threads:
         thread.join()
     if errors:
         raise errors[0]
-    return {"seconds": time.perf_counter() - began, "durations": durations}
+    return {"seconds": time.perf_counter() - started, "durations": durations}
 
 
-def _from(calls: Sequence[Call], start: int) -> Iterator[Call]:
-    """All calls over and over, from one of them on."""
+def _repeat(calls: Sequence[Call], start: int) -> Iterator[Call]:
+    """All calls in an endless cycle that begins at index `start`."""
     return islice(cycle(calls), start % len(calls), None)

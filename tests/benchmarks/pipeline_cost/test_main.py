@@ -1,4 +1,4 @@
-"""The parts of the pipeline's benchmark; the whole of it starts the product and takes minutes."""
+"""Parts of the pipeline benchmark. A complete run is not tested, because it takes minutes."""
 
 import json
 import os
@@ -11,10 +11,10 @@ from dagster_graphql.schema import create_schema
 from graphql import parse, validate
 
 from benchmarks.pipeline_cost import dagster_ui
-from benchmarks.pipeline_cost.dagster_ui import Embedded, Run
+from benchmarks.pipeline_cost.dagster_ui import EmbeddedCourse, Run
 from benchmarks.pipeline_cost.plain_script import BATCH
 from benchmarks.pipeline_cost.stage_one import StageOne, texts
-from benchmarks.pipeline_cost.systems import PLAIN_SCRIPT, _timing
+from benchmarks.pipeline_cost.systems import PLAIN_SCRIPT, Timing
 from embedding.vector_store.indexing import EMBED_BATCH
 from models import chunks, ingestion
 from models.database import transaction
@@ -25,23 +25,23 @@ QUERIES = [name for name in vars(dagster_ui) if name.isupper() and "answer:" in 
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_dagsters_schema_knows_what_the_operator_asks(name: str) -> None:
+def test_queries_are_valid_in_the_schema_of_dagster(name: str) -> None:
     assert validate(create_schema().graphql_schema, parse(getattr(dagster_ui, name))) == []
 
 
-def test_the_phases_add_up_to_what_somebody_waits_for() -> None:
+def test_phases_add_up_to_the_time_from_trigger_to_done() -> None:
     runs = [Run(created=103, started=108, ended=121), Run(created=104, started=125, ended=137)]
     embedded = [
-        Embedded("a", "first", when=120, texts=30, tokens=900, seconds=8),
-        Embedded("b", "second", when=136, texts=30, tokens=900, seconds=7),
+        EmbeddedCourse("a", "first", timestamp=120, texts=30, tokens=900, seconds=8),
+        EmbeddedCourse("b", "second", timestamp=136, texts=30, tokens=900, seconds=7),
     ]
-    timing = _timing(100, embedded, runs)
-    assert (timing.noticing, timing.starting, timing.preparing, timing.work) == (3, 9, 9, 15)
+    timing = Timing.from_events(100, embedded, runs)
+    assert (timing.detection, timing.startup, timing.setup, timing.work) == (3, 9, 9, 15)
     assert timing.total == 36
     assert (timing.courses, timing.runs, timing.texts, timing.tokens) == (2, 2, 60, 1800)
 
 
-def test_a_course_is_due_once_its_ingestion_is_finished(tmp_path: Path) -> None:
+def test_stage_one_writes_finishes_and_edits_a_course(tmp_path: Path) -> None:
     engine = empty_catalogue(tmp_path / "catalogue.db")
     stage_one = StageOne(tmp_path / "catalogue.db")
     stage_one.write_course("c", 3)
@@ -59,12 +59,12 @@ def test_a_course_is_due_once_its_ingestion_is_finished(tmp_path: Path) -> None:
     engine.dispose()
 
 
-def test_both_ways_embed_as_many_texts_at_a_time() -> None:
+def test_both_systems_use_the_same_batch_size() -> None:
     assert BATCH == EMBED_BATCH
 
 
 @pytest.mark.integration
-def test_the_plain_script_does_the_whole_work(tmp_path: Path, chroma_url: str) -> None:
+def test_plain_script_embeds_and_stores_all_chunks(tmp_path: Path, chroma_url: str) -> None:
     empty_catalogue(tmp_path / "catalogue.db").dispose()
     StageOne(tmp_path / "catalogue.db").write_course("benchmark", 70)
     settings = {

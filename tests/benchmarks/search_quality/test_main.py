@@ -1,4 +1,4 @@
-"""The measures by hand, sets that cannot be used, and the whole way on a tiny set."""
+"""The metrics, unusable retrieval sets, and an evaluation of a tiny set."""
 
 import json
 import math
@@ -27,7 +27,7 @@ QRELS = ["q1\tcopper-again\t2", "q2\tsugar\t1", "q3\tindex\t1", "q3\tslope\t0"]
 
 
 def write_set(directory: Path, **files: str) -> Path:
-    """A set; files that are given replace its own."""
+    """Write a set; `files` replaces the content of some of its files."""
     rows = [
         {
             "id": chunk_id,
@@ -42,41 +42,41 @@ def write_set(directory: Path, **files: str) -> Path:
         for number, (chunk_id, text) in enumerate(TEXTS.items())
     ]
     queries = [{"id": key, "text": text, "language": LANGUAGES[key]} for key, text in QUERIES.items()]
-    own = {
+    defaults = {
         "corpus.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
         "queries.jsonl": "".join(json.dumps(query, ensure_ascii=False) + "\n" for query in queries),
         "qrels.tsv": "\n".join(["query_id\tchunk_id\tscore", *QRELS]),
     }
     directory.mkdir(parents=True)
-    for name, content in (own | files).items():
+    for name, content in (defaults | files).items():
         (directory / name).write_text(content, encoding="utf-8")
     return directory
 
 
-def test_ndcg_discounts_by_place_and_compares_with_the_best_order_there_is() -> None:
-    judged = {"a": 2.0, "b": 1.0, "c": 1.0, "d": 0.0}
+def test_ndcg_discounts_by_rank_and_is_relative_to_the_ideal_order() -> None:
+    judgements = {"a": 2.0, "b": 1.0, "c": 1.0, "d": 0.0}
     ideal = 2 / math.log2(2) + 1 / math.log2(3) + 1 / math.log2(4)
-    assert ndcg(["a", "b", "c"], judged) == pytest.approx(1.0)
-    assert ndcg(["b", "x", "a"], judged) == pytest.approx((1 / math.log2(2) + 2 / math.log2(4)) / ideal)
-    assert ndcg(["x", "a"], judged, depth=1) == 0.0
-    assert ndcg(["a"], judged, depth=1) == 1.0
-    assert ndcg([], judged) == 0.0
+    assert ndcg(["a", "b", "c"], judgements) == pytest.approx(1.0)
+    assert ndcg(["b", "x", "a"], judgements) == pytest.approx((1 / math.log2(2) + 2 / math.log2(4)) / ideal)
+    assert ndcg(["x", "a"], judgements, depth=1) == 0.0
+    assert ndcg(["a"], judgements, depth=1) == 1.0
+    assert ndcg([], judgements) == 0.0
 
 
-def test_recall_counts_what_answers_and_nothing_else() -> None:
-    judged = {"a": 2.0, "b": 1.0, "d": 0.0}
-    assert recall(["d", "x", "b"], judged) == 0.5
-    assert recall(["d", "x", "b", "a"], judged, depth=3) == 0.5
-    assert recall(["a", "b"], judged) == 1.0
+def test_recall_counts_only_relevant_chunks() -> None:
+    judgements = {"a": 2.0, "b": 1.0, "d": 0.0}
+    assert recall(["d", "x", "b"], judgements) == 0.5
+    assert recall(["d", "x", "b", "a"], judgements, depth=3) == 0.5
+    assert recall(["a", "b"], judgements) == 1.0
 
 
-def test_reciprocal_rank_is_that_of_the_first_answer() -> None:
-    judged = {"a": 2.0, "b": 1.0, "d": 0.0}
-    assert reciprocal_rank(["d", "x", "b", "a"], judged) == pytest.approx(1 / 3)
-    assert reciprocal_rank(["x"] * 10 + ["a"], judged) == 0.0
+def test_reciprocal_rank_uses_the_first_relevant_chunk() -> None:
+    judgements = {"a": 2.0, "b": 1.0, "d": 0.0}
+    assert reciprocal_rank(["d", "x", "b", "a"], judgements) == pytest.approx(1 / 3)
+    assert reciprocal_rank(["x"] * 10 + ["a"], judgements) == 0.0
 
 
-def test_an_estimate_holds_its_mean_and_narrows_with_the_sample() -> None:
+def test_interval_contains_the_mean_and_narrows_with_the_sample_size() -> None:
     few, many = estimate([0.0, 1.0] * 10), estimate([0.0, 1.0] * 1000)
     assert few.mean == many.mean == 0.5
     assert few.low < many.low < 0.5 < many.high < few.high
@@ -85,7 +85,7 @@ def test_an_estimate_holds_its_mean_and_narrows_with_the_sample() -> None:
     assert estimate([0.0, 1.0, 1.0]) == estimate([0.0, 1.0, 1.0])
 
 
-def test_a_percentile_comes_in_milliseconds() -> None:
+def test_percentile_is_in_milliseconds() -> None:
     assert milliseconds([0.001, 0.002, 0.009], 50) == 2.0
 
 
@@ -93,7 +93,11 @@ def test_a_percentile_comes_in_milliseconds() -> None:
     ("file", "content", "message"),
     [
         ("queries.jsonl", '{"id": "q1", "text": " "}', "queries.jsonl:1: text must be"),
-        ("queries.jsonl", '{"id": "q1", "text": "a"}\n{"id": "q1", "text": "b"}', "queries.jsonl:2: query 'q1' stands"),
+        (
+            "queries.jsonl",
+            '{"id": "q1", "text": "a"}\n{"id": "q1", "text": "b"}',
+            "queries.jsonl:2: query 'q1' appears twice",
+        ),
         ("queries.jsonl", "\n[]", "queries.jsonl:2: not a JSON object"),
         ("queries.jsonl", "{", "queries.jsonl:1: not JSON"),
         ("qrels.tsv", "q1\tcopper\t1", "qrels.tsv:1: the first line must be"),
@@ -101,40 +105,40 @@ def test_a_percentile_comes_in_milliseconds() -> None:
         ("qrels.tsv", "query_id\tchunk_id\tscore\nq1\tcopper\tnan", "qrels.tsv:2: not a query's id"),
         ("qrels.tsv", "query_id\tchunk_id\tscore\nq1\tgold\t1", "qrels.tsv:2: there is no chunk 'gold'"),
         ("qrels.tsv", "query_id\tchunk_id\tscore\nq9\tcopper\t1", "qrels.tsv:2: there is no query 'q9'"),
-        ("qrels.tsv", "query_id\tchunk_id\tscore\nq1\tcopper\t0", "no query has a chunk"),
+        ("qrels.tsv", "query_id\tchunk_id\tscore\nq1\tcopper\t0", "no query has a relevant chunk"),
     ],
 )
-def test_a_malformed_set_says_where(tmp_path: Path, file: str, content: str, message: str) -> None:
+def test_malformed_set_is_reported_with_file_and_line(tmp_path: Path, file: str, content: str, message: str) -> None:
     directory = write_set(tmp_path / "set", **{file: content})
     with pytest.raises(SetError, match=message):
         read_set(directory)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_missing_file_is_reported(tmp_path: Path) -> None:
     directory = write_set(tmp_path / "set")
     (directory / "qrels.tsv").unlink()
     with pytest.raises(SetError, match=r"qrels\.tsv: No such file"):
         read_set(directory)
 
 
-def test_a_directory_of_sets_leaves_out_those_without_queries(tmp_path: Path) -> None:
-    whole, corpus = write_set(tmp_path / "a"), write_set(tmp_path / "b")
+def test_sets_without_queries_are_listed_separately(tmp_path: Path) -> None:
+    complete, corpus = write_set(tmp_path / "a"), write_set(tmp_path / "b")
     (corpus / "queries.jsonl").unlink()
-    assert find_sets(tmp_path) == ([whole], [corpus])
-    assert find_sets(whole) == ([whole], [])
+    assert find_sets(tmp_path) == ([complete], [corpus])
+    assert find_sets(complete) == ([complete], [])
     with pytest.raises(SetError, match="holds no retrieval set"):
         find_sets(tmp_path / "nothing")
 
 
-def test_a_sample_is_spread_evenly_over_the_queries(tmp_path: Path) -> None:
+def test_sample_takes_evenly_spaced_queries(tmp_path: Path) -> None:
     queries = "\n".join(json.dumps({"id": f"q{number}", "text": "?"}) for number in range(11))
     qrels = "\n".join(["query_id\tchunk_id\tscore", *(f"q{number}\tcopper\t1" for number in range(11))])
-    one = read_set(write_set(tmp_path / "set", **{"queries.jsonl": queries, "qrels.tsv": qrels}))
-    assert [query.id for query in one.sample(3).queries] == ["q0", "q5", "q10"]
-    assert one.sample(None) == one.sample(20) == one
+    retrieval_set = read_set(write_set(tmp_path / "set", **{"queries.jsonl": queries, "qrels.tsv": qrels}))
+    assert [query.id for query in retrieval_set.sample(3).queries] == ["q0", "q5", "q10"]
+    assert retrieval_set.sample(None) == retrieval_set.sample(20) == retrieval_set
 
 
-def test_vectors_are_made_once(tmp_path: Path) -> None:
+def test_cached_embedder_embeds_each_text_once_per_model(tmp_path: Path) -> None:
     stub = StubEmbedder()
     first = CachedEmbedder(stub, tmp_path).embed_documents(["a", "b", "a"])
     again = CachedEmbedder(stub, tmp_path).embed_documents(["b", "c"])
@@ -146,10 +150,10 @@ def test_vectors_are_made_once(tmp_path: Path) -> None:
     assert other.embedded == ["a"]
 
 
-def test_what_cannot_be_used_ends_with_two(
+def test_directory_without_a_set_ends_with_exit_code_2(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["evaluation", str(tmp_path / "nothing")])
+    monkeypatch.setattr("sys.argv", ["search_quality", str(tmp_path / "nothing")])
     with pytest.raises(SystemExit) as ended:
         main.main()
     assert ended.value.code == 2
@@ -157,20 +161,20 @@ def test_what_cannot_be_used_ends_with_two(
 
 
 @pytest.mark.integration
-def test_sets_are_evaluated_from_files_to_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sets_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_set(tmp_path / "data" / "tiny")
     write_set(tmp_path / "data" / "twin")  # the same chunks in another set
     out = tmp_path / "out.json"
     monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(make_tiny_qwen3(tmp_path / "model")))
     monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
-    monkeypatch.setattr("sys.argv", ["evaluation", str(tmp_path / "data"), "--out", str(out)])
+    monkeypatch.setattr("sys.argv", ["search_quality", str(tmp_path / "data"), "--out", str(out)])
     main.main()
-    one, twin = json.loads(out.read_text())["sets"]
-    assert twin["groups"]["all"]["gain"] == one["groups"]["all"]["gain"]
-    assert (one["name"], one["chunks"], one["unjudged_queries"]) == ("tiny", 5, 1)
-    groups = one["groups"]
+    tiny, twin = json.loads(out.read_text())["sets"]
+    assert twin["groups"]["all"]["gain"] == tiny["groups"]["all"]["gain"]
+    assert (tiny["name"], tiny["chunks"], tiny["unjudged_queries"]) == ("tiny", 5, 1)
+    groups = tiny["groups"]
     assert {name: group["queries"] for name, group in groups.items()} == {"all": 3, "en": 2, "zh": 1}
-    # the copy that is judged counts, though the other one, whose id is lower, stands for both
+    # the relevant copy counts, although the result is the other copy, which has the lower id
     assert groups["all"]["methods"]["keyword"]["ndcg@10"] == {"mean": 1.0, "low": 1.0, "high": 1.0}
     assert groups["all"]["methods"]["hybrid"]["recall@20"]["mean"] == 1.0
     assert groups["all"]["gain"]["ndcg@10"]["mean"] <= 0
