@@ -1,4 +1,4 @@
-"""Fixtures that several packages' tests share."""
+"""Fixtures for all tests."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,13 +11,13 @@ from embedding.vector_store.server import VectorStoreSettings
 from tests.support.chroma import chroma_server
 from tests.support.settings import SETTING_NAMES
 
-settings.register_profile("no clock", deadline=None)
-settings.load_profile("no clock")
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 @pytest.fixture(autouse=True)
 def _isolated_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Every test starts in an empty directory with none of the product's settings in its environment."""
+    """Run every test in an empty directory, without settings of the product in the environment."""
     for name in SETTING_NAMES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
@@ -25,7 +25,7 @@ def _isolated_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="session")
 def chroma_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """One Chroma server for the whole session: tests tell their courses apart by id."""
+    """The URL of one Chroma server for the whole session. Tests use different course ids."""
     with chroma_server(tmp_path_factory.mktemp("chroma")) as url:
         yield url
 

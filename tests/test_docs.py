@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation matches the code."""
 
 import re
 from pathlib import Path
@@ -19,29 +19,29 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 ENV_EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 
 
-def test_every_settings_class_is_known_here() -> None:
+def test_all_settings_contains_every_settings_class() -> None:
     assert set(Settings.__subclasses__()) == set(SETTINGS)
 
 
-def test_env_example_lists_every_setting_once_and_no_other() -> None:
+def test_env_example_lists_every_setting_once() -> None:
     assert sorted(re.findall(r"^# ([A-Z_]+)=", ENV_EXAMPLE, re.MULTILINE)) == sorted(SETTING_NAMES)
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings.__name__)
-def test_env_example_shows_the_defaults(settings: type[Settings], tmp_path: Path) -> None:
-    """Uncommented as it stands, it changes nothing."""
+def test_env_example_contains_the_defaults(settings: type[Settings], tmp_path: Path) -> None:
+    """With all settings uncommented, the file changes nothing."""
     uncommented = tmp_path / "uncommented"
     uncommented.write_text(re.sub(r"^# ([A-Z_]+=)", r"\1", ENV_EXAMPLE, flags=re.MULTILINE), encoding="utf-8")
     assert dotenv_values(uncommented).keys() == set(SETTING_NAMES)
     assert settings(_env_file=uncommented) == settings()
 
 
-def test_env_example_describes_each_setting_as_the_code_does() -> None:
-    flowing = re.sub(r"\n# ", " ", ENV_EXAMPLE)
+def test_env_example_contains_the_description_of_each_setting() -> None:
+    unwrapped = re.sub(r"\n# ", " ", ENV_EXAMPLE)
     for settings in SETTINGS:
         for field in settings.model_fields.values():
             assert field.description
-            assert field.description in flowing
+            assert field.description in unwrapped
 
 
 def test_readme_lists_every_error_with_its_status_and_meaning() -> None:
@@ -50,14 +50,14 @@ def test_readme_lists_every_error_with_its_status_and_meaning() -> None:
 
 
 def test_readme_lists_every_command() -> None:
-    commands = set(getattr(get_command(app), "commands"))  # noqa: B009 - a Typer group; its type does not say so
+    commands = set(getattr(get_command(app), "commands"))  # noqa: B009 - a Typer group, whose type lacks the attribute
     assert set(re.findall(r"^\| `course-search ([a-z-]+)", README, re.MULTILINE)) == commands
 
 
-def test_readme_and_makefile_know_the_same_tasks() -> None:
+def test_make_targets_in_the_readme_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    tasks = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= tasks
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE))
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= targets
 
 
 def test_documented_paths_exist() -> None:
@@ -67,7 +67,7 @@ def test_documented_paths_exist() -> None:
             assert (ROOT / path).exists(), f"{document} names {path}"
 
 
-def test_both_instance_files_differ_in_storage_alone() -> None:
+def test_dagster_instance_files_differ_only_in_storage() -> None:
     files = [yaml.safe_load((ROOT / "orchestration" / name).read_text(encoding="utf-8")) for name in INSTANCE_FILES]
     storages = [file.pop("storage", None) for file in files]
     assert files[0] == files[1]

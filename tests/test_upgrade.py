@@ -1,4 +1,4 @@
-"""What released versions wrote (`tests/fixtures/`) is opened by this version, and nothing in it is embedded again."""
+"""This version reads the data of released versions (`tests/fixtures/`), and embeds nothing of it again."""
 
 import tarfile
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module", params=sorted(path.name for path in FIXTURES.glob("*.tar.xz")))
 def release(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with what the release wrote."""
+    """A directory with the data that the release wrote."""
     directory = tmp_path_factory.mktemp("release")
     with tarfile.open(FIXTURES / request.param) as archive:
         archive.extractall(directory, filter="data")
@@ -61,20 +61,20 @@ def chroma_url(release: Path) -> Iterator[str]:
 
 
 def published(url: str) -> dict[str, tuple[Course, CourseFingerprint, CourseFingerprint]]:
-    """Each course with the fingerprint it was published with and that of its chunks as they are read now."""
+    """Each course with its published fingerprint, and with the fingerprint of its current chunks."""
     engine = create_catalogue_engine(settings(url))
     try:
         with transaction(engine) as session:
             courses = list_courses(session)
-            totals = ingestion_by_course(session)
-            found = {}
+            ingestion = ingestion_by_course(session)
+            result = {}
             for course in courses:
                 fingerprint = CourseFingerprint.parse(course.embedding_fingerprint)
                 assert fingerprint is not None
-                assert totals[course.id].finished
-                held = FingerprintBuilder().add_all(chunk_pages(session, course.id)).build(fingerprint.model)
-                found[course.id] = course, fingerprint, held
-            return found
+                assert ingestion[course.id].finished
+                current = FingerprintBuilder().add_all(chunk_pages(session, course.id)).build(fingerprint.model)
+                result[course.id] = course, fingerprint, current
+            return result
     finally:
         engine.dispose()
 
@@ -82,18 +82,18 @@ def published(url: str) -> dict[str, tuple[Course, CourseFingerprint, CourseFing
 def check_catalogue(url: str) -> None:
     courses = published(url)
     assert list(courses) == COURSES
-    for course, fingerprint, held in courses.values():
+    for course, fingerprint, current in courses.values():
         assert (course.embedding_status, course.embedding_progress) == (EmbeddingStatus.DONE, 1.0)
         assert fingerprint.chunks == CHUNKS
-        assert held == fingerprint
+        assert current == fingerprint
 
 
-def test_the_sqlite_catalogue_is_migrated_and_read(database_url: str) -> None:
+def test_sqlite_catalogue_is_migrated_and_read(database_url: str) -> None:
     check_catalogue(database_url)
 
 
 @pytest.mark.postgres
-def test_the_postgresql_catalogue_is_migrated_and_read(release: Path, postgres_url: str) -> None:
+def test_postgresql_catalogue_is_migrated_and_read(release: Path, postgres_url: str) -> None:
     dump = (release / "catalogue.sql").read_text(encoding="utf-8")
     engine = create_engine(postgres_url.replace("postgresql://", "postgresql+psycopg2://"))
     with engine.begin() as connection:
@@ -103,26 +103,26 @@ def test_the_postgresql_catalogue_is_migrated_and_read(release: Path, postgres_u
     check_catalogue(postgres_url)
 
 
-def test_every_collection_holds_what_was_published(database_url: str, chroma_url: str) -> None:
+def test_collections_contain_the_published_content(database_url: str, chroma_url: str) -> None:
     with closing(VectorStore(VectorStoreSettings(chroma_url=chroma_url))) as store:
         for course_id, (_, fingerprint, _) in published(database_url).items():
             collection = store.open(course_id)
             assert collection.info.model_signature == fingerprint.model
-            held = FingerprintBuilder()
+            builder = FingerprintBuilder()
             for records, vectors in collection.contents():
                 assert are_sound(vectors, collection.dimensions()).all()
                 for record in records:
-                    held.add_hashed(record.chunk_id, record.content_hash, len(record.text))
-            assert held.build(fingerprint.model) == fingerprint
+                    builder.add_hashed(record.chunk_id, record.content_hash, len(record.text))
+            assert builder.build(fingerprint.model) == fingerprint
 
 
-def test_the_keyword_indexes_are_loaded(release: Path, database_url: str) -> None:
+def test_keyword_indexes_are_loaded(release: Path, database_url: str) -> None:
     store = KeywordStore(KeywordSettings(keyword_index_dir=release / "keywords"))
     for course_id, (_, fingerprint, _) in published(database_url).items():
         assert len(store.load(course_id, fingerprint.content).chunk_ids) == CHUNKS
 
 
-def test_the_backup_can_be_restored(release: Path, database_url: str) -> None:
+def test_backup_is_readable(release: Path, database_url: str) -> None:
     with open_archive(release / "backup.zip") as archive:
         saved = {course.course_id: course for course in archive.manifest.courses}
         assert {course_id: saved[course_id].fingerprint for course_id in saved} == {
@@ -141,15 +141,15 @@ def demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("demo_model")
-def test_nothing_is_embedded_again(database_url: str) -> None:
+def test_no_course_is_due(database_url: str) -> None:
     signature = configured_signature(EmbeddingSettings())
-    for course, fingerprint, held in published(database_url).values():
+    for course, fingerprint, current in published(database_url).values():
         assert fingerprint.model == signature
-        assert not is_due(course, held)
+        assert not is_due(course, current)
 
 
 @pytest.mark.usefixtures("demo_model")
-def test_the_courses_are_searched(
+def test_courses_are_searched(
     release: Path, database_url: str, chroma_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)

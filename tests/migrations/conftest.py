@@ -1,4 +1,4 @@
-"""Databases as the migrations may find them."""
+"""Fixtures: empty databases to migrate."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ from tests.support.postgres import postgres_server, postgres_url  # noqa: F401 -
     params=[pytest.param(name, marks=[pytest.mark.postgres] if name == "postgres" else []) for name in BACKENDS]
 )
 def url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """An empty database."""
+    """The URL of an empty database."""
     url = create_database(request.param)
     yield url
     drop_database(url)

@@ -1,4 +1,4 @@
-"""The migrations meet databases that are not ours: everything in them must survive, and nothing of it is reported."""
+"""The migrations preserve all data of stage one and of other programs, and `alembic check` ignores it."""
 
 import logging
 import os
@@ -18,15 +18,15 @@ from sqlalchemy.exc import ProgrammingError
 from tests.support.catalogue import STAGE_ONE, alembic_config, create_stage_one, migrate
 
 ROOT = Path(__file__).parents[2]
-SPECIFIED = {"embedding_status", "embedding_progress", "embedding_error"}
-OUR_OWN = {
+SPECIFIED_COLUMNS = {"embedding_status", "embedding_progress", "embedding_error"}
+INTERNAL_COLUMNS = {
     "embedding_run_id",
     "embedding_requested_at",
     "embedding_generation",
     "embedding_fingerprint",
     "embedding_attempted",
 }
-ROWS = [
+STAGE_ONE_ROWS = [
     "INSERT INTO course (id, title) VALUES (1, 'Physics'), (2, NULL)",
     "INSERT INTO resource (id, course_id, status) VALUES (7, 1, 'succeeded')",
     "INSERT INTO chunk (id, course_id, text, metadata) VALUES (9, 1, 'Ohm', '{\"order_in_section\": 0}')",
@@ -60,7 +60,7 @@ def columns(engine: Engine, table: str) -> dict[str, sa.engine.interfaces.Reflec
 
 
 def check(url: str) -> None:
-    """`alembic check`: raises if the models and the database differ."""
+    """Run `alembic check`, which raises if the models and the database differ."""
     command.check(alembic_config(url))
 
 
@@ -69,34 +69,34 @@ def downgrade(url: str, revision: str) -> None:
 
 
 class TestEmptyDatabase:
-    def test_upgrade_check_and_downgrade_leave_no_trace(self, url: str, engine: Engine) -> None:
+    def test_upgrade_and_downgrade_are_repeatable(self, url: str, engine: Engine) -> None:
         migrate(url)
         assert tables(engine) >= {"course", "resource", "chunk"}
         check(url)
-        migrate(url)  # again: nothing to do
+        migrate(url)  # nothing to do
         downgrade(url, "base")
         assert tables(engine) == {"course_search_alembic_version"}
         migrate(url)
         check(url)
 
-    def test_the_three_specified_columns_come_in_a_migration_of_their_own(self, url: str, engine: Engine) -> None:
+    def test_migration_0002_adds_exactly_the_three_specified_columns(self, url: str, engine: Engine) -> None:
         migrate(url, "0001")
         before = columns(engine, "course").keys()
         migrate(url, "0002")
         after = columns(engine, "course")
-        assert after.keys() - before == SPECIFIED
+        assert after.keys() - before == SPECIFIED_COLUMNS
         assert isinstance(after["embedding_status"]["type"], sa.VARCHAR)
         assert isinstance(after["embedding_progress"]["type"], sa.Float)
         assert isinstance(after["embedding_error"]["type"], sa.TEXT)
-        assert {name for name in SPECIFIED if after[name]["nullable"]} == {"embedding_error"}
+        assert {name for name in SPECIFIED_COLUMNS if after[name]["nullable"]} == {"embedding_error"}
         execute(engine, "INSERT INTO course (id) VALUES ('1')")
         assert rows(engine, "SELECT embedding_status, embedding_progress, embedding_error FROM course") == [
             ("not_started", 0.0, None)
         ]
         migrate(url, "0003")
-        assert columns(engine, "course").keys() - after.keys() == OUR_OWN
+        assert columns(engine, "course").keys() - after.keys() == INTERNAL_COLUMNS
 
-    def test_downgrade_keeps_tables_that_hold_rows(self, url: str, engine: Engine) -> None:
+    def test_downgrade_keeps_tables_with_rows(self, url: str, engine: Engine) -> None:
         migrate(url)
         execute(engine, "INSERT INTO course (id) VALUES ('1')")
         downgrade(url, "base")
@@ -111,48 +111,50 @@ class TestEmptyDatabase:
 class TestStageOnesDatabase:
     def test_upgrade_and_downgrade_keep_every_row_and_column(self, url: str, engine: Engine, ids: str) -> None:
         create_stage_one(url, ids)
-        execute(engine, *ROWS)
-        before = {table: (columns(engine, table).keys(), rows(engine, f"SELECT * FROM {table}")) for table in STANDING}
+        execute(engine, *STAGE_ONE_ROWS)
+        before = {
+            table: (columns(engine, table).keys(), rows(engine, f"SELECT * FROM {table}")) for table in STAGE_ONE_TABLES
+        }
         migrate(url)
-        state = "SELECT title, embedding_status, embedding_progress, embedding_error, embedding_generation FROM course"
-        assert rows(engine, f"{state} ORDER BY id") == [
+        query = "SELECT title, embedding_status, embedding_progress, embedding_error, embedding_generation FROM course"
+        assert rows(engine, f"{query} ORDER BY id") == [
             ("Physics", "not_started", 0.0, None, 0),
             (None, "not_started", 0.0, None, 0),
         ]
         check(url)
         downgrade(url, "base")
-        after = {table: (columns(engine, table).keys(), rows(engine, f"SELECT * FROM {table}")) for table in STANDING}
+        after = {
+            table: (columns(engine, table).keys(), rows(engine, f"SELECT * FROM {table}")) for table in STAGE_ONE_TABLES
+        }
         assert after == before
 
     def test_downgrade_keeps_stage_ones_empty_tables(self, url: str, engine: Engine, ids: str) -> None:
         create_stage_one(url, ids)
         migrate(url)
         downgrade(url, "base")
-        assert tables(engine) >= STANDING
+        assert tables(engine) >= STAGE_ONE_TABLES
 
-    def test_stage_one_goes_on_inserting_as_if_we_were_not_there(self, url: str, engine: Engine, ids: str) -> None:
+    def test_stage_one_can_insert_rows_after_the_upgrade(self, url: str, engine: Engine, ids: str) -> None:
         create_stage_one(url, ids)
         migrate(url)
-        execute(engine, *ROWS)
+        execute(engine, *STAGE_ONE_ROWS)
         assert rows(engine, "SELECT embedding_status FROM course") == [("not_started",)] * 2
 
 
-STANDING = {"course", "resource", "chunk"}
+STAGE_ONE_TABLES = {"course", "resource", "chunk"}
 
 
-class TestOtherPeoplesTables:
-    def test_each_missing_table_is_created_by_itself(self, url: str, engine: Engine) -> None:
+class TestExistingTables:
+    def test_upgrade_creates_only_the_missing_tables(self, url: str, engine: Engine) -> None:
         execute(engine, STAGE_ONE["mixed"][0], "INSERT INTO course (id, title) VALUES (1, 'Physics')")
         migrate(url)
-        assert tables(engine) >= STANDING
+        assert tables(engine) >= STAGE_ONE_TABLES
         check(url)
         downgrade(url, "base")
         assert tables(engine) == {"course", "course_search_alembic_version"}
         assert rows(engine, "SELECT title FROM course") == [("Physics",)]
 
-    def test_migrations_of_dagster_or_stage_one_in_the_same_database_are_left_alone(
-        self, url: str, engine: Engine
-    ) -> None:
+    def test_other_migrations_in_the_same_database_are_not_changed(self, url: str, engine: Engine) -> None:
         execute(
             engine,
             "CREATE TABLE alembic_version (version_num VARCHAR(32) PRIMARY KEY)",
@@ -165,7 +167,7 @@ class TestOtherPeoplesTables:
         assert rows(engine, "SELECT version_num FROM alembic_version") == [("7e2f3204cf8e",)]
         assert "runs" in tables(engine)
 
-    def test_specified_columns_that_stand_already_are_kept(self, url: str, engine: Engine) -> None:
+    def test_existing_specified_columns_are_kept(self, url: str, engine: Engine) -> None:
         create_stage_one(url, "integer")
         execute(
             engine,
@@ -177,45 +179,47 @@ class TestOtherPeoplesTables:
         check(url)
 
 
-class TestDriftOfOurColumns:
-    """`alembic check` looks away from what is stage one's, but not from what is ours."""
+class TestDrift:
+    """`alembic check` reports differences in the tables and the embedding columns."""
 
     @pytest.fixture(autouse=True)
     def _migrated(self, url: str) -> None:
         create_stage_one(url, "integer")
         migrate(url)
 
-    def test_a_missing_column(self, url: str, engine: Engine) -> None:
+    def test_missing_column_is_reported(self, url: str, engine: Engine) -> None:
         execute(engine, "ALTER TABLE course DROP COLUMN embedding_fingerprint")
         with pytest.raises(AutogenerateDiffsDetected, match="embedding_fingerprint"):
             check(url)
 
     @pytest.mark.parametrize(
-        ("column", "found", "report"),
+        ("column", "definition", "report"),
         [
             ("embedding_run_id", "INTEGER", "modify_type"),
             ("embedding_generation", "INTEGER NOT NULL DEFAULT 7", "modify_default"),
             ("embedding_generation", "INTEGER DEFAULT 0", "modify_nullable"),
         ],
     )
-    def test_a_changed_column(self, url: str, engine: Engine, column: str, found: str, report: str) -> None:
+    def test_changed_column_is_reported(
+        self, url: str, engine: Engine, column: str, definition: str, report: str
+    ) -> None:
         execute(
             engine,
             f"ALTER TABLE course DROP COLUMN {column}",
-            f"ALTER TABLE course ADD COLUMN {column} {found}",
+            f"ALTER TABLE course ADD COLUMN {column} {definition}",
         )
         with pytest.raises(AutogenerateDiffsDetected, match=report):
             check(url)
 
-    def test_a_missing_table(self, url: str, engine: Engine) -> None:
+    def test_missing_table_is_reported(self, url: str, engine: Engine) -> None:
         execute(engine, "DROP TABLE resource")
         with pytest.raises(AutogenerateDiffsDetected, match="resource"):
             check(url)
 
 
 class TestRunning:
-    def test_from_the_command_line_the_database_comes_from_the_environment(self, tmp_path: Path) -> None:
-        """As `course-search up` runs it, and from any directory. The file's directory is created."""
+    def test_command_line_migrates_the_database_of_the_environment(self, tmp_path: Path) -> None:
+        """From any directory. The directory of the SQLite file is created."""
         result = subprocess.run(
             [Path(sys.executable).with_name("alembic"), "-c", ROOT / "alembic.ini", "upgrade", "head"],
             cwd=tmp_path,
@@ -227,7 +231,7 @@ class TestRunning:
         assert "Running upgrade 0002 -> 0003" in result.stderr
         assert (tmp_path / "deep" / "er" / "x.db").is_file()
 
-    def test_a_database_that_is_away_is_one_line_on_the_command_line(self, tmp_path: Path) -> None:
+    def test_command_line_reports_an_unreachable_database_without_traceback(self, tmp_path: Path) -> None:
         result = subprocess.run(
             [Path(sys.executable).with_name("alembic"), "-c", ROOT / "alembic.ini", "upgrade", "head"],
             cwd=tmp_path,
@@ -240,10 +244,9 @@ class TestRunning:
         assert "refused" in result.stdout + result.stderr
         assert "Traceback" not in result.stdout + result.stderr
 
-    def test_on_a_connection_of_the_caller(self, url: str, engine: Engine) -> None:
-        """The caller's transaction decides."""
+    def test_migrations_run_in_the_transaction_of_the_caller(self, url: str, engine: Engine) -> None:
         config = alembic_config("sqlite:///./unused.db")
-        for end in ("rollback", "commit"):
+        for action in ("rollback", "commit"):
             with engine.connect() as connection:
                 config.attributes["connection"] = connection
                 if engine.dialect.name == "sqlite":
@@ -251,28 +254,28 @@ class TestRunning:
                 else:
                     connection.begin()
                 command.upgrade(config, "head")
-                getattr(connection, end)()
-            assert ("chunk" in tables(engine)) == (end == "commit")
+                getattr(connection, action)()
+            assert ("chunk" in tables(engine)) == (action == "commit")
         assert not Path("unused.db").exists()
 
-    def test_the_callers_logging_stays_as_it_was(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        loggers = [logging.getLogger(name) for name in (None, "mine", "alembic", "alembic.runtime.migration")]
+    def test_logging_of_the_caller_is_not_changed(self, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        loggers = [logging.getLogger(name) for name in (None, "caller", "alembic", "alembic.runtime.migration")]
         for logger in loggers:
             monkeypatch.setattr(logger, "level", logging.ERROR)
         before = [(logger.level, list(logger.handlers), logger.disabled) for logger in loggers]
         migrate(url)
         assert [(logger.level, list(logger.handlers), logger.disabled) for logger in loggers] == before
 
-    def test_a_failing_migration_leaves_nothing_behind(self, url: str, engine: Engine) -> None:
-        """0003 meets a column of that name: 0001 and 0002 must be undone as well."""
+    def test_failed_migration_changes_nothing(self, url: str, engine: Engine) -> None:
+        """0003 fails because the column exists, so 0001 and 0002 must be rolled back as well."""
         execute(engine, "CREATE TABLE course (id INTEGER PRIMARY KEY, embedding_fingerprint TEXT)")
         with pytest.raises((CommandError, ProgrammingError), match="embedding_fingerprint"):
             migrate(url)
         assert tables(engine) == {"course"}
         assert columns(engine, "course").keys() == {"id", "embedding_fingerprint"}
 
-    def test_two_at_once_do_not_collide(self, url: str, engine: Engine) -> None:
-        """The second waits for the first: processes that are started together all migrate first."""
+    def test_concurrent_migrations_do_not_fail(self, url: str, engine: Engine) -> None:
+        """The second waits for the first, because several processes may start together."""
         errors: list[BaseException] = []
 
         def run() -> None:
@@ -294,6 +297,6 @@ class TestRunning:
         assert errors == []
         check(url)
 
-    def test_offline_mode_is_refused(self, url: str) -> None:
+    def test_offline_mode_is_rejected(self, url: str) -> None:
         with pytest.raises(CommandError, match="--sql"):
             command.upgrade(alembic_config(url), "head", sql=True)
