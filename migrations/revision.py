@@ -26,7 +26,7 @@ def revision_of(engine: Engine) -> Revision:
     Raises:
         DatabaseUnavailableError: The database cannot be used now.
     """
-    from alembic.migration import MigrationContext  # imported here, because it takes half a second
+    from alembic.migration import MigrationContext  # a lazy import, because it takes half a second
     from alembic.script import ScriptDirectory
 
     scripts = ScriptDirectory(str(Path(__file__).parent))

@@ -109,7 +109,7 @@ _known: WeakKeyDictionary[Engine, IdColumns] = WeakKeyDictionary()
 def can_hold(session: Session, column: Mapped[str], value: str) -> bool:
     """Whether a query may compare the column with the value. If not, no row has this value.
 
-    SQLite can compare values of any types, so only invalid text is rejected there.
+    SQLite can compare values of any types, so this only rejects invalid text on SQLite.
     """
     if session.get_bind().dialect.name == "sqlite":
         return _is_text(value)

@@ -191,7 +191,7 @@ class InstanceCache(Generic[K, V]):
             run()
 
     def _load(self, key: K, loading: "_Load[V]", load: Callable[[], V]) -> None:
-        """Load and cache the value. An error is stored for the waiting callers, never raised here."""
+        """Load and cache the value. An error is stored for the waiting callers, not raised."""
         started = time.perf_counter()
         size = 0
         try:

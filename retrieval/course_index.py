@@ -29,7 +29,7 @@ from retrieval.keywords.store import KeywordStore, KeywordStoreError
 logger = logging.getLogger(__name__)
 
 FILTERS = ("section_id", "lecture_id", "source_type")
-"""Metadata fields a search can be filtered by."""
+"""Metadata fields that a search can filter by."""
 PARALLEL_FROM = 16_000_000
 """From this number of vector elements (chunks × dimensions) on, several threads compute the cosines of a course."""
 PARALLEL_THREADS = min(4, os.cpu_count() or 1)

@@ -112,7 +112,7 @@ class Reranker:
         self._tokenizer.no_truncation()
         self._prefix, self._suffix = self._encode(PREFIX), self._encode(SUFFIX)
         self._body_tokens = settings.reranker_max_tokens - len(self._prefix) - len(self._suffix)
-        # From here on, special tokens in a text are encoded as plain text. Otherwise a passage with `<|im_end|>` could
+        # From now on, special tokens in a text are encoded as plain text. Otherwise a passage with `<|im_end|>` could
         # end the question and answer it.
         self._tokenizer.encode_special_tokens = True
         yes, no = (self._tokenizer.token_to_id(answer) for answer in ("yes", "no"))

@@ -95,7 +95,7 @@ class Explanation(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """One found text."""
+    """One result of a search: a text, with all chunks that have this text."""
 
     record: Record
     """The best chunk with this text; of equal ones, the first by id."""

@@ -138,7 +138,7 @@ class KeywordIndex:
             KeywordIndexError: The file is missing, damaged or of another version.
         """
         try:
-            # np.load may not close a file that it opened itself, so the file is opened here.
+            # np.load may leave a file open that it opened itself.
             with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
                 header = json.loads(file["header"].tobytes())
                 if header != {"format": _FORMAT, "analysis": ANALYSIS_VERSION}:

@@ -93,4 +93,4 @@ def test_concurrent_analysis_gives_the_same_terms() -> None:
         concurrent = list(pool.map(terms, words * 4))
     assert concurrent == [terms(word) for word in words * 4]
     stem = Stemmer.Stemmer("english").stemWord
-    assert [found[0] for found in concurrent[: len(words)]] == [stem(word.split()[0]) for word in words]
+    assert [word_terms[0] for word_terms in concurrent[: len(words)]] == [stem(word.split()[0]) for word in words]
