@@ -12,10 +12,10 @@ ENGINE_BASELINES := .baselines
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(READY) ## Create the virtual environment (the other commands do it by themselves)
+install: $(READY) ## Create the virtual environment (the other commands do this automatically)
 
-# torch comes first and by its exact version: asked for by another package, it may bring gigabytes of GPU libraries.
-# The demo model comes without its own dependencies, which the product does not need.
+# torch is installed first and in its exact version: as a dependency of another package it may bring gigabytes of GPU
+# libraries. The demo model is installed without its dependencies, because the product does not need them.
 $(READY): pyproject.toml constraints.txt requirements-demo.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
@@ -46,37 +46,37 @@ format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench-engine: $(READY) $(ENGINE_BASELINES)/.ready ## Measure the embedding engine beside sentence-transformers; OUT=file.json keeps the figures
+bench-engine: $(READY) $(ENGINE_BASELINES)/.ready ## Compare the embedding engine with sentence-transformers; OUT=file.json saves the figures
 	PYTHONPATH=$(ENGINE_BASELINES) $(BIN)/python -m benchmarks.embedding_speed.main $(if $(OUT),--out $(OUT))
 
-# sentence-transformers uses the product's torch and transformers; only this benchmark sees it.
+# sentence-transformers uses the product's torch and transformers, and is visible only to this benchmark.
 $(ENGINE_BASELINES)/.ready: benchmarks/embedding_speed/baseline-requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target $(ENGINE_BASELINES) --requirement $<
 	@touch $@
 
-bench-memory: $(READY) ## Measure the memory of indexing on this machine; OUT=file.json keeps the figures
+bench-memory: $(READY) ## Measure the memory of indexing; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.indexing_memory.main $(if $(OUT),--out $(OUT))
 
-bench-pipeline: $(READY) ## Measure what orchestration costs on this machine; OUT=file.json keeps the figures
+bench-pipeline: $(READY) ## Measure the cost of orchestration; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.pipeline_cost.main $(if $(OUT),--out $(OUT))
 
-bench-search: $(READY) $(BASELINES)/.ready ## Measure search beside Chroma, LangChain and LlamaIndex; OUT=file.json keeps the figures
+bench-search: $(READY) $(BASELINES)/.ready ## Compare search speed with Chroma, LangChain and LlamaIndex; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.search_speed.main $(if $(OUT),--out $(OUT))
 
-# The libraries that the search is compared with have an environment of their own.
+# The libraries that the search is compared with are installed in a separate environment.
 $(BASELINES)/.ready: benchmarks/search_speed/baseline-requirements.txt
 	$(PYTHON) -m venv $(BASELINES)
 	$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-eval: $(READY) ## Measure how good the search is on the retrieval sets in DATA; OUT=file.json keeps the figures
+eval: $(READY) ## Evaluate search quality on the retrieval sets in DATA; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.search_quality.main $(DATA) $(if $(OUT),--out $(OUT))
 
-lock: ## Pin the newest versions that work together
+lock: ## Update all pinned versions in constraints.txt
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' > constraints.txt
 
-clean: ## Remove the virtual environment and caches; courses stay
+clean: ## Remove virtual environments and caches; courses are kept
 	rm -rf $(VENV) $(BASELINES) $(ENGINE_BASELINES) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
