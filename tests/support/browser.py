@@ -1,4 +1,4 @@
-"""A real Chromium without a window, for what only a browser can tell."""
+"""A headless Chromium for the tests of the search page."""
 
 import shutil
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-MISSING = "there is no Chromium here: apt-get install chromium chromium-driver"
+MISSING = "Chromium is not installed: apt-get install chromium chromium-driver"
 FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -27,7 +27,7 @@ FLAGS = (
 
 @contextmanager
 def chromium(profile: Path) -> Iterator[webdriver.Chrome]:
-    """Run the installed Chromium over a profile directory of its own; nothing is downloaded."""
+    """Run the installed Chromium with this profile directory. Nothing is downloaded."""
     options = webdriver.ChromeOptions()
     options.binary_location = CHROMIUM or ""
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

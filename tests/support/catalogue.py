@@ -1,4 +1,4 @@
-"""Catalogues for tests, as they may be found: on SQLite or PostgreSQL, with ids that are text, integers, or both."""
+"""Catalogues for tests, on SQLite or PostgreSQL, with ids that are text, integers, or both."""
 
 import shutil
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from tests.support.postgres import server
 BACKENDS = ("sqlite", "postgres")
 
 STAGE_ONE: dict[str, list[str]] = {
-    "text": [],  # nothing stands yet: the migrations create the tables
+    "text": [],  # no tables of stage one: the migrations create them
     "integer": [
         "CREATE TABLE course (id INTEGER PRIMARY KEY, title VARCHAR)",
         """CREATE TABLE resource (id INTEGER PRIMARY KEY, course_id INTEGER NOT NULL REFERENCES course(id),
@@ -36,12 +36,12 @@ STAGE_ONE: dict[str, list[str]] = {
            section_id VARCHAR(40), text TEXT NOT NULL, language VARCHAR(8), source_type VARCHAR(20), metadata TEXT)""",
     ],
 }
-"""Stage one's tables, by the kind of their ids."""
+"""Type of the ids → SQL statements that create the tables of stage one."""
 
 
 @dataclass
 class Catalogue:
-    """A database with an engine on it, and stage one's hand to write into it."""
+    """A catalogue with its engine, and methods that write courses like stage one."""
 
     url: str
     ids: str
@@ -58,7 +58,7 @@ class Catalogue:
         return transaction(self.engine)
 
     def add_course(self, course_id: str, resources: Iterable[str] = (), chunks: Iterable[str] = ()) -> None:
-        """A course with resources of these statuses and chunks of these texts, whose ids go on from the last ones."""
+        """Add a course with one resource per status and one chunk per text; ids continue those of earlier calls."""
         with self.session() as session:
             session.execute(insert(Course), [{"id": course_id}])
             self._next = getattr(self, "_next", 0)
@@ -72,7 +72,7 @@ class Catalogue:
 
 
 def chunk(chunk_id: str, course_id: str, content: str = "text") -> Chunk:
-    """A chunk whose ids suit every kind of catalogue."""
+    """A chunk. Its lecture and section ids are valid in all types of catalogue."""
     return Chunk(
         id=chunk_id,
         course_id=course_id,
@@ -100,7 +100,7 @@ def migrate(url: str, revision: str = "head") -> None:
 
 
 def create_database(backend: str, template: str | None = None) -> str:
-    """A new database, empty or a copy of another; returns its URL."""
+    """Create a database, empty or as a copy of `template`; returns its URL."""
     if backend == "postgres":
         return server().create_database(template)
     path = Path(mkdtemp(prefix="catalogue")) / "catalogue.db"
@@ -117,7 +117,7 @@ def drop_database(url: str) -> None:
 
 
 def create_stage_one(url: str, ids: str) -> None:
-    """Stage one's tables, as stage one creates them."""
+    """Create the tables of stage one."""
     engine = create_engine(url)
     jsonb = "JSONB" if engine.dialect.name == "postgresql" else "JSON"
     with engine.begin() as connection:
@@ -127,7 +127,7 @@ def create_stage_one(url: str, ids: str) -> None:
 
 
 class Templates:
-    """Migrated databases to copy, each made when it is first needed."""
+    """Migrated databases that tests copy. Each is created on first use."""
 
     def __init__(self) -> None:
         self._urls: dict[tuple[str, str], str] = {}

@@ -1,4 +1,4 @@
-"""A real Chroma server on a free port, for as long as a test needs it."""
+"""A Chroma server for tests."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ CHROMA = Path(sys.executable).with_name("chroma")
 
 @contextmanager
 def chroma_server(directory: Path, port: int | None = None) -> Iterator[str]:
-    """Run `chroma run` over a directory and yield its URL; the same directory and port bring the same server back."""
+    """Run a Chroma server and yield its URL. The same directory and port restart the same server."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     log = directory.with_suffix(".log").open("ab")
@@ -32,12 +32,12 @@ def chroma_server(directory: Path, port: int | None = None) -> Iterator[str]:
         yield url
     finally:
         process.terminate()
-        process.wait(timeout=20)
+        process.wait(timeout=120)
         log.close()
 
 
 def has_collection(store: VectorStore, course_id: str) -> bool:
-    """Whether the course has a collection, of whatever content."""
+    """Whether the course has a collection."""
     try:
         store.open(course_id)
     except CollectionNotFoundError:
@@ -45,8 +45,8 @@ def has_collection(store: VectorStore, course_id: str) -> bool:
     return True
 
 
-def wait_for_chroma(url: str, seconds: float = 60) -> None:
-    """Return once the server answers its heartbeat."""
+def wait_for_chroma(url: str, seconds: float = 120) -> None:
+    """Wait until the server answers its heartbeat."""
     deadline = time.monotonic() + seconds
     while True:
         try:

@@ -1,4 +1,4 @@
-"""A course in memory, made from texts and cosines to one query."""
+"""Builds a course index from texts and their cosines to one query."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,7 +20,13 @@ def make_index(
     cosines: Sequence[float] | None = None,
     metadata: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> CourseIndex:
-    """An index of texts by chunk id (in any order), with the cosine of each to `QUERY_VECTOR`; 0.5 unless given."""
+    """Build an index.
+
+    Args:
+        texts: Chunk id → text, in any order.
+        cosines: Cosine of each text to `QUERY_VECTOR`; 0.5 by default.
+        metadata: Chunk id → metadata.
+    """
     cosines = cosines or [0.5] * len(texts)
     rows = sorted(zip(texts.items(), cosines, strict=True))
     records = [Record(chunk_id, text, (metadata or {}).get(chunk_id, {}), "hash") for (chunk_id, text), _ in rows]

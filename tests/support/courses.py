@@ -1,4 +1,4 @@
-"""Courses as stage one would have left them."""
+"""Writes courses like stage one, and reads and changes course rows."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from models.tables import Chunk, Course, Resource
 
 
 def empty_catalogue(path: Path) -> Engine:
-    """A SQLite catalogue with its tables, named by `DATABASE_URL` of the returned engine's file."""
+    """Create a SQLite catalogue with its tables."""
     engine = create_catalogue_engine(CatalogueSettings(database_url=f"sqlite:///{path}"), create_file=True)
     SQLModel.metadata.create_all(engine)
     return engine
@@ -20,13 +20,13 @@ def empty_catalogue(path: Path) -> Engine:
 def write_course(
     engine: Engine, course_id: str, texts: Mapping[str, str], statuses: Sequence[str] = ("succeeded",)
 ) -> None:
-    """Write a course, or bring its resources and chunks in line with what is given.
+    """Create a course, or replace its resources and chunks.
 
     Args:
         engine: The catalogue.
-        course_id: New or known.
-        texts: Text by chunk id; other chunks of the course are removed.
-        statuses: Of its resources.
+        course_id: A new or existing course.
+        texts: Chunk id → text.
+        statuses: Status of each resource.
     """
     with Session(engine) as session:
         session.merge(Course(id=course_id)) if session.get(Course, course_id) is None else None
@@ -53,13 +53,13 @@ def write_course(
 
 
 def read_course(engine: Engine, course_id: str) -> Course:
-    """The course's row as it stands now."""
+    """The current row of the course."""
     with Session(engine, expire_on_commit=False) as session:
         return session.get_one(Course, course_id)
 
 
 def change_course(engine: Engine, course_id: str, **values: object) -> None:
-    """Put the course's row into some state."""
+    """Update columns of the course's row."""
     with Session(engine) as session:
         session.get_one(Course, course_id).sqlmodel_update(values)
         session.commit()

@@ -1,18 +1,20 @@
-"""The clicks of an operator in the Dagster UI, as the calls the UI makes for them."""
+"""Client of the GraphQL API that the Dagster UI uses."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
+from orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
+
 LAUNCH = """
-mutation ($course: String!) {
+mutation ($tags: [ExecutionTag!]!) {
   result: launchRun(executionParams: {
     selector: {
       repositoryLocationName: "course_search", repositoryName: "__repository__", jobName: "embed_course",
       assetSelection: [{path: ["course_collection"]}]
     },
-    executionMetadata: {tags: [{key: "dagster/partition", value: $course}]}
+    executionMetadata: {tags: $tags}
   }) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } }
 }"""
 BACKFILL = """
@@ -30,37 +32,53 @@ mutation ($run: String!) {
   result: deleteRun(runId: $run) { __typename ... on PythonError { message } }
 }"""
 
+LAST_TICK = """
+query ($sensor: String!) {
+  result: sensorOrError(sensorSelector: {
+    repositoryLocationName: "course_search", repositoryName: "__repository__", sensorName: $sensor
+  }) { __typename ... on Sensor { sensorState { ticks(limit: 5) { timestamp endTimestamp } } } }
+}"""
+
 
 @dataclass(frozen=True)
 class DagsterUI:
-    """The web server at a URL."""
+    """Client of a Dagster web server."""
 
     url: str
 
-    def materialize(self, course_id: str) -> str:
-        """Launch a run of one course; returns its id."""
-        run_id: str = self._click(LAUNCH, "LaunchRunSuccess", course=course_id)["run"]["runId"]
+    def materialize(self, course_id: str, last_course_id: str | None = None) -> str:
+        """Launch one run of a course, or of a range of courses in the order of their partitions; returns its id."""
+        tags = {PARTITION_TAG: course_id}
+        if last_course_id:
+            tags = {RANGE_START_TAG: course_id, RANGE_END_TAG: last_course_id}
+        listed = [{"key": key, "value": value} for key, value in tags.items()]
+        run_id: str = self._call(LAUNCH, "LaunchRunSuccess", tags=listed)["run"]["runId"]
         return run_id
 
     def backfill(self, *course_ids: str) -> str:
         """Launch a backfill; returns its id."""
-        backfill_id: str = self._click(BACKFILL, "LaunchBackfillSuccess", courses=course_ids)["backfillId"]
+        backfill_id: str = self._call(BACKFILL, "LaunchBackfillSuccess", courses=course_ids)["backfillId"]
         return backfill_id
 
     def terminate(self, run_id: str) -> None:
-        self._click(TERMINATE, "TerminateRunSuccess", run=run_id)
+        self._call(TERMINATE, "TerminateRunSuccess", run=run_id)
 
     def delete(self, run_id: str) -> None:
-        self._click(DELETE, "DeletePipelineRunSuccess", run=run_id)
+        self._call(DELETE, "DeletePipelineRunSuccess", run=run_id)
+
+    def last_tick(self, sensor: str) -> float:
+        """When the newest finished tick of a sensor started, as a Unix time; 0.0 if there is none."""
+        ticks = self._call(LAST_TICK, "Sensor", sensor=sensor)["sensorState"]["ticks"]
+        return max((float(tick["timestamp"]) for tick in ticks if tick["endTimestamp"]), default=0.0)
 
     def query(self, query: str, **variables: object) -> Any:
-        """Any GraphQL query."""
+        """Send a GraphQL query and return its data."""
         response = httpx.post(f"{self.url}/graphql", json={"query": query, "variables": variables}, timeout=60)
         answer = response.raise_for_status().json()
         assert "errors" not in answer, answer["errors"]
         return answer["data"]
 
-    def _click(self, mutation: str, success: str, **variables: object) -> Any:
+    def _call(self, mutation: str, success: str, **variables: object) -> Any:
         result = self.query(mutation, **variables)["result"]
         assert result["__typename"] == success, result
         return result

@@ -1,7 +1,7 @@
-"""A Hugging Face hub of one repository on localhost, with the faults of a real network on demand.
+"""A fake Hugging Face Hub with one repository on localhost. It can simulate network and authorization errors.
 
-It speaks what `huggingface_hub` asks when it downloads a snapshot: the commit of a revision, the tree of files, and for
-each file a HEAD (entity tag, commit, size) and a GET that honours ranges. Large files carry the headers of LFS.
+It answers the requests of a snapshot download by `huggingface_hub`: the commit of a revision, the file tree, and for
+each file a HEAD (entity tag, commit, size) and a GET with optional range. Large files have the headers of LFS.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ COMMIT = "c0ffee" + "0" * 34
 
 @dataclass(frozen=True)
 class Request:
-    """A request for a file, as the hub saw it."""
+    """A received request for a file."""
 
     method: str
     file: str
@@ -30,7 +30,7 @@ class Request:
 
 @dataclass
 class FakeHub:
-    """What the hub serves, what goes wrong, and what it was asked."""
+    """What the hub serves, which errors it simulates, and the requests it received."""
 
     root: Path
     repo_id: str
@@ -38,13 +38,13 @@ class FakeHub:
     gated: bool = False
     bad_token: bool = False
     drop_once: set[str] = field(default_factory=set)
-    """The connection breaks once halfway through these files."""
+    """Files whose next download is dropped halfway, once each."""
     broken: set[str] = field(default_factory=set)
-    """Downloads of these files answer 500."""
+    """Files whose downloads answer 500."""
     requests: list[Request] = field(default_factory=list)
 
     def downloads(self, file: str) -> list[Request]:
-        """The GET requests of a file so far."""
+        """The received GET requests for a file."""
         return [request for request in self.requests if request.method == "GET" and request.file == file]
 
 
@@ -70,7 +70,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the interface
-        """Silence."""
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer()
@@ -96,7 +96,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif path.startswith(f"/{repo}/resolve/{COMMIT}/"):
             self._send_file(path.removeprefix(f"/{repo}/resolve/{COMMIT}/"))
         else:
-            self._send_error(HTTPStatus.UNAUTHORIZED, "RepoNotFound")  # the hub does not tell strangers what exists
+            self._send_error(HTTPStatus.UNAUTHORIZED, "RepoNotFound")  # like the real hub, for unknown repositories
 
     def _send_file(self, name: str) -> None:
         self.hub.requests.append(Request(self.command, name, self.headers.get("Range")))

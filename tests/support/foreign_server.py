@@ -1,4 +1,4 @@
-"""An embedding server of somebody else's: the OpenAI form and nothing more, with the quirks there are."""
+"""A fake third-party embedding server with only the OpenAI API. It can simulate limits, errors and invalid answers."""
 
 import asyncio
 import base64
@@ -21,37 +21,37 @@ Answer = dict[str, Any]
 
 @dataclass
 class ForeignServer:
-    """What it serves, what goes wrong, and what it was asked."""
+    """What the server serves, which limits and errors it simulates, and the requests it received."""
 
     url: str = ""
     models: list[str] = field(default_factory=lambda: ["Qwen/Qwen3-Embedding-0.6B"])
     lists_models: bool = True
-    takes_base64: bool = True
-    most_texts: int = 1000
-    most_characters: int = 10**6
+    accepts_base64: bool = True
+    max_texts: int = 1000
+    max_characters: int = 10**6
     token: str | None = None
     seconds_per_text: float = 0.0
-    before: list[Response] = field(default_factory=list)
-    """Answers to the next requests for vectors, instead of the right ones."""
-    change: Callable[[Answer], object] = lambda _: None
-    """Spoils what it is about to answer."""
-    asked: list[Answer] = field(default_factory=list)
+    next_responses: list[Response] = field(default_factory=list)
+    """Answers to the next embedding requests, instead of vectors."""
+    change_answer: Callable[[Answer], object] = lambda _: None
+    """Modifies each answer in place before it is sent."""
+    requests: list[Answer] = field(default_factory=list)
 
     @property
     def batches(self) -> list[int]:
-        """How many texts each request for vectors had."""
-        return [len(request["input"]) for request in self.asked]
+        """Number of texts of each embedding request."""
+        return [len(request["input"]) for request in self.requests]
 
     @property
     def texts(self) -> list[str]:
-        """All texts it was asked for."""
-        return [text for request in self.asked for text in request["input"]]
+        """All texts of the embedding requests."""
+        return [text for request in self.requests for text in request["input"]]
 
 
 @contextmanager
-def foreign_server(**quirks: Any) -> Iterator[ForeignServer]:
-    """A server on a free port, until the block ends."""
-    server = ForeignServer(**quirks)
+def foreign_server(**options: Any) -> Iterator[ForeignServer]:
+    """Run a server on a free port. `options` are fields of `ForeignServer`."""
+    server = ForeignServer(**options)
 
     async def models(request: Request) -> Response:
         if not server.lists_models:
@@ -60,19 +60,19 @@ def foreign_server(**quirks: Any) -> Iterator[ForeignServer]:
 
     async def embeddings(request: Request) -> Response:
         if server.token and request.headers.get("authorization") != f"Bearer {server.token}":
-            return JSONResponse({"error": "no"}, 401)
+            return JSONResponse({"error": "unauthorized"}, 401)
         body = await request.json()
-        server.asked.append(body)
-        if server.before:
-            return server.before.pop(0)
+        server.requests.append(body)
+        if server.next_responses:
+            return server.next_responses.pop(0)
         await asyncio.sleep(server.seconds_per_text * len(body["input"]))
-        if len(body["input"]) > server.most_texts:
-            message = f"batch size {len(body['input'])} > maximum allowed batch size {server.most_texts}"
+        if len(body["input"]) > server.max_texts:
+            message = f"batch size {len(body['input'])} > maximum allowed batch size {server.max_texts}"
             return JSONResponse({"error": message, "error_type": "Validation"}, 413)
-        if max(map(len, body["input"]), default=0) > server.most_characters:
+        if max(map(len, body["input"]), default=0) > server.max_characters:
             return JSONResponse({"error": "inputs must have less than 512 tokens", "error_type": "Validation"}, 413)
         as_base64 = body.get("encoding_format") == "base64"
-        if as_base64 and not server.takes_base64:
+        if as_base64 and not server.accepts_base64:
             return JSONResponse({"error": {"message": "encoding_format: unknown"}}, 400)
         answer: Answer = {
             "object": "list",
@@ -87,8 +87,8 @@ def foreign_server(**quirks: Any) -> Iterator[ForeignServer]:
             ],
             "usage": {"prompt_tokens": 10 * len(body["input"]), "total_tokens": 10 * len(body["input"])},
         }
-        random.Random(0).shuffle(answer["data"])  # only the index tells whose vector it is
-        server.change(answer)
+        random.Random(0).shuffle(answer["data"])  # clients must order the vectors by index
+        server.change_answer(answer)
         return JSONResponse(answer) if _is_json(answer) else PlainTextResponse(str(answer["text"]))
 
     app = Starlette(routes=[Route("/v1/models", models), Route("/v1/embeddings", embeddings, methods=["POST"])])

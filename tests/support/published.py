@@ -1,4 +1,4 @@
-"""Courses as a finished run leaves them, without a model: the vectors are made up from the texts."""
+"""Publishes courses without a model: the vectors are derived from the texts."""
 
 import hashlib
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ MODEL, SIGNATURE = "model", "signature"
 
 
 def add_courses(engine: Engine, *course_ids: str) -> None:
-    """Rows of courses that nobody has embedded yet."""
+    """Add rows of courses that are not embedded."""
     with transaction(engine) as session:
         session.execute(insert(Course), [{"id": course_id} for course_id in course_ids])
 
 
 def records_of(course_id: str, texts: Sequence[str]) -> tuple[list[Record], Vectors, CourseFingerprint]:
-    """What a collection of these texts holds, and its fingerprint."""
+    """The records and vectors of a collection with these texts, and its fingerprint."""
     content, records, vectors = FingerprintBuilder(), [], []
     for number, text in enumerate(texts):
         digest = hashlib.sha256(text.encode())
@@ -43,7 +43,7 @@ def records_of(course_id: str, texts: Sequence[str]) -> tuple[list[Record], Vect
 
 
 def publish(engine: Engine, store: VectorStore, course_id: str, texts: Sequence[str]) -> CourseFingerprint:
-    """Embed a course that has a row, in the order in which a run does it: claim, write (in two steps), publish."""
+    """Publish an existing course in the same order as a run: claim, write (in two batches), publish."""
     records, vectors, fingerprint = records_of(course_id, texts)
     with transaction(engine) as session:
         assert course_state.claim_course(session, course_id, "run")

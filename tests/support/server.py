@@ -1,4 +1,4 @@
-"""An app behind a real HTTP server, in a thread of the test's process."""
+"""Serves an app over HTTP from a thread of the test process."""
 
 import socket
 import threading
@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 
 @contextmanager
 def serving(app: Starlette, port: int = 0) -> Iterator[str]:
-    """Serve the app on a port, any free one unless named, and yield its URL."""
+    """Serve the app, by default on a free port, and yield its URL."""
     listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, log_config=None))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -24,5 +24,5 @@ def serving(app: Starlette, port: int = 0) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(120)
         assert not thread.is_alive()

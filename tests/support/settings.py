@@ -1,4 +1,4 @@
-"""The names of all settings, for tests that must not see any of them."""
+"""The names of all settings; tests remove these variables from the environment."""
 
 from cli.all_settings import ALL_SETTINGS
 

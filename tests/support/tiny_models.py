@@ -1,16 +1,14 @@
-"""Model directories as small as a photo, made on the spot, that behave like the real ones.
+"""Writes tiny model directories that have the files and the architecture of real models.
 
-`make_tiny_qwen3` has the architecture and the files of Qwen3-Embedding, `make_tiny_reranker` those of Qwen3-Reranker,
-`make_tiny_bert` those of a mean-pooled sentence-transformers model. Run `python -m tests.support.tiny_models DIR` for
-the first on disk.
+`make_tiny_qwen3` imitates Qwen3-Embedding, `make_tiny_reranker` Qwen3-Reranker, and `make_tiny_bert` a mean-pooled
+sentence-transformers model. `python -m tests.support.tiny_models DIR` writes the tiny Qwen3 to a directory.
 
-Random weights put all texts in nearly one place. So that search can be tested, the tiny Qwen3 is set up to add up
-words: every word has a random direction, attention is almost uniform and copies the directions it sees (the value
-and output projections of the first layer are the identity), and the closing token, which starts near zero, ends as
-their average. Texts sharing words are then near each other. Tokens of the query prompt and other function words are
-kept faint, below the epsilon of the layer norm, so that they don't drown the rest. Position still matters a little,
-through the queries and keys of the attention, and so does the small random feed-forward: a wrong mask or position
-changes vectors.
+Random weights would give all texts nearly the same vector. So that search can be tested, the weights of the tiny Qwen3
+average word vectors: each word has a random direction; attention is almost uniform and copies these directions (the
+value and output projections of the first layer are the identity); the end token, whose embedding is near zero, becomes
+their average. Texts with common words then have similar vectors. The embeddings of function words and of the query
+prompt are so short, below the epsilon of the layer norm, that they hardly count. Wrong masks or positions still change
+the vectors, through the queries and keys of the attention and through the small random feed-forward.
 """
 
 import json
@@ -44,8 +42,8 @@ eigenvalue, vector space, probability, variance, hypothesis test. The treaty end
 数据库用索引加快查询，事务要么提交要么回滚。矩阵乘法、特征值、向量空间、概率、方差、假设检验。条约结束了战争并划定了新的边界。
 """
 _WORDS = sorted(set(re.findall(r"[A-Za-z]+", f"{QUERY_PROMPT} {_FUNCTION_WORDS} {_TEXT}".lower())))
-# Words as they begin a text, follow a blank and begin a sentence; Chinese by the character, or whole clauses would
-# become tokens.
+# Each word with and without a leading space and a capital letter; Chinese as single characters, because otherwise whole
+# clauses would become tokens.
 _CORPUS = [form for word in _WORDS for form in (word, f" {word}", word.capitalize(), f" {word.capitalize()}")] * 4 + [
     character for character in _FUNCTION_WORDS + _TEXT if character > "\u2e7f"
 ] * 4
@@ -55,9 +53,9 @@ _SPLIT_PATTERN = (
 
 
 def make_tiny_qwen3(directory: Path, *, seed: int = 0, hidden_size: int = 128, layers: int = 2) -> Path:
-    """Write a Qwen3 with the files of Qwen3-Embedding; returns the directory. Takes a fraction of a second.
+    """Write a tiny Qwen3-Embedding in less than a second; returns the directory.
 
-    Different seeds give different weights under one tokenizer. `hidden_size` is a multiple of 16.
+    Different seeds give different weights with the same tokenizer. `hidden_size` is a multiple of 16.
     """
     import torch
     from transformers import Qwen3Config, Qwen3Model
@@ -88,7 +86,7 @@ def make_tiny_qwen3(directory: Path, *, seed: int = 0, hidden_size: int = 128, l
         for number, layer in enumerate(model.layers):
             attention, feed_forward = layer.self_attn, layer.mlp
             attention.v_proj.weight.copy_(copy)
-            # two query heads share each key-value head: their average is the identity again
+            # two query heads share one key-value head: averaging both gives the identity again
             shared = copy.view(hidden_size, -1, 16).repeat_interleave(2, dim=1).flatten(1) / 2
             attention.o_proj.weight.copy_(shared if number == 0 else 0.05 * shared)
             for projection in (attention.q_proj, attention.k_proj, feed_forward.gate_proj, feed_forward.up_proj):
@@ -121,10 +119,10 @@ def make_tiny_qwen3(directory: Path, *, seed: int = 0, hidden_size: int = 128, l
 
 
 def make_tiny_reranker(directory: Path, *, seed: int = 0, tied: bool = True, answers: str = "yes no") -> Path:
-    """Write a Qwen3 that answers questions, with random weights: what it says is as good as a die, and never changes.
+    """Write a tiny Qwen3-Reranker with random weights: its scores are deterministic but meaningless.
 
-    Its tokenizer knows the answers and the marks of a chat; unlike the real one it appends an end token to texts, which
-    must not show. `tied`: what reads the answer is the table of embeddings, as in the real one.
+    The answers and the chat markers are single tokens. Unlike the real tokenizer, this one appends an end token to
+    texts, which the reranker must remove. `tied`: the output layer shares the embedding matrix, as in the real model.
     """
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -154,7 +152,7 @@ def make_tiny_reranker(directory: Path, *, seed: int = 0, tied: bool = True, ans
 
 
 def make_tiny_bert(directory: Path, *, seed: int = 0, pooling: str = "mean") -> Path:
-    """Write a BERT with random weights and sentence-transformers files; it takes at most 128 of its 512 positions."""
+    """Write a tiny sentence-transformers BERT with random weights, 512 positions and a `max_seq_length` of 128."""
     import torch
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import BertConfig, BertModel
@@ -170,7 +168,7 @@ def make_tiny_bert(directory: Path, *, seed: int = 0, pooling: str = "mean") -> 
     tokenizer.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
     )
-    tokenizer.enable_padding(length=128)  # as in published directories: the embedder must not inherit it
+    tokenizer.enable_padding(length=128)  # as in published models: the embedder must disable it
     tokenizer.save(str(directory / "tokenizer.json"))
     torch.manual_seed(seed)
     config = BertConfig(
@@ -191,8 +189,8 @@ def make_tiny_bert(directory: Path, *, seed: int = 0, pooling: str = "mean") -> 
     return directory
 
 
-def _train_byte_level_bpe(words: Sequence[str] = (), marks: Sequence[str] = ()) -> "Tokenizer":
-    """A tokenizer for which each of the words and of the marks is one token."""
+def _train_byte_level_bpe(words: Sequence[str] = (), special_tokens: Sequence[str] = ()) -> "Tokenizer":
+    """Train a tokenizer in which each of the words and of the special tokens is one token."""
     from tokenizers import (
         AddedToken,
         Regex,
@@ -218,7 +216,9 @@ def _train_byte_level_bpe(words: Sequence[str] = (), marks: Sequence[str] = ()) 
     tokenizer.train_from_iterator(
         [*_CORPUS, *words, *words], trainers.BpeTrainer(vocab_size=2000, initial_alphabet=alphabet, show_progress=False)
     )
-    tokenizer.add_special_tokens([AddedToken(mark, special=True) for mark in (END_TOKEN, "<|im_end|>", *marks)])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True) for token in (END_TOKEN, "<|im_end|>", *special_tokens)]
+    )
     end = tokenizer.token_to_id(END_TOKEN)
     tokenizer.post_processor = processors.Sequence(
         [
@@ -230,21 +230,23 @@ def _train_byte_level_bpe(words: Sequence[str] = (), marks: Sequence[str] = ()) 
 
 
 def _embeddings(tokenizer: "Tokenizer", end: int, hidden_size: int, random: "torch.Generator") -> "torch.Tensor":
-    """A random direction for each token, the same for `Copper`, ` copper` and `copper`.
+    """One random direction per word, the same for `Copper`, ` copper` and `copper`.
 
-    Its length is read against 1e-3, the root of the epsilon of the norm: what is well under it stays faint.
+    Vectors much shorter than 1e-3, the square root of the epsilon of the RMS norm, stay short after normalization.
     """
     import torch
 
     vocabulary = tokenizer.get_vocab()
     spellings = {token: token.lstrip("Ġ").lower() for token in vocabulary}
     directions = {spelling: torch.randn(hidden_size, generator=random) for spelling in sorted(set(spellings.values()))}
-    faint = set(re.findall(r"\w+", f"{QUERY_PROMPT} {_FUNCTION_WORDS}".lower())) | {""}
+    unimportant = set(re.findall(r"\w+", f"{QUERY_PROMPT} {_FUNCTION_WORDS}".lower())) | {""}
     table = torch.empty(len(vocabulary), hidden_size)
     for token, index in vocabulary.items():
         spelling = spellings[token]
         text = tokenizer.decode([index]).strip().lower()
-        length = 1e-4 if text in faint or not re.search(r"\w|\ufffd", text) else 3e-4 if len(spelling) == 1 else 1.0
+        length = (
+            1e-4 if text in unimportant or not re.search(r"\w|\ufffd", text) else 3e-4 if len(spelling) == 1 else 1.0
+        )
         table[index] = length * directions[spelling]
     table[end] = 2e-4 * directions[END_TOKEN]
     return table

@@ -43,7 +43,7 @@ def settings_for(server: ForeignServer, **changes: Any) -> EmbeddingSettings:
 def connect(server: ForeignServer, patience_seconds: float = 0.0, **changes: Any) -> RemoteEmbedder:
     """A connected embedder; the server's log of requests is empty."""
     embedder = RemoteEmbedder(settings_for(server, **changes), patience_seconds)
-    server.asked.clear()
+    server.requests.clear()
     return embedder
 
 
@@ -76,7 +76,7 @@ def test_documents_have_no_prompt_and_vectors_are_in_order(server: ForeignServer
     embeddings = embedder.embed_documents(texts)
     assert np.array_equal(embeddings.vectors, vectors_of(*texts))
     assert (embedder.name, embedder.dimensions, embedder.device) == ("qwen3-embedding-0.6b", DIMENSIONS, "remote")
-    (request,) = server.asked
+    (request,) = server.requests
     assert request == {"model": "Qwen/Qwen3-Embedding-0.6B", "input": texts, "encoding_format": "base64"}
 
 
@@ -97,7 +97,7 @@ def test_other_models_have_a_prompt_only_if_it_is_set(
 
 
 def test_server_without_base64(server: ForeignServer) -> None:
-    server.takes_base64 = False
+    server.accepts_base64 = False
     embeddings = connect(server).embed_documents(["a", "b"])
     assert np.array_equal(embeddings.vectors, vectors_of("a", "b"))
 
@@ -110,7 +110,7 @@ def test_empty_texts_and_unpaired_surrogates_are_replaced(server: ForeignServer)
 
 def test_no_texts_need_no_request(server: ForeignServer) -> None:
     assert connect(server).embed_documents([]).vectors.shape == (0, DIMENSIONS)
-    assert server.asked == []
+    assert server.requests == []
 
 
 def test_progress_is_reported_after_each_request(server: ForeignServer) -> None:
@@ -141,7 +141,7 @@ def test_factory_uses_the_service_if_its_url_is_set(server: ForeignServer) -> No
 
 
 def test_batches_stay_smaller_after_the_server_rejected_a_large_one(server: ForeignServer) -> None:
-    server.most_texts = 32
+    server.max_texts = 32
     embedder = connect(server)
     texts = [f"text {number}" for number in range(70)]
     assert np.array_equal(embedder.embed_documents(texts).vectors, vectors_of(*texts))
@@ -152,7 +152,7 @@ def test_batches_stay_smaller_after_the_server_rejected_a_large_one(server: Fore
 
 def test_rejected_text_is_an_error_and_does_not_reduce_the_batches(server: ForeignServer) -> None:
     embedder = connect(server)
-    server.before = [JSONResponse({"object": "error", "message": "too long"}, 400)] * 3
+    server.next_responses = [JSONResponse({"object": "error", "message": "too long"}, 400)] * 3
     with pytest.raises(EmbeddingServiceError, match=r"refused a request \(400\): too long"):
         embedder.embed_documents(["x"] * 4)
     assert server.batches == [4, 2, 1]
@@ -163,20 +163,20 @@ def test_rejected_text_is_an_error_and_does_not_reduce_the_batches(server: Forei
 def test_text_too_long_for_the_server_is_halved_until_accepted(
     server: ForeignServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    server.most_characters = 1000
+    server.max_characters = 1000
     embedder = connect(server)
     embeddings = embedder.embed_documents(["a", "long " * 700, "b"])
     assert np.array_equal(embeddings.vectors, vectors_of("a", ("long " * 700)[:875], "b"))
     assert embeddings.truncated == 1
     assert "3500 characters is too long" in caplog.text
-    server.asked.clear()
+    server.requests.clear()
     embedder.embed_documents(["x"] * 3)
     assert server.batches == [3], "a text was too long, not the batch"
 
 
 def test_short_text_is_not_halved(server: ForeignServer) -> None:
     embedder = connect(server)
-    server.most_characters = 10
+    server.max_characters = 10
     with pytest.raises(EmbeddingServiceError, match="less than 512 tokens"):
         embedder.embed_documents(["a short text"])
 
@@ -184,7 +184,7 @@ def test_short_text_is_not_halved(server: ForeignServer) -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
 @given(count=st.integers(0, 150), limit=st.integers(1, 70))
 def test_every_text_gets_its_vector_for_any_limit_of_the_server(server: ForeignServer, count: int, limit: int) -> None:
-    server.most_texts = limit
+    server.max_texts = limit
     texts = [f"text {number}" for number in range(count)]
     embeddings = connect(server).embed_documents(texts)
     assert len(embeddings.token_counts) == count
@@ -196,7 +196,7 @@ def test_every_text_gets_its_vector_for_any_limit_of_the_server(server: ForeignS
 
 def test_busy_server_is_asked_again_after_its_retry_after(server: ForeignServer, pauses: list[float]) -> None:
     embedder = connect(server, patience_seconds=600)
-    server.before = [
+    server.next_responses = [
         JSONResponse({}, 503, {"Retry-After": "7"}),
         JSONResponse({}, 429, {"Retry-After": formatdate(time.time() + 300, usegmt=True)}),
         OVERLOADED,
@@ -210,7 +210,7 @@ def test_busy_server_is_asked_again_after_its_retry_after(server: ForeignServer,
 
 def test_retries_end_before_a_retry_after_beyond_the_patience(server: ForeignServer, pauses: list[float]) -> None:
     embedder = connect(server, patience_seconds=5)
-    server.before = [JSONResponse({"message": "come back later"}, 503, {"Retry-After": "6"})]
+    server.next_responses = [JSONResponse({"message": "come back later"}, 503, {"Retry-After": "6"})]
     with pytest.raises(EmbeddingServiceUnreachableError, match=rf"{server.url} answered 503: come back later"):
         embedder.embed_documents(["x"])
     assert pauses == []
@@ -224,7 +224,7 @@ def test_unreachable_service_is_an_error() -> None:
 
 def test_time_out_is_an_error(server: ForeignServer, released: threading.Event) -> None:
     embedder = connect(server, embedding_service_timeout_seconds=1)
-    server.change = lambda _: released.wait(60)
+    server.change_answer = lambda _: released.wait(60)
     with pytest.raises(EmbeddingServiceUnreachableError, match="EMBEDDING_SERVICE_TIMEOUT_SECONDS"):
         embedder.embed_documents(["x"])
 
@@ -234,11 +234,11 @@ def test_queries_have_a_shorter_time_out_than_documents(
 ) -> None:
     monkeypatch.setattr("embedding.service.remote_embedder.MAX_QUERY_SECONDS", 0.2)
     embedder = connect(server)
-    server.change = lambda _: released.wait(60)
+    server.change_answer = lambda _: released.wait(60)
     with pytest.raises(EmbeddingServiceUnreachableError, match="did not answer in time"):
         embedder.embed_queries(["x"])
     released.set()
-    server.change = lambda _: time.sleep(0.5)  # longer than the time-out of queries
+    server.change_answer = lambda _: time.sleep(0.5)  # longer than the time-out of queries
     assert embedder.embed_documents(["x"]).truncated == 0
 
 
@@ -254,7 +254,7 @@ def test_request_that_times_out_is_divided(server: ForeignServer) -> None:
 def test_failure_of_the_model_is_not_retried(server: ForeignServer, pauses: list[float]) -> None:
     embedder = connect(server, patience_seconds=60)
     failure = {"error": {"code": "embedding_service_unavailable", "message": "text 0 got a vector that is not finite"}}
-    server.before = [JSONResponse(failure, 503)]
+    server.next_responses = [JSONResponse(failure, 503)]
     with pytest.raises(EmbeddingServiceError, match="not finite") as raised:
         embedder.embed_documents(["a"])
     assert not isinstance(raised.value, EmbeddingServiceUnreachableError)
@@ -299,20 +299,20 @@ INVALID_ANSWERS: dict[str, tuple[Callable[[Answer], object], str]] = {
 @pytest.mark.parametrize("name", INVALID_ANSWERS)
 def test_invalid_answer_is_an_error_that_names_the_service(server: ForeignServer, name: str) -> None:
     embedder = connect(server)
-    server.change, message = INVALID_ANSWERS[name]
+    server.change_answer, message = INVALID_ANSWERS[name]
     with pytest.raises(EmbeddingServiceError, match=message) as raised:
         embedder.embed_documents(["a", "b", "c"])
     assert server.url in str(raised.value)
 
 
 def test_vectors_are_normalized(server: ForeignServer) -> None:
-    server.change = lambda answer: [item.update(embedding=[3.0, 4.0] + [0.0] * 6) for item in answer["data"]]
+    server.change_answer = lambda answer: [item.update(embedding=[3.0, 4.0] + [0.0] * 6) for item in answer["data"]]
     np.testing.assert_allclose(connect(server).embed_documents(["x"]).vectors[0, :2], [0.6, 0.8], atol=1e-7)
 
 
 def test_error_of_the_server_is_reported(server: ForeignServer) -> None:
     embedder = connect(server)
-    server.before = [JSONResponse({"error": {"message": "CUDA error"}}, 500)]
+    server.next_responses = [JSONResponse({"error": {"message": "CUDA error"}}, 500)]
     with pytest.raises(EmbeddingServiceError, match="/v1/embeddings answered 500: CUDA error"):
         embedder.embed_documents(["x"])
 
@@ -332,16 +332,16 @@ def test_server_without_list_of_models(server: ForeignServer) -> None:
 def test_model_is_selected_by_name(server: ForeignServer) -> None:
     server.models = ["BAAI/bge-m3", "Qwen/Qwen3-Embedding-0.6B"]
     connect(server).embed_documents(["x"])
-    assert server.asked[0]["model"] == "Qwen/Qwen3-Embedding-0.6B"
+    assert server.requests[0]["model"] == "Qwen/Qwen3-Embedding-0.6B"
     with pytest.raises(EmbeddingServiceError, match=r"runs BAAI/bge-m3 and Qwen/Qwen3-Embedding-0.6B, not e5"):
         connect(server, embedding_model_name="e5")
 
 
 def test_signature_depends_on_model_and_dimensions_only(server: ForeignServer) -> None:
-    with foreign_server(models=["qwen3-embedding-0.6b"], lists_models=False, takes_base64=False) as other_server:
+    with foreign_server(models=["qwen3-embedding-0.6b"], lists_models=False, accepts_base64=False) as other_server:
         assert connect(other_server).signature == connect(server).signature
     signature = connect(server).signature
-    server.change = lambda answer: [item.update(embedding=[1.0] * 5) for item in answer["data"]]
+    server.change_answer = lambda answer: [item.update(embedding=[1.0] * 5) for item in answer["data"]]
     assert connect(server).signature != signature, "other dimensions"
     server.models = ["bge-m3"]
     assert connect(server, embedding_model_name="bge-m3").signature != signature
@@ -350,15 +350,15 @@ def test_signature_depends_on_model_and_dimensions_only(server: ForeignServer) -
 def test_changed_model_of_the_server_is_detected(server: ForeignServer) -> None:
     embedder = connect(server)
     signature = embedder.signature
-    server.change = lambda answer: answer.update(model="bge-m3")
+    server.change_answer = lambda answer: answer.update(model="bge-m3")
     with pytest.raises(EmbeddingServiceError, match="bge-m3, not qwen3"):
         embedder.embed_documents(["x"])
-    server.change = lambda _: None
+    server.change_answer = lambda _: None
     embedder.embed_documents(["x"])
     assert embedder.signature == signature
 
 
 def test_other_web_server_is_an_error(server: ForeignServer) -> None:
-    server.before = [PlainTextResponse("hello")]
+    server.next_responses = [PlainTextResponse("hello")]
     with pytest.raises(EmbeddingServiceError, match="did not answer with JSON"):
         connect(server)

@@ -42,7 +42,7 @@ class TestIncrementalIndexing:
         course.chunks["chunk-0003"].text = "a text too long for this model"
         finished: list[int] = []
         report = course.index(page_size=100, on_page=finished.append)
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
         assert finished == [EMBED_BATCH, 100, 150]
         assert (report.stored, report.embedded, report.updated, report.removed, report.kept) == (150, 150, 0, 0, 0)
         assert (report.complete, report.sound, report.rebuilt, report.truncated) == (True, True, False, 1)
@@ -66,7 +66,7 @@ class TestIncrementalIndexing:
         report = course.index(page_size=500)
         assert embedder.embedded == ["another"]
         assert (report.embedded, report.kept, report.complete) == (1, 999, True)
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
 
     @pytest.mark.parametrize(
         ("field", "value"), [("lecture_id", "l2"), ("extra", {"order_in_section": 7}), ("section_id", None)]
@@ -94,7 +94,7 @@ class TestIncrementalIndexing:
             del course.chunks[f"chunk-{number:04}"]
         report = course.index()
         assert (course.embedder.embedded, report.removed, report.kept, report.complete) == ([], 3, 147, True)
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
 
     def test_pass_after_an_interruption_embeds_the_rest(self, course: IndexedCourse) -> None:
         def stop(finished: int) -> None:
@@ -105,7 +105,7 @@ class TestIncrementalIndexing:
             course.index(on_page=stop)
         assert course.collection.count() == 100
         assert course.index().embedded == 50
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
 
     def test_other_model_rebuilds_the_collection(self, course: IndexedCourse) -> None:
         course.index()
@@ -122,7 +122,7 @@ class TestIncrementalIndexing:
         course.chunks["chunk-0007"].lecture_id = "l2"
         report = course.index()
         assert (course.embedder.embedded, report.kept) == (["text 7"], 149)
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
 
     def test_course_without_chunks_keeps_its_collection(self, course: IndexedCourse) -> None:
         course.index()
@@ -155,7 +155,7 @@ class TestIncrementalIndexing:
                     for chunk_id, (text, lecture) in version.items()
                 }
                 report = course.index(page_size=page_size)
-                assert course.held() == version
+                assert course.stored() == version
                 new = [text for chunk_id, (text, _) in version.items() if before.get(chunk_id, ("", ""))[0] != text]
                 kept = version.items() & before.items()
                 assert sorted(course.embedder.embedded) == sorted(new)
@@ -181,7 +181,7 @@ class TestVerification:
         course.embedder.wrong = {}
         report = course.index()
         assert (course.embedder.embedded, report.complete, report.sound) == (["text 70"], True, True)
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
 
     def test_deleted_chunk_does_not_compensate_an_unsound_vector(self, course: IndexedCourse) -> None:
         course.index()
@@ -212,7 +212,7 @@ class TestVerification:
         assert (report.complete, report.sound, report.stored, report.vectors.unsound) == (False, False, 141, 9)
         monkeypatch.undo()
         assert course.index().embedded == 9
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
 
     def test_lost_update_is_detected(self, course: IndexedCourse, monkeypatch: pytest.MonkeyPatch) -> None:
         course.index()
@@ -242,15 +242,15 @@ class TestOwnership:
             return StubEmbedder().embed_documents(texts)
 
         course.embedder.embed_documents = embed  # type: ignore[method-assign]
-        before = course.held()
+        before = course.stored()
         with pytest.raises(PermissionError):
             course.index(before_write=lambda: None if owns else refuse_write())
-        assert course.held() == before
+        assert course.stored() == before
 
     @pytest.mark.parametrize("edit", ["changed lecture", "deleted chunk", "other model"])
     def test_ownership_is_checked_before_every_kind_of_write(self, course: IndexedCourse, edit: str) -> None:
         course.index()
-        before = course.held()
+        before = course.stored()
         if edit == "changed lecture":
             course.chunks["chunk-0005"].lecture_id = "l2"
         elif edit == "deleted chunk":
@@ -267,7 +267,7 @@ class TestOwnership:
 
         with pytest.raises(PermissionError):
             course.index(before_write=refuse_after_first_check)
-        assert course.held() == before
+        assert course.stored() == before
 
     def test_no_collection_is_created_without_ownership(self, course: IndexedCourse) -> None:
         with pytest.raises(PermissionError):

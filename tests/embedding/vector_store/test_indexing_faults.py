@@ -99,8 +99,8 @@ class TestDamagedCollection:
                 report = course.index(page_size=500)
             assert (report.rebuilt, report.embedded, report.complete, report.sound) == (True, chunks, True, True)
             assert "is damaged and is rebuilt" in caplog.text
-            assert course.held() == course.written()
-            assert other_course.held() == other_course.written()
+            assert course.stored() == course.expected()
+            assert other_course.stored() == other_course.expected()
             assert other_course.index().kept == 1
 
     def test_collection_damaged_during_the_pass_is_rebuilt(self, server: Server, embedder: StubEmbedder) -> None:
@@ -117,7 +117,7 @@ class TestDamagedCollection:
             progress: list[int] = []
             report = course.index(on_page=damage_once)
             assert (report.rebuilt, report.embedded, report.complete) == (True, 200, True)
-            assert course.held() == course.written()
+            assert course.stored() == course.expected()
 
     def test_full_disk_is_an_error_that_names_a_chunk(self, server: Server, embedder: StubEmbedder) -> None:
         with closing(server.store()) as store:
@@ -127,11 +127,11 @@ class TestDamagedCollection:
                 "CREATE TRIGGER full BEFORE INSERT ON embeddings_queue BEGIN "
                 "SELECT RAISE(ABORT, 'database or disk is full'); END"
             )
-            before = course.held()
+            before = course.stored()
             course.chunks["chunk-0001"].text = "changed"
             with pytest.raises(VectorStoreError, match="'chunk-0001' cannot be stored"):
                 course.index()
-            assert course.held() == before
+            assert course.stored() == before
 
     def test_rejected_chunk_is_named(self, server: Server, embedder: StubEmbedder) -> None:
         with closing(server.store()) as store:
@@ -184,7 +184,7 @@ def test_indexing_continues_after_a_restart_of_the_server(
         course = IndexedCourse(store, embedder, texts=[f"text {number}" for number in range(200)])
         report = course.index(page_size=200, on_page=stop_server, before_write=start_server_at_second_attempt)
         assert (report.embedded, report.complete, report.sound, report.rebuilt) == (200, True, True, False)
-        assert course.held() == course.written()
+        assert course.stored() == course.expected()
     assert failed_attempts == 1
     assert caplog.text.count("cannot be reached") == 1
     assert "Retrying for up to 60 s" in caplog.text
