@@ -1,4 +1,4 @@
-"""The search app: HTTP in front of the collections, the catalogue and the embedding model.
+"""The search app: an HTTP API over the catalogue, the collections, the keyword indexes and the embedding model.
 
-It shares nothing with the pipeline but the course row and the vector store.
+It never calls the pipeline; both share the catalogue, the vector store and the keyword indexes.
 """

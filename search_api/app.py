@@ -1,7 +1,7 @@
-"""The apps, built by factories: `uvicorn --factory search_api.app:create_app`, or `…:create_embedding_app`.
+"""App factories, for `uvicorn --factory search_api.app:create_app` or `…:create_embedding_app`.
 
-The search app has an embedding model in its process, unless EMBEDDING_SERVICE_URL is set. The embedding app is that
-model alone: search apps and pipelines on other machines ask it.
+The search app loads the embedding model into its process, unless EMBEDDING_SERVICE_URL is set. The embedding app
+serves only that model, as the embedding service of search apps and pipelines on other machines.
 """
 
 import logging
@@ -31,14 +31,14 @@ from search_api.search.routes import router as search_routes
 from search_api.services import ModelServices, Services, open_model_services, open_services
 
 _CONVENTIONS = """
-Every error is `{"error": {"code": "…", "message": "…"}}`: decide by the code, show the message to people.
-Where the app runs with INTERNAL_TOKEN, every call carries it in `X-Internal-Token` (button *Authorize*).
+Every error is `{"error": {"code": "…", "message": "…"}}`: programs use the code, the message is for people.
+If INTERNAL_TOKEN is set, every request must send it in the header `X-Internal-Token` (button *Authorize*).
 """
 DESCRIPTION = f"""
-Searches the courses that have been embedded, and triggers and follows their embedding.
+Searches embedded courses, triggers embeddings and reports their progress.
 {_CONVENTIONS}"""
 EMBEDDING_DESCRIPTION = f"""
-Turns texts into vectors.
+Computes embedding vectors of texts.
 {_CONVENTIONS}"""
 
 
@@ -50,14 +50,14 @@ def create_app(
     settings: SearchSettings | None = None,
     services: Callable[[SearchSettings], AbstractContextManager[Services]] = open_services,
 ) -> FastAPI:
-    """The search app; its services are opened when the server starts it and closed when it stops.
+    """The search app. Its services are opened when the server starts and closed when it stops.
 
     Args:
-        settings: From the environment unless given.
-        services: Opens what the routes work with.
+        settings: Read from the environment by default.
+        services: Opens the services that the routes use.
 
     Raises:
-        pydantic.ValidationError: a setting has no valid value.
+        pydantic.ValidationError: A setting is invalid.
     """
     app = _new_app("Course search", DESCRIPTION, settings or SearchSettings(), services)
     app.include_router(search_routes)
@@ -75,7 +75,7 @@ def create_embedding_app(
     settings: SearchSettings | None = None,
     services: Callable[[SearchSettings], AbstractContextManager[ModelServices]] = open_model_services,
 ) -> FastAPI:
-    """The embedding model alone; arguments and errors as `create_app`."""
+    """The embedding app; arguments and errors are the same as for `create_app`."""
     app = _new_app("Course search: embedding", EMBEDDING_DESCRIPTION, settings or SearchSettings(), services)
     app.include_router(embedding_routes)
     app.include_router(openai_routes)
@@ -90,12 +90,12 @@ def _new_app(
     settings: SearchSettings,
     services: Callable[[SearchSettings], AbstractContextManager[ModelServices]],
 ) -> FastAPI:
-    """What the apps share: who may call, how much, how errors look, what is measured."""
+    """An app without routes: token check, body limit, error handlers and metrics."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
-        _show_log()
-        # Calls that wait for a model must not use up the threads the others need.
+        _configure_logging()
+        # Each call that waits for a model blocks a thread. Extra threads leave the default number to other calls.
         waiting = 2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
         with services(settings) as opened, on_stop_signal(opened.embedding.stop_bulk):
@@ -106,7 +106,7 @@ def _new_app(
         version="1",
         description=description.strip(),
         lifespan=lifespan,
-        middleware=[  # outermost first: who may not call may not send a body either
+        middleware=[  # outermost first: the token is checked before the body is read
             Middleware(InternalTokenMiddleware, token=settings.internal_token),
             Middleware(RequestSizeMiddleware, max_bytes=settings.max_request_bytes),
         ],
@@ -120,8 +120,8 @@ def _new_app(
     return app
 
 
-def _show_log() -> None:
-    """Let our own log lines through, unless whoever runs the app has decided what is logged."""
+def _configure_logging() -> None:
+    """Log the product's packages at INFO level, unless logging is already configured."""
     if not logging.getLogger().handlers:
         logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
         for package in ("embedding", "retrieval", "search_api"):

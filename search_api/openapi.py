@@ -1,4 +1,4 @@
-"""Writes the API's OpenAPI document: `python -m search_api.openapi > docs/openapi.json`."""
+"""Prints the OpenAPI document of the search app: `python -m search_api.openapi > docs/openapi.json`."""
 
 import json
 import sys
@@ -8,7 +8,7 @@ from search_api.app_settings import SearchSettings
 
 
 def openapi_document() -> str:
-    """The document as it is kept in `docs/openapi.json`; no setting changes it."""
+    """The content of `docs/openapi.json`; it does not depend on any setting."""
     return json.dumps(create_app(SearchSettings()).openapi(), indent=2, ensure_ascii=False) + "\n"
 
 

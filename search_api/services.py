@@ -28,14 +28,14 @@ from search_api.search.service import CourseSearch, IndexKey
 logger = logging.getLogger(__name__)
 
 CACHED_QUERIES = 2000
-"""Embedded queries that are kept; 8 MB at 1024 dimensions."""
+"""Size of the cache of embedded queries; 8 MB at 1024 dimensions."""
 EMBEDDING_PATIENCE_SECONDS = 1.5
-"""How long a search waits for an embedding service that is busy or unavailable; its caller has other options."""
+"""How long a search waits for a busy or unreachable embedding service. Short, so that its caller can fall back soon."""
 
 
 @dataclass(frozen=True)
 class ModelServices:
-    """The services of an app that embeds. All may be shared between threads."""
+    """The services of an app with an embedding model. Threads may share them."""
 
     settings: SearchSettings
     embedding: EmbeddingService
@@ -53,10 +53,10 @@ class Services(ModelServices):
 
 @contextmanager
 def open_services(settings: SearchSettings) -> Iterator[Services]:
-    """The services as the environment configures them.
+    """The services, configured by the environment.
 
-    A part that is unavailable does not keep the app from starting: that is logged, and the part is found when it is
-    back. Only a local embedding model that cannot be loaded is not tried again.
+    The app also starts while a dependency is unavailable. This is logged, and every use tries the dependency again.
+    The exception is a local embedding model that cannot be loaded: loading is not retried.
     """
     embedding_settings = EmbeddingSettings()
     with (
@@ -71,7 +71,7 @@ def open_services(settings: SearchSettings) -> Iterator[Services]:
         ) as services,
     ):
         try:
-            vector_store.check()  # also imports Chroma's client, for which the first search would wait
+            vector_store.check()  # also imports Chroma's client; otherwise the first search would wait for that
         except VectorStoreError as error:
             logger.warning("The vector store is not available yet: %s", error)
         yield services
@@ -79,7 +79,7 @@ def open_services(settings: SearchSettings) -> Iterator[Services]:
 
 @contextmanager
 def open_model_services(settings: SearchSettings) -> Iterator[ModelServices]:
-    """A local embedding model. EMBEDDING_SERVICE_URL is ignored: it may be the address of this very app."""
+    """The services of the embedding app. EMBEDDING_SERVICE_URL is ignored, because it may be the URL of this app."""
     embedding_settings = EmbeddingSettings()
     with open_embedding(settings, lambda: LocalEmbedder.load(embedding_settings)) as (embedding, caches):
         yield ModelServices(settings, embedding, caches)
@@ -94,7 +94,7 @@ def assemble_services(
     *,
     load_embedder: Callable[[], Embedder],
 ) -> Iterator[Services]:
-    """The services and their caches, over a catalogue, the stores and an embedding model."""
+    """The services of the search app over the given catalogue, stores and embedding model, with new caches."""
     entries, seconds = settings.cache_max_entries, settings.cache_ttl_seconds
     indexes: InstanceCache[IndexKey, CourseIndex] = InstanceCache(
         "courses",
@@ -129,7 +129,7 @@ def assemble_services(
 def open_embedding(
     settings: SearchSettings, load: Callable[[], Embedder]
 ) -> Iterator[tuple[EmbeddingService, Mapping[str, InstanceCache[Any, Any]]]]:
-    """The embedding service of an app, and its caches by name."""
+    """The embedding model of an app, and its caches by name."""
     seconds = settings.cache_ttl_seconds
     models: InstanceCache[str, Embedder] = InstanceCache(
         "embedding_models", max_entries=settings.cache_max_entries, ttl_seconds=seconds

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Routes that trigger embeddings and report the embedding state of courses."""

@@ -1,6 +1,6 @@
-"""Routes about courses: trigger an embedding, follow it, list all courses.
+"""Routes that trigger the embedding of a course, report its progress and list all courses.
 
-All routes are plain functions, because what they call blocks: FastAPI runs each call on a thread of its own.
+The routes are not `async`, because they call blocking code; FastAPI runs each call on a separate thread.
 """
 
 from fastapi import APIRouter, Security
@@ -20,9 +20,10 @@ router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], re
     responses=documented(errors.CourseNotFoundError, errors.AlreadyRunningError, errors.DatabaseUnavailableError),
 )
 def embed_course(course_id: CourseId, services: AppServices) -> TriggerResponse:
-    """Request an embedding of the course, for the first time or again, and return at once.
+    """Request an embedding of the course and return immediately.
 
-    The pipeline does the work; `embedding_status` shows its progress. The course cannot be searched until it is done.
+    The pipeline embeds the course in the background; `embedding_status` shows its progress. Until it is `done`, the
+    course cannot be searched, unless the app serves stale courses (SERVE_WHILE_REEMBEDDING).
     """
     services.courses.request_embedding(course_id)
     return TriggerResponse()
@@ -34,7 +35,7 @@ def embed_course(course_id: CourseId, services: AppServices) -> TriggerResponse:
     responses=documented(errors.CourseNotFoundError, errors.DatabaseUnavailableError),
 )
 def embedding_status(course_id: CourseId, services: AppServices) -> EmbeddingState:
-    """Status, progress from 0.0 to 1.0, and the reason if the latest embedding failed."""
+    """The status, the progress (0.0 to 1.0), and the error if the latest embedding failed."""
     course = services.courses.get(course_id)
     return EmbeddingState(
         course_id=course.id,
@@ -50,7 +51,7 @@ def embedding_status(course_id: CourseId, services: AppServices) -> EmbeddingSta
     responses=documented(errors.DatabaseUnavailableError),
 )
 def list_courses(services: AppServices) -> CourseList:
-    """All courses with the state of their embedding. A course that is `done` can be searched."""
+    """All courses with their embedding state. A course that is `done` can be searched."""
     return CourseList(
         courses=[
             CourseSummary(

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Response bodies of the course routes."""
 
 from typing import Annotated
 
@@ -14,20 +14,20 @@ from models.tables import EmbeddingStatus
 Status = Annotated[str, WithJsonSchema({"type": "string", "enum": [status.value for status in EmbeddingStatus]})]
 
 
-Progress = Annotated[float, Field(description="Finished batches over all batches, 0.0 to 1.0.")]
+Progress = Annotated[float, Field(description="Finished batches divided by all batches, 0.0 to 1.0.")]
 
 
-Failure = Annotated[str | None, Field(description="Why the latest embedding failed.")]
+Failure = Annotated[str | None, Field(description="The error of the latest embedding; null if it did not fail.")]
 
 
 class TriggerResponse(BaseModel):
-    """The course waits to be embedded."""
+    """The embedding was requested."""
 
     status: Annotated[str, WithJsonSchema({"type": "string", "const": "embedding_started"})] = "embedding_started"
 
 
 class EmbeddingState(BaseModel):
-    """How far the embedding of a course is."""
+    """Status and progress of an embedding."""
 
     course_id: str
     status: Status
@@ -42,7 +42,7 @@ class EmbeddingState(BaseModel):
 
 
 class CourseSummary(BaseModel):
-    """A course and the state of its embedding."""
+    """A course and its embedding state."""
 
     course_id: str
     embedding_status: Status

@@ -1,4 +1,4 @@
-"""The course rows as the app uses them: read one, list all, ask for an embedding. One transaction a call."""
+"""Access to the course rows: read one, list all, request an embedding. One transaction per call."""
 
 import logging
 from datetime import UTC, datetime
@@ -14,9 +14,9 @@ logger = logging.getLogger(__name__)
 
 
 class Courses:
-    """The catalogue behind the API. Every method may raise `models.database.DatabaseUnavailableError`.
+    """The course rows in the catalogue. Every method may raise `models.database.DatabaseUnavailableError`.
 
-    Nothing is opened before the first call, and a database that was away is found again by the next one.
+    The database is opened by the first call. After an outage the next call connects again.
     """
 
     def __init__(self, settings: CatalogueSettings) -> None:
@@ -27,7 +27,7 @@ class Courses:
         """The course.
 
         Raises:
-            CourseNotFoundError: there is none with this id.
+            CourseNotFoundError: No course has this id.
         """
         with transaction(self._engine) as session:
             course = courses.get_course(session, course_id)
@@ -36,19 +36,21 @@ class Courses:
         return course
 
     def published(self, course_id: str) -> PublishedCourse:
-        """The course as a search sees it.
+        """The columns that a search reads.
+
+        While a SQLite file is unchanged, the last row that was read is returned without a query.
 
         Raises:
-            CourseNotFoundError: there is none with this id.
+            CourseNotFoundError: No course has this id.
         """
-        version = file_stamp(self._engine)
-        read_at, course = self._published.get(course_id, (None, None))
-        if course is None or version is None or version != read_at:
+        stamp = file_stamp(self._engine)
+        stamp_at_read, course = self._published.get(course_id, (None, None))
+        if course is None or stamp is None or stamp != stamp_at_read:
             with transaction(self._engine) as session:
                 course = courses.published_course(session, course_id)
             if course is None:
                 raise _not_found(course_id)
-            self._published[course_id] = version, course
+            self._published[course_id] = stamp, course
         return course
 
     def all(self) -> list[Course]:
@@ -57,11 +59,11 @@ class Courses:
             return list(courses.list_courses(session))
 
     def request_embedding(self, course_id: str) -> None:
-        """Mark the course for embedding; the pipeline takes it up, now or when it is running again.
+        """Mark the course for embedding. The pipeline embeds it, after its next start if it is down now.
 
         Raises:
-            AlreadyRunningError: it is being embedded now.
-            CourseNotFoundError: there is none with this id.
+            AlreadyRunningError: The course is being embedded now.
+            CourseNotFoundError: No course has this id.
         """
         with transaction(self._engine) as session:
             requested = course_state.request_embedding(session, course_id, datetime.now(UTC))
@@ -71,7 +73,7 @@ class Courses:
         logger.info("Embedding of course %s requested", quoted(course_id))
 
     def check(self) -> None:
-        """Read something, to know that the database answers and is migrated."""
+        """Check that the database is available and migrated, by reading a row."""
         with transaction(self._engine) as session:
             courses.get_course(session, "1")
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The embedding model, shared by all requests, and its routes."""

@@ -1,9 +1,9 @@
-"""The embedding model as many threads share it: a thread for queries, one for bulk work, and a queue before each.
+"""Shares the embedding model between threads: one thread for queries, one for bulk work, each with a queue.
 
-Queries that come while others are computed share the next pass: eight cost little more than one. Bulk calls are done
-one after the other. They stop before the next layer of the model as soon as a query comes, so it waits for a small part
-of a second at most, and go on from there. Both queues have an end: beyond it a call is turned away at once, since a
-queue without one turns a burst into minutes of waiting.
+Queries that arrive while others are computed share the next batch: a batch of eight costs little more than one query.
+Bulk calls are computed one after the other. A query interrupts them before the next layer of the model, so it waits for
+a small part of a second; bulk work then resumes at that layer. Both queues are bounded: further calls are refused at
+once, because an unbounded queue would turn a burst of calls into minutes of waiting.
 """
 
 import threading
@@ -18,182 +18,214 @@ from embedding.errors import EmbeddingServiceError
 from embedding.interface import Embedder, Embeddings, concatenate_embeddings
 from search_api.http.errors import EmbeddingServiceUnavailableError, OverloadedError
 
-QUERY_TEXTS = 16
-"""Queries of a pass: more would make the first of them wait for the last."""
-WINDOW_SECONDS = 0.002
-"""How long a pass waits for those who shared the last one: they come back with their next query at once, if at all. A
-query that comes alone never waits."""
-PAUSES = 2
-"""Bulk work that is stopped again and again goes on after so many times its own time: queries may come without end."""
-LONGEST_PAUSE_SECONDS = 0.2
-"""How long a layer of bulk work waits for queries at most."""
+QUERY_BATCH_SIZE = 16
+"""Most queries in a batch; the first query of a larger one would wait too long for the last."""
+BATCH_WINDOW_SECONDS = 0.002
+"""How long a batch waits until as many queries have arrived as were in the last batch: busy clients send their next
+query at once. After a batch of one, the next query does not wait."""
+PAUSE_FACTOR = 2
+"""Longest pause of bulk work, as a multiple of the time it computed since its last pause. So bulk work makes progress
+even if queries never stop."""
+MAX_PAUSE_SECONDS = 0.2
+"""Longest pause of bulk work before a layer of the model."""
 
 
 @contextmanager
-def one_slot(places: threading.Semaphore) -> Iterator[None]:
-    """Take a place for as long as the block lasts.
+def take_slot(slots: threading.Semaphore) -> Iterator[None]:
+    """Hold one of the slots during the block.
 
     Raises:
-        OverloadedError: none is free.
+        OverloadedError: No slot is free.
     """
-    if not places.acquire(blocking=False):
+    if not slots.acquire(blocking=False):
         raise OverloadedError
     try:
         yield
     finally:
-        places.release()
+        slots.release()
 
 
 class ModelQueue:
-    """Safe to call from many threads.
+    """Queues calls for the embedding model. Threads may share it.
 
     Args:
-        model: The model; asked for at each pass.
-        queue_limit: How many calls may wait in each of the queues, beside one that has the model.
+        model: Returns the model; called for every batch.
+        queue_limit: Most calls that may wait in each of the two queues, in addition to the running call.
     """
 
     def __init__(self, model: Callable[[], Embedder], queue_limit: int) -> None:
         self._model = model
-        self._query_places = threading.Semaphore(queue_limit + 1)
-        self._bulk_places = threading.Semaphore(queue_limit + 1)
-        self._queries: deque[_Query] = deque()
+        self._query_slots = threading.Semaphore(queue_limit + 1)
+        self._bulk_slots = threading.Semaphore(queue_limit + 1)
+        self._queries: deque[_QueryCall] = deque()
+        self._bulk_calls: set[Future[Embeddings]] = set()
         self._is_computing_queries = False
-        self._has_stopped_bulk = self._has_closed = False
+        self._is_bulk_stopped = self._is_closed = False
         self._changed = threading.Condition()
         self._bulk = ThreadPoolExecutor(1, thread_name_prefix="embedding-bulk")
-        self._went_on = threading.local()
-        self._thread = threading.Thread(target=self._compute_queries, name="embedding-queries", daemon=True)
-        self._thread.start()
+        self._resumed = threading.local()
+        self._query_thread = threading.Thread(target=self._compute_queries, name="embedding-queries", daemon=True)
+        self._query_thread.start()
+
+    @property
+    def waiting_queries(self) -> int:
+        """Number of query calls that wait for a batch."""
+        with self._changed:
+            return len(self._queries)
+
+    @property
+    def waiting_bulk_calls(self) -> int:
+        """Number of bulk calls that have not started."""
+        with self._changed:
+            return sum(not (call.running() or call.done()) for call in self._bulk_calls)
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called; all further calls are refused."""
+        return self._is_closed
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors of queries, before all bulk work; calls of many queries take turns with the others.
+        """The vectors of queries. Calls with many queries are split into batches, so that other calls can interleave.
 
         Raises:
-            OverloadedError: the queue is full, or the app stops.
-            EmbeddingServiceUnavailableError: the model is not there.
-            EmbeddingError: the model failed.
+            OverloadedError: The queue is full, or the app is stopping.
+            EmbeddingServiceUnavailableError: There is no model.
+            EmbeddingError: The model failed.
         """
-        with one_slot(self._query_places):
-            parts = [self._embed_pass(texts[:QUERY_TEXTS])]
-            for start in range(QUERY_TEXTS, len(texts), QUERY_TEXTS):
-                if self._has_stopped_bulk:
+        with take_slot(self._query_slots):
+            parts = [self._embed_one_batch(texts[:QUERY_BATCH_SIZE])]
+            for start in range(QUERY_BATCH_SIZE, len(texts), QUERY_BATCH_SIZE):
+                if self._is_bulk_stopped:
                     raise _stopping()
-                parts.append(self._embed_pass(texts[start : start + QUERY_TEXTS]))
+                parts.append(self._embed_one_batch(texts[start : start + QUERY_BATCH_SIZE]))
             return concatenate_embeddings(parts, parts[0].vectors.shape[1])
 
     def embed_documents(self, texts: Sequence[str]) -> Embeddings:
-        """Vectors of documents, while no query is there; errors as `embed_queries`."""
-        with one_slot(self._bulk_places):
+        """The vectors of documents, computed while no query waits; errors as `embed_queries`."""
+        with take_slot(self._bulk_slots):
             with self._changed:
-                if self._has_stopped_bulk:
+                if self._is_bulk_stopped:
                     raise _stopping()
-                call = self._bulk.submit(lambda: self._model().embed_documents(texts, pause=self._let_queries_go_first))
+                call = self._bulk.submit(lambda: self._model().embed_documents(texts, pause=self._yield_to_queries))
+                self._bulk_calls.add(call)
             try:
                 return call.result()
             except CancelledError:
                 raise _stopping() from None
+            finally:
+                with self._changed:
+                    self._bulk_calls.discard(call)
 
     def stop_bulk(self) -> None:
-        """End bulk work before its next layer, and calls of many queries before their next pass; such calls fail."""
+        """Stop bulk work before its next layer, and calls with many queries before their next batch; they fail."""
         with self._changed:
-            self._has_stopped_bulk = True
+            self._is_bulk_stopped = True
             self._changed.notify_all()
         self._bulk.shutdown(wait=False, cancel_futures=True)
 
     def close(self) -> None:
-        """End bulk work, and queries after the pass that runs; calls that wait fail."""
+        """Stop bulk work, and queries after the current batch; waiting calls fail."""
         self.stop_bulk()
         with self._changed:
-            self._has_closed = True
+            self._is_closed = True
             self._changed.notify_all()
-        self._thread.join()
+        self._query_thread.join()
         self._bulk.shutdown()
 
-    def _embed_pass(self, texts: Sequence[str]) -> Embeddings:
-        query = _Query(texts)
+    def _embed_one_batch(self, texts: Sequence[str]) -> Embeddings:
+        call = _QueryCall(texts)
         with self._changed:
-            if self._has_closed:
+            if self._is_closed:
                 raise _stopping()
-            self._queries.append(query)
+            self._queries.append(call)
             self._changed.notify_all()
-        return query.result.result()
+        return call.result.result()
 
-    # The threads that compute bulk work
+    # On the threads that compute bulk work
 
-    def _let_queries_go_first(self) -> None:
-        """Wait while there are queries, for `PAUSES` times as long as was computed since the last time at most."""
-        computed = time.monotonic() - getattr(self._went_on, "at", 0.0)
+    def _yield_to_queries(self) -> None:
+        """Wait while there are queries; the longest wait is `PAUSE_FACTOR` times this thread's last computing time.
+
+        Raises:
+            OverloadedError: Bulk work was stopped.
+        """
+        computed_seconds = time.monotonic() - getattr(self._resumed, "at", 0.0)
         with self._changed:
-            self._changed.wait_for(self._may_go_on, min(PAUSES * computed, LONGEST_PAUSE_SECONDS))
-            if self._has_stopped_bulk:
+            self._changed.wait_for(self._may_resume_bulk, min(PAUSE_FACTOR * computed_seconds, MAX_PAUSE_SECONDS))
+            if self._is_bulk_stopped:
                 raise _stopping()
-        self._went_on.at = time.monotonic()
+        self._resumed.at = time.monotonic()
 
-    def _may_go_on(self) -> bool:
-        return self._has_stopped_bulk or not (self._queries or self._is_computing_queries)
+    def _may_resume_bulk(self) -> bool:
+        return self._is_bulk_stopped or not (self._queries or self._is_computing_queries)
 
-    # The thread of queries
+    # On the thread that computes queries
 
     def _compute_queries(self) -> None:
-        queries: list[_Query] = []
+        batch: list[_QueryCall] = []
         while True:
             with self._changed:
                 self._is_computing_queries = False
                 self._changed.notify_all()
                 self._changed.wait_for(partial(self._has_queries, 1))
-                self._changed.wait_for(partial(self._has_queries, len(queries)), WINDOW_SECONDS)
-                if self._has_closed:
+                self._changed.wait_for(partial(self._has_queries, len(batch)), BATCH_WINDOW_SECONDS)
+                if self._is_closed:
                     break
-                queries = self._take()
+                batch = self._take_batch()
                 self._is_computing_queries = True
-            self._embed_together(queries)
-        for query in self._queries:
-            query.result.set_exception(_stopping())
+            self._embed_batch(batch)
+        for call in self._queries:
+            call.result.set_exception(_stopping())
 
     def _has_queries(self, number: int) -> bool:
-        return self._has_closed or len(self._queries) >= number
+        return self._is_closed or len(self._queries) >= number
 
-    def _take(self) -> "list[_Query]":
-        """The first ones, as many as make a pass."""
-        taken = [self._queries.popleft()]
-        room = QUERY_TEXTS - len(taken[0].texts)
+    def _take_batch(self) -> "list[_QueryCall]":
+        """Remove the first calls from the queue, as many as fit into a batch."""
+        batch = [self._queries.popleft()]
+        room = QUERY_BATCH_SIZE - len(batch[0].texts)
         while self._queries and len(self._queries[0].texts) <= room:
-            taken.append(self._queries.popleft())
-            room -= len(taken[-1].texts)
-        return taken
+            batch.append(self._queries.popleft())
+            room -= len(batch[-1].texts)
+        return batch
 
-    def _embed_together(self, calls: Sequence["_Query"]) -> None:
-        """One pass for all; if it fails one for each, lest one query's text fail the others."""
+    def _embed_batch(self, calls: Sequence["_QueryCall"]) -> None:
+        """Compute the calls together. If that fails, compute each alone, so that one bad text fails only its call.
+
+        If the embedding service failed or there is no model, all calls fail at once.
+        """
         try:
-            answers = self._pass([call.texts for call in calls])
+            results = self._compute([call.texts for call in calls])
         except Exception as error:  # noqa: BLE001 - the callers raise it
             if len(calls) == 1 or isinstance(error, (EmbeddingServiceError, EmbeddingServiceUnavailableError)):
                 for call in calls:
                     call.result.set_exception(error)
             else:
                 for call in calls:
-                    self._embed_together([call])
+                    self._embed_batch([call])
             return
-        for call, answer in zip(calls, answers, strict=True):
-            call.result.set_result(answer)
+        for call, result in zip(calls, results, strict=True):
+            call.result.set_result(result)
 
-    def _pass(self, calls: Sequence[Sequence[str]]) -> list[Embeddings]:
+    def _compute(self, calls: Sequence[Sequence[str]]) -> list[Embeddings]:
+        """Embed the texts of several calls at once; one result per call."""
         model = self._model()
         together = model.embed_queries([text for texts in calls for text in texts])
-        answers = []
+        results = []
         start = 0
         for texts in calls:
             end = start + len(texts)
             counts = together.token_counts[start:end]
-            # Who was cut is known of all together. Who was has as many tokens as can be; so may one who was not.
-            cut = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
-            answers.append(Embeddings(together.vectors[start:end], counts, cut))
+            # The model reports only how many texts of the batch it truncated. Those have max_tokens tokens; an
+            # untruncated text of exactly max_tokens tokens is counted too.
+            truncated = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
+            results.append(Embeddings(together.vectors[start:end], counts, truncated))
             start = end
-        return answers
+        return results
 
 
-class _Query:
-    """Texts of a pass, or of a part of one."""
+class _QueryCall:
+    """Queries that are computed in one batch: all of a call, or a part of them."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.texts = texts
@@ -201,5 +233,5 @@ class _Query:
 
 
 def _stopping() -> OverloadedError:
-    """It is for the caller to try again: another instance may take over, or this one start anew."""
+    """A retryable error: another instance may answer, or this app after its restart."""
     return OverloadedError("The app is being stopped; try again in a moment")

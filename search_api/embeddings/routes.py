@@ -1,6 +1,6 @@
-"""The embedding model over HTTP: `POST /embed`, and the same in the form of OpenAI's API, under `/v1/`.
+"""Routes that embed texts: `POST /embed`, and the OpenAI-compatible API under `/v1/`.
 
-Both embed documents, in the queue for bulk work, unless a caller says that its texts are queries.
+Texts are embedded as documents, in the queue for bulk work, unless an OpenAI-compatible request marks them as queries.
 """
 
 import base64
@@ -26,7 +26,7 @@ from search_api.http.dependencies import AppModelServices
 from search_api.http.error_responses import GUARDED, documented
 from search_api.http.errors import InvalidRequestError, ModelNotFoundError, at_most
 
-LEAST_DIMENSIONS = 32
+MIN_DIMENSIONS = 32
 
 router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED)
 openai_router = APIRouter(
@@ -36,11 +36,11 @@ openai_router = APIRouter(
 
 @router.post(
     "/embed",
-    summary="Turn texts into vectors",
+    summary="Embed texts",
     responses=documented(*errors.BODY_ERRORS, errors.EmbeddingServiceUnavailableError, errors.OverloadedError),
 )
 def embed_texts(request: EmbedRequest, services: AppModelServices) -> EmbedResponse:
-    """Vectors of the texts as documents, that is without the prompt the model puts before a query."""
+    """Embed the texts as documents, that is, without the query prompt of the model."""
     at_most(services.settings.embed_max_texts, len(request.texts), "texts")
     embeddings = services.embedding.embed_documents(request.texts)
     model = services.embedding.model
@@ -54,18 +54,18 @@ def embed_texts(request: EmbedRequest, services: AppModelServices) -> EmbedRespo
 
 @openai_router.post(
     "/embeddings",
-    summary="Turn texts into vectors, in OpenAI's form",
+    summary="Embed texts (OpenAI-compatible)",
     response_model=EmbeddingsResponse,
     responses=documented(
         ModelNotFoundError, *errors.BODY_ERRORS, errors.EmbeddingServiceUnavailableError, errors.OverloadedError
     ),
 )
 def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) -> Response:
-    """For clients of OpenAI's API: `OpenAI(base_url="http://…/v1", api_key=INTERNAL_TOKEN)`."""
+    """Embed texts for OpenAI clients: `OpenAI(base_url="http://…/v1", api_key=INTERNAL_TOKEN)`."""
     at_most(services.settings.embed_max_texts, len(request.input), "input")
     service, model = services.embedding, services.embedding.model
     if request.model and request.model != model.name:
-        raise ModelNotFoundError(f"There is no model {quoted(request.model)} here; there is {model.name}")
+        raise ModelNotFoundError(f"There is no model {quoted(request.model)}; the available model is {model.name}")
     _check_dimensions(request.dimensions, model.dimensions)
     is_query = request.input_type == "query"
     embeddings = (service.embed_queries if is_query else service.embed_documents)(request.input)
@@ -85,22 +85,26 @@ def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) ->
 
 
 @openai_router.get(
-    "/models", summary="The model, in OpenAI's form", responses=documented(errors.EmbeddingServiceUnavailableError)
+    "/models", summary="The model (OpenAI-compatible)", responses=documented(errors.EmbeddingServiceUnavailableError)
 )
 def list_models(services: AppModelServices) -> ModelList:
-    """Its name, and what tells whether vectors made elsewhere can be compared with its own."""
+    """The name of the model, and its signature: vectors can be compared if their models have the same signature."""
     model = services.embedding.model
-    one = Model(id=model.name, signature=model.signature, dimensions=model.dimensions, max_tokens=model.max_tokens)
-    return ModelList(data=[one])
+    entry = Model(id=model.name, signature=model.signature, dimensions=model.dimensions, max_tokens=model.max_tokens)
+    return ModelList(data=[entry])
 
 
-def _check_dimensions(wanted: int | None, there_are: int) -> None:
-    if wanted is not None and not min(LEAST_DIMENSIONS, there_are) <= wanted <= there_are:
-        raise InvalidRequestError(f"dimensions: {min(LEAST_DIMENSIONS, there_are)} to {there_are}")
+def _check_dimensions(requested: int | None, available: int) -> None:
+    least = min(MIN_DIMENSIONS, available)
+    if requested is not None and not least <= requested <= available:
+        raise InvalidRequestError(f"dimensions: {least} to {available}")
 
 
 def _shortened(vectors: Vectors, dimensions: int) -> Vectors:
-    """The first so many numbers, of length one again: models trained so put what matters most there (Matryoshka)."""
+    """The first `dimensions` elements of each vector, scaled to unit length.
+
+    Models with Matryoshka training put the most important information into the first elements.
+    """
     if dimensions == vectors.shape[1]:
         return vectors
     short = vectors[:, :dimensions]

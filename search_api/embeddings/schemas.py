@@ -1,7 +1,7 @@
-"""The bodies of `POST /embed`, and of its neighbours in the form of OpenAI's API.
+"""Request and response bodies of `POST /embed` and of the OpenAI-compatible routes.
 
-What OpenAI's clients send is taken, and refused with the reason where it means nothing here. What our answers hold
-beyond OpenAI's is for our own clients; others pass over it.
+The OpenAI-compatible routes accept what OpenAI clients send, and reject unsupported values with the reason. Fields that
+OpenAI's API does not have are for this product's clients; other clients ignore them.
 """
 
 from typing import Annotated, Literal
@@ -13,10 +13,10 @@ from search_api.http.request_body import RequestBody, Text, encodable
 
 
 class EmbedRequest(RequestBody):
-    """Texts to turn into vectors."""
+    """Texts to embed."""
 
     texts: Annotated[list[Text], FailFast()] = Field(
-        min_length=1, description="At most EMBED_MAX_TEXTS (64); each is cut to EMBEDDING_MAX_TOKENS tokens."
+        min_length=1, description="At most EMBED_MAX_TEXTS (64); each is truncated to EMBEDDING_MAX_TOKENS tokens."
     )
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["A via connects layers.", "过孔连接各层。"]}]})
@@ -25,10 +25,10 @@ class EmbedRequest(RequestBody):
 class EmbedResponse(BaseModel):
     """The vectors, in the order of the texts."""
 
-    embeddings: list[list[float]] = Field(description="Unit vectors, one a text.")
+    embeddings: list[list[float]] = Field(description="One unit vector per text.")
     model: str = Field(description="EMBEDDING_MODEL_NAME.")
     dimensions: int
-    truncated: int = Field(description="How many of the texts were cut.")
+    truncated: int = Field(description="How many texts were truncated.")
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -44,38 +44,39 @@ class EmbedResponse(BaseModel):
     )
 
 
-def _as_list(given: object) -> object:
-    """One text is a list of one; token ids are refused here, in a sentence, rather than as so many wrong texts."""
-    if isinstance(given, str):
-        return [given]
-    first = given[0] if isinstance(given, list) and given else None
+def _as_list(value: object) -> object:
+    """A single text as a list. Token ids are rejected with one message instead of one per number."""
+    if isinstance(value, str):
+        return [value]
+    first = value[0] if isinstance(value, list) and value else None
     if isinstance(first, int | list):
         raise PydanticCustomError(
-            "tokens", "must be a text or a list of texts; token ids are not taken, so have your client send texts"
+            "tokens",
+            "must be a text or a list of texts; token ids are not supported, so configure your client to send texts",
         )
-    return given
+    return value
 
 
 class EmbeddingsRequest(RequestBody):
-    """Texts to turn into vectors, as OpenAI's clients ask."""
+    """Texts to embed, as in OpenAI's API."""
 
     input: Annotated[
         list[Annotated[str, AfterValidator(encodable)]],
         FailFast(),
         BeforeValidator(_as_list),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-    ] = Field(min_length=1, description="A text, or at most EMBED_MAX_TEXTS (64) of them.")
-    model: str | None = Field(None, description="EMBEDDING_MODEL_NAME, or nothing.")
+    ] = Field(min_length=1, description="A text, or a list of at most EMBED_MAX_TEXTS (64).")
+    model: str | None = Field(None, description="EMBEDDING_MODEL_NAME; may be omitted.")
     encoding_format: Literal["float", "base64"] = Field(
-        "float", description="`base64`: the bytes of little-endian 32-bit floats, a quarter of the size."
+        "float", description="`base64`: little-endian 32-bit floats, a quarter of the size."
     )
     dimensions: StrictInt | None = Field(
         None,
-        description="At least 32: the first so many numbers of each vector, scaled to length one again. Only models "
-        "trained for it, as Qwen3-Embedding is, still tell texts apart by those.",
+        description="Number of elements to keep of each vector, from the first, scaled to unit length: at least 32, or "
+        "all if the model has fewer. Only useful with models trained for it (Matryoshka), like Qwen3-Embedding.",
     )
     input_type: Literal["document", "query"] = Field(
-        "document", description="`query` puts the model's query prompt before each text. Not of OpenAI's."
+        "document", description="`query` adds the query prompt of the model to each text. Not part of OpenAI's API."
     )
     user: str | None = Field(None, description="Ignored.")
 
@@ -85,32 +86,34 @@ class EmbeddingsRequest(RequestBody):
 
 
 class EmbeddingItem(BaseModel):
-    """The vector of a text."""
+    """The vector of one text."""
 
     object: Literal["embedding"] = "embedding"
-    index: int = Field(description="Which of the texts.")
+    index: int = Field(description="Index of the text in the request.")
     embedding: list[float] | str
 
 
 class Usage(BaseModel):
-    """Tokens the model read; both counts are the same."""
+    """Tokens that the model processed; both counts are the same."""
 
     prompt_tokens: int
     total_tokens: int
 
 
 class EmbeddingsResponse(BaseModel):
-    """The vectors, in the order of the texts; what comes after `usage` is not of OpenAI's."""
+    """The vectors, in the order of the texts. The fields after `usage` are not part of OpenAI's API."""
 
     object: Literal["list"] = "list"
     data: list[EmbeddingItem]
     model: str
     usage: Usage
-    signature: str = Field(description="Of the model: vectors can be compared where it is the same.")
-    token_counts: list[int] = Field(description="Of each text.")
-    truncated: int = Field(description="How many of the texts were cut to EMBEDDING_MAX_TOKENS.")
+    signature: str = Field(
+        description="Identifies the weights and settings of the model; vectors with the same signature can be compared."
+    )
+    token_counts: list[int] = Field(description="Number of tokens of each text.")
+    truncated: int = Field(description="How many texts were truncated to EMBEDDING_MAX_TOKENS.")
     legibility: list[float] | None = Field(
-        None, description="How much of each query the model can read, 0.0 to 1.0; null for documents."
+        None, description="Share of the letters of each query that the model can read, 0.0 to 1.0; null for documents."
     )
 
     model_config = ConfigDict(
@@ -132,19 +135,19 @@ class EmbeddingsResponse(BaseModel):
 
 
 class Model(BaseModel):
-    """The model; what comes after `owned_by` is not of OpenAI's."""
+    """The model. The fields after `owned_by` are not part of OpenAI's API."""
 
     id: str = Field(description="EMBEDDING_MODEL_NAME.")
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "course-search"
-    signature: str = Field(description="Changes with anything that alters the vectors of documents.")
+    signature: str = Field(description="Identifies the weights and all settings that affect the vectors of documents.")
     dimensions: int
-    max_tokens: int = Field(description="Texts are cut to so many.")
+    max_tokens: int = Field(description="Texts are truncated to this number of tokens.")
 
 
 class ModelList(BaseModel):
-    """The one model there is."""
+    """A list with the one available model."""
 
     object: Literal["list"] = "list"
     data: list[Model]

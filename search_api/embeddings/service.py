@@ -1,7 +1,7 @@
 """The embedding model of the app: one instance, loaded (or connected to) once and shared by all calls.
 
-A missing model does not stop the app: calls that need no model work, and the others get the reason. An embedding
-service that was unavailable is tried again when it is needed.
+The app also runs without a model: calls that need it fail with the reason. An embedding service that was unavailable
+is tried again when it is needed.
 """
 
 import logging
@@ -15,18 +15,18 @@ from embedding.interface import Embedder, Embeddings
 from embedding.service.remote_embedder import RemoteEmbedder
 from embedding.vectors import Vectors
 from retrieval.cache import InstanceCache
-from search_api.embeddings.model_queue import ModelQueue, one_slot
+from search_api.embeddings.model_queue import ModelQueue, take_slot
 from search_api.http.errors import EmbeddingServiceUnavailableError
 
 logger = logging.getLogger(__name__)
 
 RETRY_SECONDS = 1.0
-"""How long a failed connection is remembered: each attempt may take seconds."""
+"""Time after a failed connection before the next attempt, because each may take seconds."""
 _KEY = "embedding"
 
 
 class EmbeddedQuery(NamedTuple):
-    """A query as the model sees it."""
+    """The vector of a query, and how much of the query the model can read."""
 
     vector: Vectors
     """Unit vector (dimensions,)."""
@@ -88,11 +88,11 @@ class EmbeddingService:
             raise EmbeddingServiceUnavailableError(str(error)) from error
 
     def check(self) -> None:
-        """Check that texts can be embedded; sends a request if an embedding service does it.
+        """Check that texts can be embedded. If a remote embedding service is used, this sends a request.
 
         Raises:
             EmbeddingServiceUnavailableError: There is no model.
-            EmbeddingServiceError: The service is unavailable.
+            EmbeddingServiceError: The embedding service is unavailable.
         """
         model = self.model
         if isinstance(model, RemoteEmbedder):
@@ -118,15 +118,15 @@ class EmbeddingService:
         known = self._queries.peek(key)
         if known is not None:
             return known
-        with one_slot(self._query_slots):  # also for those that wait for the same query: each blocks a thread
+        with take_slot(self._query_slots):  # also for calls that wait for the same query: each blocks a thread
             return self._queries.get(key, lambda: self._embed_query(text))
 
     def stop_bulk(self) -> None:
-        """End bulk calls, which may take minutes; they fail."""
+        """Stop bulk calls, which may take minutes; they fail."""
         self._queue.stop_bulk()
 
     def close(self) -> None:
-        """Stop its threads; calls that wait fail."""
+        """Stop the threads of the queue; waiting calls fail."""
         self._queue.close()
 
     def _embed_query(self, text: str) -> EmbeddedQuery:

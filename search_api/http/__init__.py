@@ -1,1 +1,1 @@
-"""TODO."""
+"""What applies to every route: token, body limit, errors, request parsing, shutdown."""

@@ -1,9 +1,9 @@
-"""The internal token: one shared secret in a header, checked before anything else is read.
+"""The internal token: one shared secret in a request header, checked before the body is read.
 
-Clients of OpenAI's API can send no header of ours: under /v1/ they may carry it as their API key, a bearer token.
+Paths under /v1/ also accept the token as a bearer token, because OpenAI clients send their API key that way.
 
-This is plain ASGI rather than a dependency of the routes, so that it holds for every path, unknown ones included, and
-a caller without the token cannot make the app read a body.
+The check is ASGI middleware rather than a FastAPI dependency. So it covers unknown paths too, and a caller without the
+token cannot make the app read a body.
 """
 
 import hmac
@@ -16,47 +16,47 @@ from search_api.http.error_responses import error_response
 from search_api.http.errors import UnauthorizedError
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
-"""Probes and what a browser opens by an address send no headers of ours; they show no course's data."""
+"""Paths that need no token: probes, and pages opened in a browser, which cannot send it. They show no course data."""
 OPEN_PREFIXES = ("/docs/", "/static/")
-"""The files the documentation and the search page are made of."""
+"""Path prefixes that need no token: the files of the documentation and of the search page."""
 BEARER_PREFIX = "/v1/"
-"""Where the token may also come as OpenAI's clients send their key."""
+"""Paths under this prefix also accept the token as a bearer token, as OpenAI clients send their API key."""
 
 token_header = APIKeyHeader(
     name="X-Internal-Token",
     scheme_name="InternalToken",
-    description="The value of INTERNAL_TOKEN; not needed where the app runs without one.",
+    description="The value of INTERNAL_TOKEN; not needed if the app has none.",
     auto_error=False,
 )
-"""Declares the header in the OpenAPI document; the check itself is `InternalTokenMiddleware`'s."""
+"""Documents the header in OpenAPI; `InternalTokenMiddleware` checks it."""
 bearer_token = HTTPBearer(
-    scheme_name="InternalTokenAsKey", description="The same, as the API key of a client.", auto_error=False
+    scheme_name="InternalTokenAsKey", description="The internal token as the client's API key.", auto_error=False
 )
-"""Declares the other way."""
+"""Documents the bearer token in OpenAPI."""
 
 
 class InternalTokenMiddleware:
-    """Answers 401 to whoever does not carry the token; lets everybody in when there is none."""
+    """Answers 401 to requests without the token. If no token is configured, all requests pass."""
 
     def __init__(self, app: ASGIApp, token: SecretStr | None) -> None:
         self.app = app
         self.token = token.get_secret_value().encode() if token else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, or answer it."""
-        if self.token is None or scope["type"] != "http" or _is_open(scope["path"]) or self._admits(scope):
+        """Pass the request on, or answer 401."""
+        if self.token is None or scope["type"] != "http" or _is_open(scope["path"]) or self._has_token(scope):
             await self.app(scope, receive, send)
         else:
             await error_response(UnauthorizedError())(scope, receive, send)
 
-    def _admits(self, scope: Scope) -> bool:
+    def _has_token(self, scope: Scope) -> bool:
         headers = dict(scope["headers"])
-        given = [headers.get(b"x-internal-token", b"")]
+        candidates = [headers.get(b"x-internal-token", b"")]
         if scope["path"].startswith(BEARER_PREFIX):
             scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
-            given += [key.strip()] if scheme.lower() == b"bearer" else []
-        # Bytes, since compare_digest refuses text that is not ASCII.
-        return self.token is not None and any(hmac.compare_digest(one, self.token) for one in given)
+            candidates += [key.strip()] if scheme.lower() == b"bearer" else []
+        # As bytes, because compare_digest rejects non-ASCII text.
+        return self.token is not None and any(hmac.compare_digest(value, self.token) for value in candidates)
 
 
 def _is_open(path: str) -> bool:

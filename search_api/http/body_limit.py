@@ -1,4 +1,4 @@
-"""How large a body may be: announced by its length or sent in chunks of unknown number."""
+"""The limit on the size of request bodies, with a Content-Length header or in chunked encoding."""
 
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -8,9 +8,10 @@ from search_api.http.errors import RequestTooLargeError
 
 
 class RequestSizeMiddleware:
-    """Answers 413 to a body over the limit, before reading more of it than the limit.
+    """Answers 413 to a body over the limit, without reading more than the limit.
 
-    Starlette's own limit does the same, but its answer to an announced length does not have the API's error shape.
+    Starlette's `RequestBodyLimitMiddleware` does the same, but if Content-Length exceeds the limit, its answer does not
+    have the API's error shape.
     """
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
@@ -18,11 +19,11 @@ class RequestSizeMiddleware:
         self.max_bytes = max_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on with its body counted, or answer it."""
+        """Pass the request on and count the bytes of its body, or answer 413."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _announced_length(scope) > self.max_bytes:
+        if _content_length(scope) > self.max_bytes:
             await error_response(RequestTooLargeError())(scope, receive, send)
             return
 
@@ -33,15 +34,15 @@ class RequestSizeMiddleware:
             message = await receive()
             received += len(message.get("body", b""))
             if received > self.max_bytes:
-                # FastAPI reads the body and lets no other exception through as it is.
+                # FastAPI reads the body and re-raises only an HTTPException unchanged.
                 raise HTTPException(RequestTooLargeError.status)
             return message
 
         await self.app(scope, receive_counted, send)
 
 
-def _announced_length(scope: Scope) -> int:
+def _content_length(scope: Scope) -> int:
     try:
         return int(dict(scope["headers"]).get(b"content-length", b"0"))
     except ValueError:
-        return 0  # the server has refused such a request already, and the body is counted anyway
+        return 0  # HTTP servers reject such requests; the bytes are counted in any case

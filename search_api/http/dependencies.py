@@ -1,4 +1,4 @@
-"""Parameters that routes get from FastAPI: the services the app opened at start, and the course id of the path."""
+"""Route parameters that FastAPI fills in: the services opened at start, and the course id from the path."""
 
 from typing import Annotated
 
@@ -15,6 +15,6 @@ async def _services(request: Request) -> Services:
 
 
 AppServices = Annotated[Services, Depends(_services)]
-"""In the search app."""
+"""The services of the search app."""
 AppModelServices = Annotated[ModelServices, Depends(_services)]
-"""In both apps: the search app and the embedding app."""
+"""The services that both apps have, the search app and the embedding app."""

@@ -1,7 +1,7 @@
-"""Errors → responses: the one place that turns whatever was raised into the API's error shape.
+"""Turns every exception into a response in the API's error shape.
 
-The packages below know nothing of HTTP, so their errors are mapped here; FastAPI's and Starlette's own errors too, so
-that no answer of the app has another shape.
+The other packages do not know HTTP, so their errors are mapped to API errors in this module. FastAPI's and Starlette's
+errors are mapped too, so every error response of the app has the same shape.
 """
 
 import logging
@@ -47,8 +47,8 @@ _NOT_JSON = "The body is not valid JSON"
 class ErrorDetail(BaseModel):
     """What went wrong."""
 
-    code: str = Field(description="Fixed: decide by it.")
-    message: str = Field(description="For people; its wording may change.")
+    code: str = Field(description="A fixed identifier; programs should rely on this field.")
+    message: str = Field(description="An explanation for people; the wording may change.")
 
 
 class ErrorResponse(BaseModel):
@@ -58,17 +58,17 @@ class ErrorResponse(BaseModel):
 
 
 def error_body(error: ApiError) -> dict[str, Any]:
-    """The error as the API shows it."""
+    """The response body of an error."""
     return ErrorResponse(error=ErrorDetail(code=error.code, message=error.message)).model_dump()
 
 
 def error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The answer to a call that failed."""
+    """The response to a failed request; `headers` are added to those of the error."""
     return JSONResponse(error_body(error), error.status, headers={**error.headers, **(headers or {})})
 
 
 def documented(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
-    """OpenAPI's `responses` of a route that may answer these errors, with an example body for each code."""
+    """OpenAPI's `responses` of a route that may answer with these errors, with an example body per code."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in errors:
         response = responses.setdefault(
@@ -78,7 +78,7 @@ def documented(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
         response["content"]["application/json"]["examples"][error.code] = {"value": error_body(error())}
         for header in error.headers:
             headers = response.setdefault("headers", {})
-            headers[header] = {"description": f"With `{error.code}`.", "schema": {"type": "string"}}
+            headers[header] = {"description": f"Sent with `{error.code}`.", "schema": {"type": "string"}}
     return responses
 
 
@@ -86,13 +86,13 @@ GUARDED: dict[int | str, dict[str, Any]] = {
     **documented(UnauthorizedError, InternalError),
     "default": {"model": ErrorResponse, "description": "Every other error has the same shape."},
 }
-"""What every route but the probes may answer."""
+"""OpenAPI's `responses` of all routes that require the token."""
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Give every error of the app the API's shape.
+    """Register handlers that give every error response of the app the API's shape.
 
-    An unexpected one is logged with its traceback by the server: Starlette raises it again after the answer.
+    The server logs unexpected exceptions with their traceback, because Starlette raises them again after the response.
     """
     for raised in (ApiError, RequestValidationError, HTTPException, *_DEPENDENCY_ERRORS, Exception):
         app.add_exception_handler(raised, _answer)
@@ -110,11 +110,11 @@ def _api_error(raised: Exception) -> ApiError:
     match raised:
         case ApiError():
             error = raised
-        case RequestValidationError(body=bytes()):  # left unread: it was not announced as JSON
+        case RequestValidationError(body=bytes()):  # FastAPI does not parse a body without a JSON content type
             error = UnsupportedMediaTypeError()
         case RequestValidationError():
-            error = InvalidRequestError(_what_is_wrong(raised))
-        case HTTPException(status_code=400):  # FastAPI's for whatever reading the body raises
+            error = InvalidRequestError(_validation_message(raised))
+        case HTTPException(status_code=400):  # FastAPI's answer to any exception while it parses the body
             error = InvalidRequestError(f"{_NOT_JSON}: it must be UTF-8 and not be nested too deeply")
         case HTTPException():
             error = _FRAMEWORK_ERRORS.get(raised.status_code, InternalError)()
@@ -129,16 +129,19 @@ def _api_error(raised: Exception) -> ApiError:
     return error
 
 
-def _what_is_wrong(invalid: RequestValidationError) -> str:
-    """Each field with its reason, and nothing of the values the caller sent."""
-    problems = invalid.errors()
+def _validation_message(error: RequestValidationError) -> str:
+    """Each invalid field and the reason, without the values that the caller sent."""
+    problems = error.errors()
     if problems[0]["type"] == "json_invalid":
         return f"{_NOT_JSON}: {problems[0]['ctx']['error']} at character {problems[0]['loc'][-1]}"
-    return "; ".join(f"{_field(problem['loc'], invalid.body)}: {problem['msg']}" for problem in problems)
+    return "; ".join(f"{_field(problem['loc'], error.body)}: {problem['msg']}" for problem in problems)
 
 
 def _field(location: tuple[str | int, ...], body: object) -> str:
-    """`("body", "filters", "section_id")` → `filters.section_id`; no place in a list where the caller sent none."""
+    """`("body", "filters", "section_id")` → `filters.section_id`.
+
+    A list index is left out if the caller sent a single value, which validation wraps in a list.
+    """
     parts = []
     for part in location[1:]:
         if isinstance(part, str) or isinstance(body, list):

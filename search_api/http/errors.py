@@ -1,8 +1,8 @@
-"""Every error the API answers, in one place: its HTTP status, its code and what it means.
+"""All errors of the API: HTTP status, code and meaning.
 
-All of them reach the caller as `{"error": {"code": …, "message": …}}`. Callers choose what to do by the code, so a code
-never changes its meaning or its status. The docstring of an error is what a caller is told unless the place that
-raises it knows better, and what the documentation says of its code.
+Every error is sent as `{"error": {"code": …, "message": …}}`. Callers decide by the code, so a code never changes its
+meaning or its status. The docstring of an error class is the default message, and the description of the code in the
+documentation.
 """
 
 import inspect
@@ -11,7 +11,7 @@ from typing import ClassVar
 
 
 class ApiError(Exception):
-    """What all errors of the API share."""
+    """Base class of all errors of the API."""
 
     status: ClassVar[int]
     code: ClassVar[str]
@@ -22,12 +22,12 @@ class ApiError(Exception):
 
     @property
     def message(self) -> str:
-        """What the caller reads."""
+        """The message that is sent to the caller."""
         return str(self)
 
     @classmethod
     def meaning(cls) -> str:
-        """What the code stands for, in a sentence."""
+        """The meaning of the code in one sentence: the docstring of the class."""
         return " ".join(inspect.cleandoc(cls.__doc__ or "").split())
 
 
@@ -50,37 +50,37 @@ class CourseNotFoundError(ApiError):
 
 
 class ModelNotFoundError(ApiError):
-    """There is no model of this name here; GET /v1/models names the one there is."""
+    """No model has this name; GET /v1/models returns the available model."""
 
     status, code = 404, "model_not_found"
 
 
 class NotFoundError(ApiError):
-    """There is nothing at this path; GET /docs shows what there is."""
+    """This path does not exist; GET /docs lists the paths that do."""
 
     status, code = 404, "not_found"
 
 
 class MethodNotAllowedError(ApiError):
-    """The path does not answer this method; the header Allow names the one it does."""
+    """The path does not support this method; the header Allow names the supported method."""
 
     status, code = 405, "method_not_allowed"
 
 
 class AlreadyRunningError(ApiError):
-    """The course is being embedded now; it can be triggered again when that is over."""
+    """The course is being embedded now; it can be triggered again afterwards."""
 
     status, code = 409, "already_running"
 
 
 class RequestTooLargeError(ApiError):
-    """The request's body is larger than MAX_REQUEST_BYTES."""
+    """The request body is larger than MAX_REQUEST_BYTES."""
 
     status, code = 413, "request_too_large"
 
 
 class UnsupportedMediaTypeError(ApiError):
-    """The body must be JSON, announced by the header Content-Type: application/json."""
+    """The body must be JSON, with the header Content-Type: application/json."""
 
     status, code = 415, "unsupported_media_type"
 
@@ -91,55 +91,55 @@ class InvalidRequestError(ApiError):
     status, code = 422, "invalid_request"
 
 
-def at_most(limit: int, given: int, field: str, unit: str = "") -> None:
-    """Check what a setting limits.
+def at_most(limit: int, value: int, field: str, unit: str = "") -> None:
+    """Check a value against the limit from the settings.
 
     Raises:
-        InvalidRequestError: it is more.
+        InvalidRequestError: The value is above the limit.
     """
-    if given > limit:
+    if value > limit:
         raise InvalidRequestError(f"{field}: at most {limit} {unit}".rstrip())
 
 
 class InternalError(ApiError):
-    """Something unexpected went wrong; the app's log has the details."""
+    """An unexpected error occurred; the log of the app has the details."""
 
     status, code = 500, "internal_error"
 
 
 class DatabaseUnavailableError(ApiError):
-    """The course database does not answer, or is not migrated."""
+    """The course database is unavailable or has not been migrated."""
 
     status, code = 503, "database_unavailable"
 
 
 class EmbeddingServiceUnavailableError(ApiError):
-    """The embedding model is not loaded, or failed."""
+    """The embedding model is not loaded, the embedding service is unreachable, or embedding failed."""
 
     status, code = 503, "embedding_service_unavailable"
 
 
 class NotReadyError(ApiError):
-    """Something the app depends on does not answer; `components` says what (GET /readyz only)."""
+    """A dependency of the app is unavailable; `components` shows which (GET /readyz only)."""
 
     status, code = 503, "not_ready"
 
 
 class OverloadedError(ApiError):
-    """Too many calls wait for the embedding model; try again after Retry-After seconds."""
+    """Too many requests are waiting; try again after Retry-After seconds."""
 
     status, code = 503, "overloaded"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
 class VectorStoreFailedError(ApiError):
-    """The vector store does not answer, or failed."""
+    """The vector store is unreachable or failed."""
 
     status, code = 503, "vector_store_error"
 
 
 ERRORS: dict[str, type[ApiError]] = {error.code: error for error in ApiError.__subclasses__()}
-"""Code → error: the whole table."""
+"""All error classes by code."""
 
 BODY_ERRORS = (RequestTooLargeError, UnsupportedMediaTypeError, InvalidRequestError)
-"""What may be wrong with any body."""
+"""The errors that every route with a request body may answer with."""

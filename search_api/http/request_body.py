@@ -1,7 +1,7 @@
-"""The bodies of requests and responses.
+"""The base class and field types of request bodies.
 
-Unknown fields are refused: a misspelt filter that was silently dropped would search the whole course. Numbers are
-taken as JSON writes them, so `"5"` and `true` are no `top_k`. Limits that are settings are checked by the routes.
+Unknown fields are rejected: if a misspelt filter were ignored, the whole course would be searched. Numbers must be JSON
+numbers: `"5"` and `true` are not accepted as `top_k`. The routes check the limits that are settings.
 """
 
 from typing import Annotated
@@ -25,7 +25,7 @@ def _not_blank(text: str) -> str:
 
 
 def encodable(text: str) -> str:
-    """JSON can hold half a surrogate pair, which no other system accepts."""
+    """The text, unless it contains an unpaired surrogate: JSON allows it, but UTF-8 cannot encode it."""
     if not is_unicode(text):
         raise PydanticCustomError("unicode", "must be valid Unicode")
     return text
@@ -37,19 +37,19 @@ Text = Annotated[
 
 
 class RequestBody(BaseModel):
-    """What all bodies of requests share."""
+    """Base class of all request bodies."""
 
     model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
-    def _name_the_unknown(cls, body: object) -> object:
-        """One message for the first unknown field; Pydantic's own check makes one for each of a million."""
+    def _reject_unknown_field(cls, body: object) -> object:
+        """Report only the first unknown field; Pydantic would report every one, even if there are a million."""
         unknown = next((key for key in body if key not in cls.model_fields), None) if isinstance(body, dict) else None
         if unknown is not None:
             raise PydanticCustomError(
                 "unknown_field",
-                "unknown field {field}; there are {fields}",
+                "unknown field {field}; the known fields are {fields}",
                 {"field": quoted(unknown), "fields": ", ".join(cls.model_fields)},
             )
         return body

@@ -1,7 +1,7 @@
-"""Hearing early that the process is to end.
+"""Receives the stop signal before the server shuts the app down.
 
-A server ends its app only when every request has been answered. Those that wait for minutes of work have to be told
-before.
+The server shuts the app down only after all requests are answered, so requests that wait for minutes of work have to
+be ended earlier.
 """
 
 import signal
@@ -13,9 +13,10 @@ from types import FrameType
 
 @contextmanager
 def on_stop_signal(stop: Callable[[], None]) -> Iterator[None]:
-    """Call `stop`, on a thread of its own, as soon as Ctrl-C or SIGTERM comes, beside what the server does then.
+    """Call `stop` on a separate thread when the process receives SIGINT (Ctrl-C) or SIGTERM.
 
-    Where no server has taken these signals, or outside of the main thread, nothing is called.
+    The server's handler is called as well. If a signal has no Python handler, or outside the main thread, `stop` is not
+    called.
     """
     numbers = (signal.SIGINT, signal.SIGTERM) if current_thread() is main_thread() else ()
     handlers = {number: handler for number in numbers if callable(handler := signal.getsignal(number))}

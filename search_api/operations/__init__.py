@@ -1,1 +1,1 @@
-"""TODO."""
+"""Routes for operators: health, metrics and caches."""

@@ -1,4 +1,4 @@
-"""The app's caches over HTTP: what they hold and how well they do, and forgetting it all."""
+"""Routes that report the statistics of the caches, clear the caches and reset the statistics."""
 
 import math
 from typing import Annotated
@@ -14,30 +14,32 @@ from search_api.services import Services
 router = APIRouter(tags=["caches"], dependencies=[Security(token_header)], responses=GUARDED)
 
 
-def _null_for_ever(seconds: float) -> float | None:
-    """JSON knows no infinity."""
+def _null_if_infinite(seconds: float) -> float | None:
+    """JSON has no infinity."""
     return None if math.isinf(seconds) else seconds
 
 
 class CacheState(BaseModel):
-    """A cache: counts since the start or the latest `DELETE /caches/stats`, and what it holds now."""
+    """Statistics of a cache: counts since the start or the last `DELETE /caches/stats`, and its present contents."""
 
     model_config = ConfigDict(from_attributes=True)
 
     hits: int
     misses: int
-    hit_rate: float = Field(description="Hits over look-ups, 0.0 to 1.0.")
-    evictions: int = Field(description="Values that made way for others.")
-    expirations: int = Field(description="Values that became too old.")
+    hit_rate: float = Field(description="Hits divided by look-ups, 0.0 to 1.0; 0.0 before the first look-up.")
+    evictions: int = Field(description="Values removed to make room for others.")
+    expirations: int = Field(description="Values removed because they reached ttl_seconds.")
     loads: int
     load_failures: int
-    load_seconds: float = Field(description="What all loads together took.")
-    too_large: int = Field(description="Values that were larger than the whole cache, and not kept.")
+    load_seconds: float = Field(description="Total duration of all successful loads, in seconds.")
+    too_large: int = Field(description="Values larger than max_bytes, which were not kept.")
     entries: int
-    bytes: int = Field(description="What the values add up to; 0 where nobody measures it.")
+    bytes: int = Field(description="Total size of the kept values; 0 if the cache does not measure sizes.")
     max_entries: int
-    max_bytes: int | None = Field(description="null: without limit.")
-    ttl_seconds: Annotated[float | None, BeforeValidator(_null_for_ever)] = Field(description="null: for ever.")
+    max_bytes: int | None = Field(description="null: no limit.")
+    ttl_seconds: Annotated[float | None, BeforeValidator(_null_if_infinite)] = Field(
+        description="How long a value is kept after its load; null: no limit."
+    )
 
 
 class CacheStates(BaseModel):
@@ -73,23 +75,23 @@ class CacheStates(BaseModel):
     )
 
 
-@router.get("/caches", summary="The caches")
+@router.get("/caches", summary="Cache statistics")
 def get_cache_stats(services: AppServices) -> CacheStates:
-    """What each cache holds, how often it was asked, and how often it knew the answer."""
+    """Contents and hit rate of each cache."""
     return _states(services)
 
 
-@router.delete("/caches", summary="Empty the caches")
+@router.delete("/caches", summary="Clear the caches")
 def clear_cache(services: AppServices) -> CacheStates:
-    """Forget all values; what is in use goes on being used, and the next to ask loads anew. Counts stay."""
+    """Remove all values. Requests in progress keep the values they use; later requests load them again. Counts stay."""
     for cache in services.caches.values():
         cache.clear_cache()
     return _states(services)
 
 
-@router.delete("/caches/stats", summary="Count from zero")
+@router.delete("/caches/stats", summary="Reset cache statistics")
 def clear_cache_stats(services: AppServices) -> CacheStates:
-    """Set the counts of all caches to zero; values stay."""
+    """Set the counts of all caches to zero. Values stay."""
     for cache in services.caches.values():
         cache.clear_cache_stats()
     return _states(services)

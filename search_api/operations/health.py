@@ -1,4 +1,7 @@
-"""The probes. The liveness probe must answer even while every thread waits for something that hangs: it needs none."""
+"""Health probes.
+
+The liveness probe is `async`: it needs no thread, so it answers even while all threads are blocked.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -31,7 +34,7 @@ model_readiness = APIRouter(tags=["health"])
 
 @liveness.get("/healthz", summary="Liveness")
 async def alive() -> Alive:
-    """The process answers; says nothing of what it depends on."""
+    """The process is running. Dependencies are not checked."""
     return Alive()
 
 
@@ -42,7 +45,7 @@ async def alive() -> Alive:
     response_model=Readiness,
 )
 def ready(services: AppServices) -> Readiness | JSONResponse:
-    """Whether the course database, the vector store and the model are all there; each says what is wrong with it."""
+    """Check the course database, the vector store and the embedding model."""
     return _answer(
         Readiness(
             components=Components(
@@ -56,7 +59,7 @@ def ready(services: AppServices) -> Readiness | JSONResponse:
 
 @model_readiness.get("/readyz", summary="Readiness", response_model=ModelReadiness)
 def model_ready(services: AppModelServices) -> ModelReadiness | JSONResponse:
-    """Whether the model is there, or what is wrong with it."""
+    """Check the embedding model."""
     return _answer(ModelReadiness(components=ModelComponents(model=_state(services.embedding.check))))
 
 

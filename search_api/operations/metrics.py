@@ -1,7 +1,7 @@
-"""Metrics for Prometheus, at `/metrics`: how long requests take, and how the caches do.
+"""Prometheus metrics at `/metrics`: request durations and cache statistics.
 
-Each app has its own; Prometheus' usual registry is one for the whole process. The caches count for themselves and are
-asked when somebody reads the metrics.
+Each app has a separate registry instead of the default one of prometheus_client, which all apps of a process would
+share. Cache statistics are read from the caches on each request to `/metrics`.
 """
 
 import time
@@ -19,34 +19,34 @@ from retrieval.cache import InstanceCache
 from search_api.http.dependencies import AppModelServices
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Seconds: a search takes milliseconds on a GPU, tenths of a second on a CPU, and longer while a model is loaded."""
+"""Upper bounds in seconds. A search takes milliseconds on a GPU, tenths of a second on a CPU, more while it loads."""
 
 NO_ROUTE = "none"
-"""Stands for files, unknown paths and what is refused before it reaches a route: they must not make a label each."""
+"""The label of static files, unknown paths and requests refused before routing, which bounds the number of series."""
 
 _CACHE_COUNTERS = {
-    "hits": "Look-ups that found their value.",
-    "misses": "Look-ups that did not find their value.",
-    "evictions": "Values that made way for others.",
-    "expirations": "Values that became too old.",
+    "hits": "Look-ups that found the value in the cache.",
+    "misses": "Look-ups that did not find the value in the cache.",
+    "evictions": "Values removed to make room for others.",
+    "expirations": "Values removed because their time to live ended.",
     "loads": "Loads that succeeded.",
     "load_failures": "Loads that failed.",
-    "load_seconds": "Seconds that successful loads took.",
+    "load_seconds": "Total seconds of successful loads.",
     "too_large": "Values larger than the whole cache, which were not kept.",
 }
 _CACHE_GAUGES = {
-    "entries": "Values that are kept.",
-    "bytes": "Bytes that the kept values add up to.",
-    "max_entries": "How many values are kept at most.",
+    "entries": "Values in the cache.",
+    "bytes": "Total bytes of the values in the cache.",
+    "max_entries": "Largest number of values in the cache.",
 }
 
 
 def add_metrics(app: FastAPI) -> None:
-    """Measure every request from now on, and serve the metrics; they are no part of the API's schema."""
+    """Measure all requests and serve `/metrics`, which is not in the OpenAPI document."""
     registry = CollectorRegistry()
     seconds = Histogram(
         "course_search_http_request_duration_seconds",
-        "Seconds until the last byte of the answer was handed over.",
+        "Seconds until the last byte of the response was sent.",
         ["route", "status"],
         buckets=BUCKETS,
         registry=registry,
@@ -60,7 +60,7 @@ def add_metrics(app: FastAPI) -> None:
 
 
 class RequestMetricsMiddleware:
-    """Outside of all others, so that it sees what they refuse too."""
+    """Measures requests. It is the outermost middleware, so it includes requests that other middleware refuses."""
 
     def __init__(self, app: ASGIApp, seconds: Histogram) -> None:
         self.app = app
@@ -71,9 +71,9 @@ class RequestMetricsMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        status = 500  # what the server answers to an error that nobody handles
+        status = 500  # the server's answer to an exception without a handler
 
-        async def send_noting_status(message: Message) -> None:
+        async def send_and_record_status(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -81,20 +81,20 @@ class RequestMetricsMiddleware:
 
         started = time.perf_counter()
         try:
-            await self.app(scope, receive, send_noting_status)
+            await self.app(scope, receive, send_and_record_status)
         finally:
             route = getattr(scope.get("route"), "path", NO_ROUTE)
             self.seconds.labels(route, status).observe(time.perf_counter() - started)
 
 
 class CacheCollector(Collector):
-    """The statistics of caches as Prometheus' families, one label a cache."""
+    """Cache statistics as Prometheus metric families, labelled with the name of the cache."""
 
     def __init__(self, caches: Mapping[str, InstanceCache[Any, Any]]) -> None:
         self._caches = caches
 
     def collect(self) -> Iterator[Metric]:
-        """What the caches have counted up to now; those of one cache belong to one moment."""
+        """The current statistics; each cache is read once, so its values are consistent."""
         stats = {name: cache.get_cache_stats() for name, cache in self._caches.items()}
         for family, fields in ((CounterMetricFamily, _CACHE_COUNTERS), (GaugeMetricFamily, _CACHE_GAUGES)):
             for field, meaning in fields.items():

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Response bodies of the health routes."""
 
 from typing import Annotated
 
@@ -12,42 +12,42 @@ from search_api.http.error_responses import ErrorResponse
 
 
 class Alive(BaseModel):
-    """The process answers."""
+    """The process is running."""
 
     status: Annotated[str, WithJsonSchema({"type": "string", "const": "ok"})] = "ok"
 
 
 class Component(BaseModel):
-    """Something the app depends on."""
+    """The state of a dependency of the app."""
 
     ok: bool
-    message: str = Field(description="What is wrong; empty when nothing is.")
+    message: str = Field(description="The error; empty if there is none.")
 
 
 class ModelComponents(BaseModel):
-    """All that embedding depends on."""
+    """The dependencies of the embedding app."""
 
     model: Component
 
 
 class Components(ModelComponents):
-    """All the search app depends on."""
+    """The dependencies of the search app."""
 
     catalogue: Component
     vector_store: Component
 
 
 class ModelReadiness(BaseModel):
-    """Whether the embedding service can do its work."""
+    """The embedding app is ready."""
 
     components: ModelComponents
 
 
 class Readiness(BaseModel):
-    """Whether the app can do all its work."""
+    """The search app is ready."""
 
     components: Components
 
 
 class NotReadyResponse(ErrorResponse, Readiness):
-    """The error, and the state of each component."""
+    """The error and the state of each dependency."""

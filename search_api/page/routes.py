@@ -1,7 +1,7 @@
-"""The search page, for people: a form over the API, at `/`.
+"""The search page at `/`: a form that calls the API from the browser.
 
-It is a few plain files that the browser loads from here and nowhere else. The page itself holds no data, so it is
-open like `/docs`; where the app has an INTERNAL_TOKEN, it asks for it and sends it with every call.
+It consists of a few static files, all served by this app. The files contain no course data, so they need no token, like
+`/docs`. If the app has an INTERNAL_TOKEN, the page asks the user for it and sends it with every request.
 """
 
 from pathlib import Path
@@ -13,12 +13,12 @@ from starlette.types import Scope
 
 FILES = Path(__file__).with_name("static")
 HEADERS = {
-    # Whatever a course's text says, the browser runs and loads nothing but the page's own files.
+    # The browser runs and loads only the files of the page, even if a course text contains markup or scripts.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",  # the address holds the question
+    "Referrer-Policy": "no-referrer",  # the URL contains the query
     "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",  # ask each time whether it is still the same: its files belong together
+    "Cache-Control": "no-cache",  # revalidate each file, so that files of different versions are not mixed
 }
 
 
@@ -30,7 +30,7 @@ class _Files(StaticFiles):
 
 
 def add_page(app: FastAPI) -> None:
-    """Serve the page and its files; they are no part of the API's schema."""
+    """Serve the page and its files, which are not in the OpenAPI document."""
     files = _Files(directory=FILES)
     app.mount("/static", files)
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Reranking of search results by a model."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Searching a course."""

@@ -1,4 +1,4 @@
-"""Request body → options of the search; hits → response body."""
+"""Converts a request body to search options, and hits to a response body."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ from search_api.search.schemas import (
 
 
 def options_of(request: SearchRequest) -> SearchOptions:
-    """How to search."""
+    """The options that the request asks for."""
     weights, thresholds = request.weights, request.thresholds
     return SearchOptions(
         method=Method(request.method),
@@ -39,15 +39,15 @@ def search_response(
     stale: bool,
     degraded: str | None,
 ) -> SearchResponse:
-    """The response body. All its values come from this app, so Pydantic does not validate them again.
+    """The response body. Its values come from this app, so Pydantic does not validate them again.
 
     Args:
         hits: Best first.
-        request: Says what to include.
-        index: Where the hits were found; None if Chroma found them.
-        generation: Of the course.
+        request: Decides which optional fields are included.
+        index: The course index that was searched; None if Chroma was searched.
+        generation: The generation of the course.
         stale: Whether the course is not `done`.
-        degraded: What the answer had to do without, and why.
+        degraded: What is missing from the answer, and why; None if nothing is.
     """
     return SearchResponse.model_construct(
         results=[_result(hit, request, index) for hit in hits],

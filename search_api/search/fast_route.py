@@ -1,7 +1,7 @@
-"""A route that is answered without FastAPI's general machinery, which takes longer than a search does.
+"""A search route without FastAPI's dependency injection and response validation, which take longer than a search.
 
-The documentation is FastAPI's, made from the same function. So is every refusal: whatever does not go through here
-at once is handled as any other route.
+FastAPI still generates the documentation from the route function. Requests that are not valid are passed to FastAPI's
+handler, so errors are the same as on other routes.
 """
 
 from collections.abc import Callable, Coroutine
@@ -16,19 +16,19 @@ from search_api.search.schemas import SearchRequest
 
 
 class FastSearchRoute(APIRoute):
-    """For a function of a course id, a `SearchRequest` and the services, which returns a response."""
+    """A route for a function that takes a course id, a `SearchRequest` and the services, and returns a response."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """FastAPI's handler, behind one for requests that are as they should be."""
-        handle_any = super().get_route_handler()
+        """A handler for valid requests, which passes all others to FastAPI's handler."""
+        handle_by_fastapi = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
             if request.headers.get("content-type") != "application/json":
-                return await handle_any(request)
+                return await handle_by_fastapi(request)
             try:
                 search = SearchRequest.model_validate_json(await request.body())
             except ValidationError:
-                return await handle_any(request)
+                return await handle_by_fastapi(request)
             response: Response = await run_in_threadpool(
                 self.endpoint, request.path_params["course_id"], search, request.state.services
             )

@@ -1,7 +1,7 @@
-"""The body of a search and of its answer; what all bodies share stands in `schemas`.
+"""Request and response body of a search.
 
-A body of `query`, `top_k` and `filters` is all a caller needs. The rest says how to search, and every part of it has a
-default that was chosen by measurement.
+`query`, `top_k` and `filters` are enough for most callers. The other fields say how to search; their defaults were
+chosen by measurements (`docs/adr/0011`).
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -25,28 +25,35 @@ def _as_list(value: object) -> object:
 
 
 FilterValue = Annotated[str, BeforeValidator(_integer_as_text), AfterValidator(encodable)]
-_ID: list[Any] = [{"type": "string"}, {"type": "integer"}]
-_TEXT: dict[str, Any] = {"type": "string", "pattern": r"\S"}
+_ID_SCHEMAS: list[Any] = [{"type": "string"}, {"type": "integer"}]
+_TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"\S"}
 FilterValues = Annotated[
     list[FilterValue],
     BeforeValidator(_as_list),
     Field(min_length=1, max_length=MAX_FILTER_VALUES),
     WithJsonSchema(
-        {"anyOf": [*_ID, {"type": "array", "items": {"anyOf": _ID}, "minItems": 1, "maxItems": MAX_FILTER_VALUES}]}
+        {
+            "anyOf": [
+                *_ID_SCHEMAS,
+                {"type": "array", "items": {"anyOf": _ID_SCHEMAS}, "minItems": 1, "maxItems": MAX_FILTER_VALUES},
+            ]
+        }
     ),
 ]
 Queries = Annotated[
     list[Text],
     BeforeValidator(_as_list),
     Field(min_length=1, max_length=MAX_QUERIES),
-    WithJsonSchema({"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "minItems": 1, "maxItems": MAX_QUERIES}]}),
+    WithJsonSchema(
+        {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": MAX_QUERIES}]}
+    ),
 ]
 Weight = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Threshold = Annotated[float | None, Field(strict=True, allow_inf_nan=False)]
 
 
 class SearchFilters(RequestBody):
-    """Only chunks whose metadata have this value, or one of these; null or absent filters nothing."""
+    """Accepted metadata values: a value, or a list of alternatives. A field that is null or absent does not filter."""
 
     section_id: FilterValues | None = None
     lecture_id: FilterValues | None = None
@@ -61,7 +68,7 @@ class SearchFilters(RequestBody):
 
 
 class ChannelWeights(RequestBody):
-    """What the channels of a hybrid search count for; only their ratio matters."""
+    """Weights of the channels in a hybrid search; only their ratio matters."""
 
     vector: Weight
     keyword: Weight
@@ -74,46 +81,59 @@ class ChannelWeights(RequestBody):
 
 
 class ScoreThresholds(RequestBody):
-    """What a result must reach; null asks nothing, and 0 is a threshold."""
+    """Lowest accepted values of a result. null means no threshold; 0 is a threshold."""
 
     score: Threshold = Field(
-        None, description="Of the result's score, after all reranking; not applied to a degraded answer."
+        None,
+        description="Lowest `score`, after reranking. Its range depends on the request, see `score` of a result: with "
+        "`fusion` `rrf`, for example, no score is above 1/61 (0.0164). Not applied to a degraded answer.",
     )
-    vector: Threshold = Field(None, description="Of the cosine similarity, -1.0 to 1.0.")
+    vector: Threshold = Field(
+        None, description="Lowest cosine similarity, -1.0 to 1.0. Not applied to a keyword search."
+    )
     keyword: Threshold = Field(
-        None, description="Of the keyword score as a share of what the query could reach at best, 0.0 to 1.0."
+        None,
+        description="Lowest BM25 score as a share of the highest score possible for the query, 0.0 to 1.0. Not applied "
+        "if Chroma answers.",
     )
 
 
 class SearchRequest(RequestBody):
-    """What to look for in a course."""
+    """A query and how to search."""
 
     query: Queries = Field(
-        description="A question or some words, at most SEARCH_MAX_QUERY_CHARS (2000) characters; or a list of up to 8 "
-        "phrasings of it, of which a chunk has to answer one."
+        description="A question or keywords, at most SEARCH_MAX_QUERY_CHARS (2000) characters; or a list of up to 8 "
+        "phrasings: each chunk gets the best of its scores for them."
     )
-    top_k: int = Field(5, strict=True, ge=1, description="How many results, at most SEARCH_MAX_TOP_K (20).")
+    top_k: int = Field(5, strict=True, ge=1, description="Number of results, at most SEARCH_MAX_TOP_K (20).")
     filters: SearchFilters | None = None
     method: Literal["hybrid", "vector", "keyword"] = Field(
-        "hybrid", description="Compare meanings, words, or both; a hybrid search listens to the surer one."
+        "hybrid", description="Search by vector similarity, by keywords (BM25), or by both."
     )
     fusion: Literal["weighted", "rrf"] = Field(
-        "weighted", description="How a hybrid search unites its channels: by their scores, or by their ranks alone."
+        "weighted",
+        description="How a hybrid search combines both channels: by their scores, or only by their ranks "
+        "(reciprocal rank fusion).",
     )
     weights: ChannelWeights | None = Field(
         None,
-        description="Makes the score a plain weighted sum. Null: the channel that is surer of itself counts for more.",
+        description="Weights of both channels. If given, `weighted` fusion is the weighted mean of cosine similarity "
+        "and BM25; if null, it is certainty-weighted: a channel counts more if few chunks stand out in it.",
     )
     thresholds: ScoreThresholds = ScoreThresholds()
     rerank: Literal["weight", "model"] = Field(
         "weight",
-        description="By the weighted scores; or by a model that reads passages together with the (first) query, "
-        "which takes longer.",
+        description="`weight` keeps the order by score; `model` reorders the best results by a cross-encoder, which "
+        "reads each passage together with the first query and takes longer.",
     )
     context: int = Field(
-        0, strict=True, ge=0, le=MAX_CONTEXT, description="How many chunks before and after, in the same section."
+        0,
+        strict=True,
+        ge=0,
+        le=MAX_CONTEXT,
+        description="Number of chunks before and after each result, in the same section, to include.",
     )
-    explain: bool = Field(False, strict=True, description="Say where each score comes from.")
+    explain: bool = Field(False, strict=True, description="Explain how each score was computed.")
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -135,7 +155,7 @@ Metadata = Annotated[
     dict[str, Any],
     Field(
         description="chunk_id, course_id, lecture_id, section_id, source_type, language, order_in_section, "
-        "and whatever else the chunk's metadata hold."
+        "and all other metadata of the chunk."
     ),
 ]
 
@@ -155,43 +175,48 @@ class Neighbours(BaseModel):
 
 
 class ResultExplanation(BaseModel):
-    """Where a score comes from; that of a model's reranking only where the passage came from."""
+    """How the score of a result was computed; with `rerank` `model`, the score before reranking."""
 
-    query: int = Field(description="Which of the queries found it, from 0.")
-    cosine: float | None = Field(description="Cosine similarity; null in a search for words alone.")
-    bm25: float
-    keyword_share: float = Field(description="BM25 as a share of what the query could reach at best.")
-    vector_part: float = Field(description="What the vector adds to the score.")
-    keyword_part: float = Field(description="What words add to it.")
-    weights: ChannelWeights | None = Field(description="What the channels of a hybrid search count for.")
-    terms: list[str] = Field(description="What the words of the query were reduced to.")
+    query: int = Field(description="Index of the query that gave the result its score, from 0.")
+    cosine: float | None = Field(description="Cosine similarity, -1.0 to 1.0; null in a keyword search.")
+    bm25: float = Field(description="BM25 score, at least 0.0; without an upper limit.")
+    keyword_share: float = Field(description="BM25 as a share of the highest score possible for the query, 0.0 to 1.0.")
+    vector_part: float = Field(description="Part of the score from the vector channel.")
+    keyword_part: float = Field(description="Part of the score from the keyword channel.")
+    weights: ChannelWeights | None = Field(
+        description="Weights of the channels in a hybrid search, which add up to 1; null otherwise."
+    )
+    terms: list[str] = Field(description="Terms of the query after analysis (stemming, stop words).")
 
 
 class SearchResult(Passage):
-    """A chunk of the course that was found."""
+    """A chunk that matches the query."""
 
     score: float = Field(
-        description="Results come best first. Hybrid: 0.0 to 1.0, and the smaller the more chunks are alike; vector: "
-        "cosine similarity, -1.0 to 1.0; keyword: BM25 as a share of what the query could reach; reranked by a model: "
-        "the probability that it answers."
+        description="Orders the results of one answer, best first. Its range depends on the request. Hybrid, "
+        "`weighted`: 0.0 to 1.0; by default it is lower if many chunks match equally well. Hybrid, `rrf`: 0.0 to 1/61 "
+        "(0.0164). Vector, and any answer from Chroma: cosine similarity, -1.0 to 1.0. Keyword: BM25 as a share of the "
+        "highest score possible for the query, 0.0 to 1.0. Reranked by the model: probability that the passage answers "
+        "the query, 0.0 to 1.0."
     )
     matches: list[tuple[int, int]] = Field(
-        description="Where the text holds words of the query: start and end, in code points."
+        description="Start and end of each word in the text that matches the query, in code points; empty if Chroma "
+        "answers."
     )
-    copies: list[Metadata] = Field(description="Other chunks with the very same text.")
-    context: Neighbours | None = Field(description="null unless it was asked for, and where Chroma found the result.")
-    explanation: ResultExplanation | None = Field(
-        description="null unless it was asked for, and where Chroma found the result."
-    )
+    copies: list[Metadata] = Field(description="Metadata of other chunks with exactly the same text.")
+    context: Neighbours | None = Field(description="null if not requested, or if Chroma answers.")
+    explanation: ResultExplanation | None = Field(description="null if not requested, or if Chroma answers.")
 
 
 class SearchResponse(BaseModel):
-    """The chunks that answer best; fewer than top_k where the course, the filters or the thresholds leave no more."""
+    """The best results; fewer than top_k if the course, the filters or the thresholds leave fewer."""
 
     results: list[SearchResult]
-    generation: int = Field(description="Rises whenever the course is published anew.")
-    stale: bool = Field(description="The course is not `done`; this is what was published last.")
-    degraded: str | None = Field(description="What the answer had to do without, and why; null: nothing.")
+    generation: int = Field(
+        description="Number of the published version of the course; it increases with each publication."
+    )
+    stale: bool = Field(description="The course is not `done`; the results are from its last published generation.")
+    degraded: str | None = Field(description="What is missing from the answer, and why; null if nothing is.")
 
     model_config = ConfigDict(
         json_schema_extra={

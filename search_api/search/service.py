@@ -1,9 +1,9 @@
-"""Searches a course: queries → the passages that answer them.
+"""Searches a course: queries → the passages that match best.
 
-The cheap checks come first: whether the course can be searched takes one row; the model is used only if it can. Courses
-are searched in memory (`retrieval.course_index`), cached by generation: a new generation is another key, so the first
-search after a publication uses it. While a course is being loaded, or if it is too large for the cache, Chroma answers
-instead, and the answer says so in `degraded`.
+Cheap checks come first: one row decides whether the course can be searched, and only then is a query embedded. Courses
+are searched in memory (`retrieval.course_index`). They are cached by generation, so the first search after a
+publication loads the new one. While a course is being loaded, or if it is too large for the cache, Chroma answers
+instead, and `degraded` in the answer says so.
 """
 
 import logging
@@ -30,11 +30,11 @@ from search_api.search.schemas import SearchRequest, SearchResponse
 logger = logging.getLogger(__name__)
 
 LOAD_PATIENCE_SECONDS = 1.0
-"""How long a search waits for a course to be loaded before it asks Chroma instead."""
+"""How long a search waits for a course to be loaded before it searches in Chroma instead."""
 LONG_PATIENCE_SECONDS = 20.0
-"""The same where Chroma cannot answer: for keyword searches, and for an older generation."""
+"""The same if Chroma cannot answer: for keyword searches, and for courses that are not `done`."""
 _ATTEMPTS = 3
-"""How often a search starts again because the course was published while it was being loaded."""
+"""Attempts of a search whose course is published while it is being loaded."""
 
 
 class IndexKey(NamedTuple):
@@ -47,18 +47,18 @@ class IndexKey(NamedTuple):
 
 @dataclass(frozen=True)
 class Hits:
-    """What was found in a course."""
+    """The hits in a course."""
 
     hits: list[Hit]
     """Best first."""
     index: CourseIndex | None
-    """The course in memory; None if Chroma answered."""
+    """The course index that was searched; None if Chroma answered."""
     degraded: str = ""
-    """What the answer had to do without, and why."""
+    """What is missing from the answer, and why; empty if nothing is."""
 
 
 class CourseSearch:
-    """Searches published courses, and says why others cannot be searched.
+    """Searches published courses.
 
     Args:
         courses: The catalogue.
@@ -92,13 +92,13 @@ class CourseSearch:
         self._too_large: set[IndexKey] = set()
 
     def search(self, course_id: str, request: SearchRequest) -> SearchResponse:
-        """The passages of the course that answer the request best.
+        """The passages of the course that match the request best.
 
         Raises:
-            CourseNotFoundError: There is no such course.
+            CourseNotFoundError: No course has this id.
             EmbeddingNotReadyError: The course cannot be searched now; the message says why and what to do.
             EmbeddingServiceUnavailableError, EmbeddingError: A query cannot be embedded.
-            OverloadedError: Too many calls wait for the model.
+            OverloadedError: Too many calls wait for the model, or the course is still being loaded.
             InvalidRequestError: The course is too large for a keyword search.
             VectorStoreError: The vector store failed.
             DatabaseUnavailableError: The catalogue is unavailable.
@@ -107,34 +107,34 @@ class CourseSearch:
             course = self._courses.published(course_id)
             is_stale = self._require_searchable(course)
             try:
-                found = self._find(course, request)
+                hits = self._find(course, request)
             except _PublishedMeanwhileError:
                 continue
-            except CollectionNotFoundError as error:  # also if it is deleted after it was opened
+            except CollectionNotFoundError as error:  # also raised if it is deleted during the search
                 raise EmbeddingNotReadyError(
                     f"Course {quoted(course_id)} has no collection; trigger its embedding again"
                 ) from error
             return search_response(
-                found.hits,
+                hits.hits,
                 request,
-                index=found.index,
+                index=hits.index,
                 generation=course.embedding_generation,
                 stale=is_stale,
-                degraded=found.degraded or None,
+                degraded=hits.degraded or None,
             )
-        raise EmbeddingNotReadyError(f"Course {quoted(course_id)} is being embedded anew all the time; try again")
+        raise EmbeddingNotReadyError(f"Course {quoted(course_id)} was published again during every attempt; try again")
 
     def _require_searchable(self, course: PublishedCourse) -> bool:
-        """Whether the course is searched in an older generation.
+        """Check that the course can be searched; true if only its last published generation can (stale).
 
         Raises:
-            EmbeddingNotReadyError: It cannot be searched.
+            EmbeddingNotReadyError: The course cannot be searched.
         """
         if course.embedding_status == EmbeddingStatus.DONE:
             return False
         if self._serve_while_reembedding and course.embedding_generation and course.embedding_fingerprint:
             return True
-        message = f"Course {quoted(course.id)} is not embedded: its state is {course.embedding_status}"
+        message = f"Course {quoted(course.id)} is not embedded: its status is {course.embedding_status}"
         if course.embedding_status == EmbeddingStatus.FAILED and course.embedding_error:
             message += f", because {course.embedding_error}"
         raise EmbeddingNotReadyError(message)
@@ -152,13 +152,13 @@ class CourseSearch:
         except CourseTooLargeError as error:
             reason = f"course {quoted(course.id)} is larger than CACHE_MAX_MB"
             if by_keyword_only:
-                raise InvalidRequestError(f"method: {reason}, so it can be searched by vector alone") from error
+                raise InvalidRequestError(f"method: {reason}, so keyword search is not available") from error
             return self._search_chroma(course, request, options, reason)
         if not by_keyword_only:
             self._require_same_model(course.id, index.info)
         queries = [self._query(text, with_vector=not by_keyword_only) for text in request.query]
         hits = search_index(index, queries, options, self._candidates(request))
-        return self._rerank_and_cut(Hits(hits, index), request)
+        return self._rerank_and_limit(Hits(hits, index), request)
 
     def _index(self, course: PublishedCourse, patience_seconds: float) -> CourseIndex:
         key = IndexKey(course.id, course.embedding_generation, course.embedding_fingerprint)
@@ -179,10 +179,13 @@ class CourseSearch:
                 raise _PublishedMeanwhileError
             if now.embedding_status != EmbeddingStatus.DONE:
                 raise EmbeddingNotReadyError(
-                    f"Course {quoted(course.id)} is {now.embedding_status}, and what was published last is not in "
-                    "memory"
+                    f"Course {quoted(course.id)} is {now.embedding_status}, and its last published generation is not "
+                    "in memory"
                 )
-            logger.warning("The collection of course %s does not hold what was published: see doctor", course.id)
+            logger.warning(
+                "The collection of course %s differs from what was published: run `course-search doctor --deep`",
+                course.id,
+            )
         return make_course_index(content, course.id, self._keyword_store)
 
     def _require_same_model(self, course_id: str, info: CollectionInfo) -> None:
@@ -190,8 +193,8 @@ class CourseSearch:
         if info.model_signature != model.signature:
             raise EmbeddingNotReadyError(
                 f"Course {quoted(course_id)} was embedded with another model or other settings "
-                f"({info.model_name or 'unknown'}; here {model.name} is loaded); "
-                "trigger its embedding again, or start this app with the model it was made with"
+                f"({info.model_name or 'unknown'}; this app uses {model.name}); "
+                "trigger its embedding again, or start this app with the other model"
             )
 
     def _query(self, text: str, *, with_vector: bool) -> Query:
@@ -210,24 +213,26 @@ class CourseSearch:
             for record, cosine in collection.query(vector, self._candidates(request), options.filters):
                 hit = Hit(record, cosine)
                 if threshold is None or cosine >= threshold:
-                    best[record.chunk_id] = max(hit, best.get(record.chunk_id, hit), key=lambda one: one.score)
+                    best[record.chunk_id] = max(
+                        hit, best.get(record.chunk_id, hit), key=lambda candidate: candidate.score
+                    )
         if self._courses.published(course.id) != course:
             raise _PublishedMeanwhileError
         ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.record.chunk_id))
-        degraded = f"{reason}: its nearest vectors are approximate, and there are no words, context and explanations"
-        return self._rerank_and_cut(Hits(_group_copies(ranked), None, degraded), request)
+        degraded = f"{reason}: the vector search is approximate, without keywords, context and explanations"
+        return self._rerank_and_limit(Hits(_group_copies(ranked), None, degraded), request)
 
     def _candidates(self, request: SearchRequest) -> int:
-        """How many hits to find before reranking."""
+        """Number of hits to find before reranking."""
         return max(request.top_k, self._reranking.top_n) if request.rerank == "model" else request.top_k
 
-    def _rerank_and_cut(self, found: Hits, request: SearchRequest) -> Hits:
+    def _rerank_and_limit(self, candidates: Hits, request: SearchRequest) -> Hits:
         """Rerank the hits if requested, apply the score threshold, and keep `top_k`.
 
-        The threshold is not applied to a degraded answer, because its scores are of another kind.
+        The threshold is not applied to a degraded answer, because its scores have another range.
         """
-        hits, degraded = found.hits, found.degraded
-        if request.rerank == "model":  # by the first query; further phrasings only help to find candidates
+        hits, degraded = candidates.hits, candidates.degraded
+        if request.rerank == "model":  # by the first query; the others only help to find candidates
             reranking = self._reranking.rerank(request.query[0], [hit.record.text for hit in hits])
             if reranking.scores is None:
                 degraded = "; ".join(filter(None, [degraded, f"not reranked: {reranking.reason}"]))
@@ -237,11 +242,11 @@ class CourseSearch:
         threshold = request.thresholds.score
         if threshold is not None and not degraded:
             hits = [hit for hit in hits if hit.score >= threshold]
-        return Hits(hits[: request.top_k], found.index, degraded)
+        return Hits(hits[: request.top_k], candidates.index, degraded)
 
 
 class _PublishedMeanwhileError(Exception):
-    """The course was published anew while it was being loaded."""
+    """The course was published again during the search."""
 
 
 def _group_copies(hits: list[Hit]) -> list[Hit]:

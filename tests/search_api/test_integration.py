@@ -1,4 +1,4 @@
-"""The app as the environment configures it: a real model, a real Chroma server, courses the pipeline has embedded."""
+"""The app configured by the environment, with a real model, a real Chroma server and embedded courses."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,8 +35,8 @@ LEARNING = {
 }
 
 
-class Course:
-    """A course that has been embedded; every test session has its own, since the Chroma server is shared."""
+class EmbeddedCourse:
+    """An embedded course. Its id is unique, because all tests share the Chroma server."""
 
     def __init__(self, engine: Engine, store: VectorStore, embedder: Embedder, texts: dict[str, str]) -> None:
         self.id = f"course/{uuid4()}"
@@ -70,36 +70,34 @@ def store(chroma_url: str) -> Iterator[VectorStore]:
 
 
 @pytest.fixture(scope="module")
-def biology(engine: Engine, store: VectorStore, embedder: Embedder) -> Course:
-    return Course(engine, store, embedder, BIOLOGY)
+def biology(engine: Engine, store: VectorStore, embedder: Embedder) -> EmbeddedCourse:
+    return EmbeddedCourse(engine, store, embedder, BIOLOGY)
 
 
 @pytest.fixture(scope="module")
-def learning(engine: Engine, store: VectorStore, embedder: Embedder) -> Course:
-    return Course(engine, store, embedder, LEARNING)
+def learning(engine: Engine, store: VectorStore, embedder: Embedder) -> EmbeddedCourse:
+    return EmbeddedCourse(engine, store, embedder, LEARNING)
 
 
 @pytest.fixture(scope="module")
-def client(engine: Engine, chroma_url: str, model_path: Path) -> Iterator[TestClient]:
+def client(
+    engine: Engine, chroma_url: str, model_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[TestClient]:
     with pytest.MonkeyPatch.context() as environment:
-        environment.setenv("DATABASE_URL", f"sqlite:///{_file_of(engine)}")
+        environment.setenv("DATABASE_URL", str(engine.url))
         environment.setenv("CHROMA_URL", chroma_url)
         environment.setenv("EMBEDDING_MODEL_PATH", str(model_path))
         environment.setenv("EMBEDDING_DEVICE", "cpu")
+        environment.setenv("KEYWORD_INDEX_DIR", str(tmp_path_factory.mktemp("keywords")))
         with TestClient(create_app()) as client:
             yield client
 
 
-def _file_of(engine: Engine) -> str:
-    with engine.connect() as connection:
-        return str(connection.exec_driver_sql("PRAGMA database_list").all()[0][2])
-
-
-def search(client: TestClient, course: Course, **body: Any) -> Any:
+def search(client: TestClient, course: EmbeddedCourse, **body: Any) -> Any:
     return client.post(f"/courses/{course.id}/search", json=body)
 
 
-def test_ready(client: TestClient) -> None:
+def test_app_is_ready(client: TestClient) -> None:
     assert client.get("/readyz").status_code == 200
 
 
@@ -107,7 +105,7 @@ def test_ready(client: TestClient) -> None:
     ("query", "best"),
     [("What does photosynthesis turn light into?", "b1"), ("oxygen of a chloroplast", "b2"), ("光合作用", "b3")],
 )
-def test_the_best_result_is_about_the_question(client: TestClient, biology: Course, query: str, best: str) -> None:
+def test_best_result_answers_the_question(client: TestClient, biology: EmbeddedCourse, query: str, best: str) -> None:
     results = search(client, biology, query=query).json()["results"]
     assert {result["text"] for result in results} == set(BIOLOGY.values())
     assert results[0]["text"] == BIOLOGY[best]
@@ -127,25 +125,27 @@ def test_the_best_result_is_about_the_question(client: TestClient, biology: Cour
     assert -1 <= scores[-1] <= scores[0] <= 1
 
 
-def test_top_k_and_filters(client: TestClient, biology: Course) -> None:
+def test_top_k_and_filters_limit_the_results(client: TestClient, biology: EmbeddedCourse) -> None:
     assert len(search(client, biology, query="light", top_k=2).json()["results"]) == 2
-    fitting = {"section_id": "s1", "lecture_id": "l1", "source_type": "pdf"}
-    assert len(search(client, biology, query="light", filters=fitting).json()["results"]) == 3
-    for field in fitting:
-        assert search(client, biology, query="light", filters=fitting | {field: "other"}).json()["results"] == []
+    matching = {"section_id": "s1", "lecture_id": "l1", "source_type": "pdf"}
+    assert len(search(client, biology, query="light", filters=matching).json()["results"]) == 3
+    for field in matching:
+        assert search(client, biology, query="light", filters=matching | {field: "other"}).json()["results"] == []
 
 
-def test_a_course_answers_with_its_own_texts_alone(client: TestClient, biology: Course, learning: Course) -> None:
+def test_search_returns_only_texts_of_its_course(
+    client: TestClient, biology: EmbeddedCourse, learning: EmbeddedCourse
+) -> None:
     results = search(client, learning, query="photosynthesis", top_k=20).json()["results"]
     assert {result["text"] for result in results} == set(LEARNING.values())
 
 
-def test_the_same_question_has_the_same_answer(client: TestClient, biology: Course) -> None:
+def test_search_is_deterministic(client: TestClient, biology: EmbeddedCourse) -> None:
     answers = [search(client, biology, query="light and water").json() for _ in range(3)]
     assert answers[0] == answers[1] == answers[2]
 
 
-def test_embed_gives_the_vectors_of_the_collections(client: TestClient, embedder: Embedder) -> None:
+def test_embed_returns_the_vectors_of_the_embedder(client: TestClient, embedder: Embedder) -> None:
     texts = list(BIOLOGY.values())
     answer = client.post("/embed", json={"texts": texts}).json()
     np.testing.assert_allclose(answer["embeddings"], embedder.embed_documents(texts).vectors, atol=1e-6)
@@ -156,18 +156,20 @@ def test_embed_gives_the_vectors_of_the_collections(client: TestClient, embedder
     }
 
 
-def test_a_collection_of_another_model_is_not_searched(
+def test_collection_of_another_model_is_not_searched(
     client: TestClient, engine: Engine, store: VectorStore, tmp_path: Path
 ) -> None:
     other = EmbeddingSettings(embedding_model_path=make_tiny_qwen3(tmp_path / "other", seed=1), embedding_device="cpu")
-    course = Course(engine, store, LocalEmbedder.load(other), LEARNING)
+    course = EmbeddedCourse(engine, store, LocalEmbedder.load(other), LEARNING)
     response = search(client, course, query="gradient")
     assert (response.status_code, response.json()["error"]["code"]) == (400, "embedding_not_ready")
     assert "another model" in response.json()["error"]["message"]
 
 
-def test_a_deleted_collection(client: TestClient, engine: Engine, store: VectorStore, embedder: Embedder) -> None:
-    course = Course(engine, store, embedder, LEARNING)
+def test_deleted_collection_is_searched_only_while_in_memory(
+    client: TestClient, engine: Engine, store: VectorStore, embedder: Embedder
+) -> None:
+    course = EmbeddedCourse(engine, store, embedder, LEARNING)
     assert search(client, course, query="gradient").status_code == 200
     store.delete(course.id)
     assert search(client, course, query="gradient").status_code == 200, "it is in memory"
@@ -175,8 +177,8 @@ def test_a_deleted_collection(client: TestClient, engine: Engine, store: VectorS
     assert search(client, course, query="gradient").json()["error"]["code"] == "embedding_not_ready"
 
 
-def test_starts_without_anything_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No database, no vector store, no model: the app is up, and says what is missing and what to do."""
+def test_app_starts_without_database_vector_store_and_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The readiness probe reports each missing dependency and what to do."""
     monkeypatch.setenv("CHROMA_URL", "http://127.0.0.1:9")
     with TestClient(create_app()) as client:
         assert client.get("/healthz").status_code == 200

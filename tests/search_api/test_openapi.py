@@ -1,4 +1,4 @@
-"""The OpenAPI document is what callers generate their clients from, so it must be true and complete."""
+"""The OpenAPI document, from which clients are generated, is current and complete."""
 
 import json
 from pathlib import Path
@@ -23,11 +23,11 @@ def operations(document: Any) -> list[Any]:
     return [operation for methods in document["paths"].values() for operation in methods.values()]
 
 
-def test_the_committed_document_is_current(document: Any) -> None:
+def test_committed_document_is_current(document: Any) -> None:
     assert json.loads(COMMITTED.read_text()) == document, "run: python -m search_api.openapi > docs/openapi.json"
 
 
-def test_settings_do_not_change_it(document: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_do_not_change_the_document(document: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("INTERNAL_TOKEN", "secret")
     monkeypatch.setenv("SEARCH_MAX_TOP_K", "7")
     assert json.loads(openapi_document()) == document
@@ -55,8 +55,8 @@ def test_every_operation_is_described(document: Any) -> None:
     ]
 
 
-def test_every_error_has_the_one_shape(document: Any) -> None:
-    """FastAPI documents its own shape for 422 unless told otherwise."""
+def test_every_error_response_has_the_error_schema(document: Any) -> None:
+    """By default FastAPI documents another schema for 422."""
     assert "HTTPValidationError" not in json.dumps(document)
     for operation in operations(document):
         for status, response in operation["responses"].items():
@@ -65,7 +65,7 @@ def test_every_error_has_the_one_shape(document: Any) -> None:
                 assert schema in ("ErrorResponse", "NotReadyResponse")
 
 
-def test_documented_examples_carry_the_codes(document: Any) -> None:
+def test_every_error_code_has_an_example(document: Any) -> None:
     documented = set()
     for operation in operations(document):
         for status, response in operation["responses"].items():
@@ -73,8 +73,8 @@ def test_documented_examples_carry_the_codes(document: Any) -> None:
                 assert example["value"]["error"]["code"] == code
                 assert ERRORS[code].status == int(status)
                 documented.add(code)
-    by_the_framework = {"not_found", "method_not_allowed"}
-    assert documented == set(ERRORS) - by_the_framework
+    of_unknown_routes = {"not_found", "method_not_allowed"}
+    assert documented == set(ERRORS) - of_unknown_routes
 
 
 def test_bodies_have_examples(document: Any) -> None:
@@ -86,15 +86,15 @@ def test_bodies_have_examples(document: Any) -> None:
             assert schemas[name].get("examples") or name in ("Alive", "Readiness", "TriggerResponse"), name
 
 
-def test_guarded_operations_ask_for_the_token(document: Any) -> None:
-    """So that the page's Authorize button works."""
+def test_guarded_operations_declare_the_token(document: Any) -> None:
+    """The Authorize button of /docs depends on it."""
     assert document["components"]["securitySchemes"]["InternalToken"]["name"] == "X-Internal-Token"
     for path, methods in document["paths"].items():
         for operation in methods.values():
             assert ("security" in operation) == (path not in ("/healthz", "/readyz"))
 
 
-def test_docs_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
+def test_docs_page_loads_only_local_files(client: TestClient) -> None:
     page = client.get("/docs")
     assert page.status_code == 200
     assert "https://" not in page.text
@@ -104,16 +104,16 @@ def test_docs_page_needs_nothing_from_elsewhere(client: TestClient) -> None:
         assert client.get(f"/docs/static/{asset}").status_code == 200
 
 
-def test_missing_asset_has_the_error_shape(client: TestClient) -> None:
+def test_missing_docs_file_is_not_found(client: TestClient) -> None:
     response = client.get("/docs/static/nothing.js")
     assert (response.status_code, response.json()["error"]["code"]) == (404, "not_found")
 
 
-def test_every_example_of_a_search_fits_its_schema(document: Any) -> None:
-    """A client made from the document can send what the contract shows: a plain text, a single filter value."""
+def test_search_examples_match_the_schema(document: Any) -> None:
+    """The schema also allows a single query and a single filter value instead of lists."""
     schema = document["components"]["schemas"]["SearchRequest"]
-    plain = {"query": "What is prepreg?", "top_k": 5, "filters": {"section_id": 3, "lecture_id": None}}
-    for example in (*schema["examples"], plain):
+    with_single_values = {"query": "What is prepreg?", "top_k": 5, "filters": {"section_id": 3, "lecture_id": None}}
+    for example in (*schema["examples"], with_single_values):
         jsonschema.validate(
             example, {"$ref": "#/components/schemas/SearchRequest", "components": document["components"]}
         )

@@ -1,8 +1,7 @@
-"""What only a real server shows: raw paths, bodies in chunks, and that it starts and stops cleanly."""
+"""The app behind a real HTTP server: raw paths, chunked bodies, logged errors, clean start and stop."""
 
 import json
 import socket
-import time
 from collections.abc import Iterator
 
 import httpx
@@ -10,24 +9,25 @@ import pytest
 
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
+from tests.support.product import wait_until
 from tests.support.server import serving
 
 pytestmark = pytest.mark.integration
 
-LIMIT = 10_000
+MAX_BYTES = 10_000
 
 
 @pytest.fixture
-def url(backstage: Backstage) -> Iterator[str]:
-    with serving(create_app(SearchSettings(max_request_bytes=LIMIT), backstage.services)) as url:
+def url(harness: AppHarness) -> Iterator[str]:
+    with serving(create_app(SearchSettings(max_request_bytes=MAX_BYTES), harness.services)) as url:
         yield url
 
 
-def test_a_slash_in_an_id_and_its_escape_are_the_same(backstage: Backstage, url: str) -> None:
-    backstage.add_searchable_course("a/b", "text")
-    backstage.add_searchable_course("a%2Fb", "text")
-    backstage.add_searchable_course("课程 1", "text")
+def test_slash_in_course_id_may_be_escaped(harness: AppHarness, url: str) -> None:
+    harness.add_searchable_course("a/b", "text")
+    harness.add_searchable_course("a%2Fb", "text")
+    harness.add_searchable_course("课程 1", "text")
     for path, course_id in (
         ("a/b", "a/b"),
         ("a%2Fb", "a/b"),
@@ -38,22 +38,22 @@ def test_a_slash_in_an_id_and_its_escape_are_the_same(backstage: Backstage, url:
 
 
 @pytest.mark.parametrize("escaped", ["%00", "%ED%A0%80", "%FF", "%0A", "%C0%80"])
-def test_ids_nobody_can_have(url: str, escaped: str) -> None:
+def test_invalid_course_id_is_not_found(url: str, escaped: str) -> None:
     response = httpx.get(f"{url}/courses/{escaped}/embedding_status")
     assert (response.status_code, set(response.json())) == (404, {"error"})
 
 
-def test_an_upload_in_chunks_is_cut_off(url: str) -> None:
-    """The answer comes although the client has not finished, and never will."""
+def test_chunked_body_over_the_limit_is_refused_before_its_end(url: str) -> None:
+    """The client never sends the end of the body."""
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
+    with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
         connection.sendall(
             b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
         )
-        for _ in range(LIMIT // 1000 + 1):
+        for _ in range(MAX_BYTES // 1000 + 1):
             connection.sendall(b"3e8\r\n" + b" " * 1000 + b"\r\n")
         answer = connection.recv(65536)
-        while not answer.endswith(b"}}"):  # the body may come after the head
+        while not answer.endswith(b"}}"):  # the body may arrive after the headers
             received = connection.recv(65536)
             assert received, answer
             answer += received
@@ -62,31 +62,28 @@ def test_an_upload_in_chunks_is_cut_off(url: str) -> None:
     assert json.loads(body)["error"]["code"] == "request_too_large"
 
 
-def test_an_announced_length_is_refused_before_the_body(url: str) -> None:
+def test_content_length_over_the_limit_is_refused_before_the_body(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=5) as connection:
-        connection.sendall(f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {LIMIT + 1}\r\n\r\n".encode())
+    with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
+        connection.sendall(f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BYTES + 1}\r\n\r\n".encode())
         assert b" 413 " in connection.recv(65536).splitlines()[0]
 
 
-def test_a_chunked_body_within_the_limit(backstage: Backstage, url: str) -> None:
+def test_chunked_body_within_the_limit_is_accepted(harness: AppHarness, url: str) -> None:
     def chunks() -> Iterator[bytes]:
         yield from (b'{"texts":', b' ["cop', b'per"]}')
 
     response = httpx.post(f"{url}/embed", content=chunks(), headers={"content-type": "application/json"})
     assert response.status_code == 200
-    assert backstage.embedder.asked == ["copper"]
+    assert harness.embedder.embedded_texts == ["copper"]
 
 
-def test_unexpected_errors_are_logged_with_their_traceback(
-    backstage: Backstage, url: str, caplog: pytest.LogCaptureFixture
+def test_unexpected_error_is_logged_with_its_traceback(
+    harness: AppHarness, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    backstage.add_course("c")
-    backstage.store.error = KeyError("unheard of")
+    harness.add_course("c")
+    harness.stub_store.error = KeyError("unexpected detail")
     response = httpx.post(f"{url}/courses/c/search", json={"query": "x"})
     assert (response.status_code, response.json()["error"]["code"]) == (500, "internal_error")
-    assert "unheard of" not in response.text
-    deadline = time.monotonic() + 5
-    while "KeyError: 'unheard of'" not in caplog.text:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert "unexpected detail" not in response.text
+    wait_until(lambda: "KeyError: 'unexpected detail'" in caplog.text, LIMIT_SECONDS, lambda: caplog.text, every=0.01)

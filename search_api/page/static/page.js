@@ -1,13 +1,13 @@
-// The search page. Its address holds the form, so that a link opens a course and searches it; texts of courses go
-// into the page as text, never as markup. What every call answers is described at /docs.
+// The search page. The URL contains the form's values, so that a link can open a course and run a search. Course texts
+// are inserted as text, never as markup. The API is documented at /docs.
 
 const POLL_MILLISECONDS = 1000;
-const SETTLED = ["done", "failed"];
+const FINAL_STATUSES = ["done", "failed"];
 const FILTERS = ["section_id", "lecture_id", "source_type"];
 const STATUS_NAMES = {
   not_started: "Not embedded yet",
-  pending: "Waits to be embedded",
-  running: "Is being embedded",
+  pending: "Waiting to be embedded",
+  running: "Being embedded",
   done: "Ready to search",
   failed: "Embedding failed",
 };
@@ -16,8 +16,8 @@ const element = (id) => document.getElementById(id);
 const form = element("search-form");
 const course = element("course");
 
-let followed = new AbortController();
-let searched = new AbortController();
+let polling = new AbortController();
+let searching = new AbortController();
 
 form.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -46,27 +46,27 @@ async function start() {
   }
 }
 
-/** Puts the form into the address, then shows what it asks for. */
+/** Writes the form's values to the URL and shows the result. */
 async function submit() {
-  const address = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
-  history.pushState(null, "", `?${address}`);
+  const parameters = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
+  history.pushState(null, "", `?${parameters}`);
   await show();
 }
 
-/** Shows what the address asks for. */
+/** Fills in the form from the URL and shows the course and the search results. */
 async function show() {
-  const address = new URLSearchParams(location.search);
-  const id = address.get("course") ?? "";
+  const parameters = new URLSearchParams(location.search);
+  const id = parameters.get("course") ?? "";
   if (![...course.options].some((option) => option.value === id)) course.add(new Option(id, id));
-  for (const field of form.elements) if (field.name) field.value = address.get(field.name) ?? "";
-  if (["top_k", "method", ...FILTERS].some((name) => address.has(name))) element("options").open = true;
-  document.title = [address.get("q"), id, "Course search"].filter(Boolean).join(" – ");
+  for (const field of form.elements) if (field.name) field.value = parameters.get(field.name) ?? "";
+  if (["top_k", "method", ...FILTERS].some((name) => parameters.has(name))) element("options").open = true;
+  document.title = [parameters.get("q"), id, "Course search"].filter(Boolean).join(" – ");
   showError(null);
   showResults(null);
   element("embedding").hidden = true;
-  followed.abort();
-  searched.abort();
-  if (id) await Promise.all([follow(), search()]);
+  polling.abort();
+  searching.abort();
+  if (id) await Promise.all([pollStatus(), search()]);
 }
 
 async function search() {
@@ -74,7 +74,7 @@ async function search() {
   if (!query.trim()) return;
   const filters = Object.fromEntries(FILTERS.map((name) => [name, form.elements[name].value || null]));
   const topK = form.elements.top_k.value;
-  const { signal } = (searched = new AbortController());
+  const { signal } = (searching = new AbortController());
   const started = performance.now();
   element("search").disabled = true;
   try {
@@ -90,20 +90,20 @@ async function search() {
   }
 }
 
-/** Shows the state of the course until it is settled, and searches again when it has become ready. */
-async function follow() {
-  followed.abort();
-  const { signal } = (followed = new AbortController());
-  let waited = false;
+/** Polls and shows the status of the course until it is done or failed. Searches again if it becomes ready. */
+async function pollStatus() {
+  polling.abort();
+  const { signal } = (polling = new AbortController());
+  let wasUnfinished = false;
   try {
     for (;;) {
       const state = await call(`courses/${encodeURIComponent(course.value)}/embedding_status`, { signal });
       showState(state);
-      if (SETTLED.includes(state.status)) {
-        if (waited && state.status === "done") await search();
+      if (FINAL_STATUSES.includes(state.status)) {
+        if (wasUnfinished && state.status === "done") await search();
         return;
       }
-      waited = true;
+      wasUnfinished = true;
       await new Promise((resolve) => setTimeout(resolve, POLL_MILLISECONDS));
       if (signal.aborted) return;
     }
@@ -121,14 +121,14 @@ async function embed() {
   } catch (error) {
     showError(error);
   }
-  await follow();
+  await pollStatus();
 }
 
-/** The answer's body; what went wrong is thrown as an Error whose message is for people. */
+/** Calls the API and returns the response body. Throws an Error with a message for the user. */
 async function call(path, { body, signal, method = body ? "POST" : "GET" } = {}) {
   const headers = body ? { "Content-Type": "application/json" } : {};
   const token = sessionStorage.getItem("token");
-  // A header holds bytes: those of the token in UTF-8, as the app compares them.
+  // The app compares the UTF-8 bytes of the token; fetch() accepts one character per byte in a header.
   if (token) headers["X-Internal-Token"] = String.fromCharCode(...new TextEncoder().encode(token));
   let response;
   try {
@@ -140,7 +140,7 @@ async function call(path, { body, signal, method = body ? "POST" : "GET" } = {})
   if (response.ok && answer) return answer;
   if (response.status === 401) askForToken();
   if (response.status === 401 && !token) throw new Error("");
-  throw new Error(answer?.error?.message ?? `The answer cannot be read (HTTP ${response.status}).`);
+  throw new Error(answer?.error?.message ?? `Unexpected response (HTTP ${response.status}).`);
 }
 
 function askForToken() {
@@ -155,18 +155,18 @@ function showError(error) {
 }
 
 function showState({ course_id, status, progress, error }) {
-  const settled = SETTLED.includes(status);
+  const isFinal = FINAL_STATUSES.includes(status);
   element("embedding").hidden = false;
   element("status").textContent = STATUS_NAMES[status] ?? status;
   element("status").dataset.status = status;
-  element("progress").hidden = element("percent").hidden = settled || status === "not_started";
+  element("progress").hidden = element("percent").hidden = isFinal || status === "not_started";
   element("progress").value = progress;
   element("percent").textContent = percent(progress);
-  element("embed").textContent = settled ? "Embed again" : "Embed";
+  element("embed").textContent = isFinal ? "Embed again" : "Embed";
   element("embed").disabled = ["pending", "running"].includes(status);
   element("embedding-error").textContent = error ?? "";
-  const shown = courseOption({ course_id, embedding_status: status, embedding_progress: progress });
-  course.selectedOptions[0].textContent = shown.textContent;
+  const option = courseOption({ course_id, embedding_status: status, embedding_progress: progress });
+  course.selectedOptions[0].textContent = option.textContent;
 }
 
 function courseOption({ course_id, embedding_status, embedding_progress }) {
@@ -181,18 +181,18 @@ function percent(progress) {
 
 function showResults(answer, milliseconds) {
   const results = answer?.results ?? [];
-  const found = `${results.length} ${results.length === 1 ? "result" : "results"} in ${Math.round(milliseconds)} ms, best first`;
+  const count = `${results.length} ${results.length === 1 ? "result" : "results"} in ${Math.round(milliseconds)} ms, best first`;
   const notes = [
-    results.length ? found : "Nothing found in the course, or in what the filters leave of it.",
-    answer?.stale && "The course is being embedded anew; this is what it was before.",
-    answer?.degraded && `Not as good as it could be: ${answer.degraded}.`,
+    results.length ? count : "Nothing found. No chunk of the course matches, or the filters exclude all of them.",
+    answer?.stale && "The course is not up to date; these results are from its last published version.",
+    answer?.degraded && `Limited results: ${answer.degraded}.`,
   ];
   element("summary").textContent = answer ? notes.filter(Boolean).join("\n") : "";
   element("results").replaceChildren(...results.map(resultElement));
 }
 
-/** The text in pieces, those that hold words of the question marked. Places are counted in code points. */
-function marked(text, matches) {
+/** Splits the text into plain strings and <mark> elements. Matches are start and end in code points. */
+function highlighted(text, matches) {
   const characters = [...text];
   const pieces = [];
   let end = 0;
@@ -211,7 +211,7 @@ function resultElement({ text, score, metadata, matches }) {
   const titles = [metadata.lecture_title ?? metadata.lecture_id, metadata.section_title ?? metadata.section_id];
   part("h2").textContent = titles.filter((title) => title != null && title !== "").join(" › ");
   part(".score").textContent = score.toFixed(3);
-  part(".text").replaceChildren(...marked(text, matches));
+  part(".text").replaceChildren(...highlighted(text, matches));
   part(".text").lang = metadata.language ?? "";
   for (const [name, value] of Object.entries(metadata)) {
     const [term, description] = [document.createElement("dt"), document.createElement("dd")];

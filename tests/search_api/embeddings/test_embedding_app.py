@@ -1,4 +1,4 @@
-"""The embedding service alone, and what uses it: its vectors are those of the model at hand, and none falls with it."""
+"""The embedding app, and remote embedders that use it: same vectors as a local model, and recovery after outages."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from embedding.service.remote_embedder import RemoteEmbedder
 from search_api.app import create_embedding_app
 from search_api.app_settings import SearchSettings
 from search_api.embeddings import service as service_module
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import AppHarness
 from tests.support.server import serving
 from tests.support.tiny_models import make_tiny_qwen3
 
@@ -33,13 +33,13 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextmanager
-def service(model_path: Path, port: int = 0) -> Iterator[str]:
-    """The service as the environment configures it, until the block ends."""
+def embedding_app(model_path: Path, port: int = 0) -> Iterator[str]:
+    """Serve the embedding app, configured by the environment, during the block."""
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("EMBEDDING_MODEL_PATH", str(model_path))
         environment.setenv("EMBEDDING_DEVICE", "cpu")
         environment.setenv("EMBEDDING_MAX_TOKENS", "64")
-        environment.setenv("EMBEDDING_SERVICE_URL", "http://127.0.0.1:9")  # it must not look for itself
+        environment.setenv("EMBEDDING_SERVICE_URL", "http://127.0.0.1:9")  # must be ignored
         app = create_embedding_app(SearchSettings(internal_token=TOKEN))
         with serving(app, port) as url:
             yield url
@@ -47,7 +47,7 @@ def service(model_path: Path, port: int = 0) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def url(model_path: Path) -> Iterator[str]:
-    with service(model_path) as url:
+    with embedding_app(model_path) as url:
         yield url
 
 
@@ -67,10 +67,10 @@ def remote(url: str) -> Embedder:
     return open_embedder(remote_settings(url))
 
 
-# The service alone
+# The app
 
 
-def test_what_it_has_and_what_not(url: str) -> None:
+def test_embedding_app_has_only_embedding_routes(url: str) -> None:
     with httpx.Client(base_url=url, headers={"X-Internal-Token": TOKEN}) as client:
         assert client.post("/embed", json={"texts": ["x"]}).status_code == 200
         assert client.get("/healthz").json() == {"status": "ok"}
@@ -81,15 +81,15 @@ def test_what_it_has_and_what_not(url: str) -> None:
             assert client.get(path).status_code == 404
 
 
-def test_the_token_guards_it(url: str) -> None:
+def test_embedding_routes_require_the_token(url: str) -> None:
     for method, path in (("POST", "/embed"), ("POST", "/v1/embeddings"), ("GET", "/v1/models"), ("GET", "/metrics")):
         assert httpx.request(method, url + path).json()["error"]["code"] == "unauthorized"
     for path in ("/healthz", "/readyz"):
         assert httpx.get(url + path).status_code == 200
 
 
-def test_without_a_model_it_says_so(tmp_path: Path) -> None:
-    with service(tmp_path) as url:
+def test_missing_model_is_reported(tmp_path: Path) -> None:
+    with embedding_app(tmp_path) as url:
         response = httpx.get(url + "/readyz")
         assert (response.status_code, response.json()["error"]["code"]) == (503, "not_ready")
         assert "EMBEDDING_MODEL_PATH" in response.json()["components"]["model"]["message"]
@@ -97,59 +97,59 @@ def test_without_a_model_it_says_so(tmp_path: Path) -> None:
             RemoteEmbedder(remote_settings(url))
 
 
-# The same model here and there
+# Remote and local embedder
 
 
-def test_collections_stay_valid(local: Embedder, remote: Embedder) -> None:
+def test_remote_embedder_has_the_signature_of_the_local_one(local: Embedder, remote: Embedder) -> None:
     assert remote.signature == local.signature
     assert (remote.name, remote.dimensions, remote.max_tokens) == (local.name, local.dimensions, local.max_tokens)
 
 
-def test_documents(local: Embedder, remote: Embedder) -> None:
-    here, there = local.embed_documents(TEXTS), remote.embed_documents(TEXTS)
-    np.testing.assert_allclose(there.vectors, here.vectors, atol=1e-6)
-    assert there.token_counts == here.token_counts
-    assert there.truncated == here.truncated > 0
+def test_remote_documents_equal_local_ones(local: Embedder, remote: Embedder) -> None:
+    expected, actual = local.embed_documents(TEXTS), remote.embed_documents(TEXTS)
+    np.testing.assert_allclose(actual.vectors, expected.vectors, atol=1e-6)
+    assert actual.token_counts == expected.token_counts
+    assert actual.truncated == expected.truncated > 0
 
 
-def test_queries_and_how_legible_they_are(local: Embedder, remote: Embedder) -> None:
+def test_remote_queries_equal_local_ones(local: Embedder, remote: Embedder) -> None:
     queries = ["copper", "过孔", "qzxv"]
-    here, there = local.embed_queries(queries), remote.embed_queries(queries)
-    np.testing.assert_allclose(there.vectors, here.vectors, atol=1e-6)
-    assert there.token_counts == here.token_counts
+    expected, actual = local.embed_queries(queries), remote.embed_queries(queries)
+    np.testing.assert_allclose(actual.vectors, expected.vectors, atol=1e-6)
+    assert actual.token_counts == expected.token_counts
     assert [remote.legibility(query) for query in queries] == [local.legibility(query) for query in queries]
 
 
-def test_a_wrong_token(url: str) -> None:
+def test_wrong_token_raises(url: str) -> None:
     with pytest.raises(EmbeddingServiceError, match="EMBEDDING_SERVICE_TOKEN"):
         RemoteEmbedder(EmbeddingSettings(embedding_service_url=url))
 
 
-def test_another_model_at_the_same_place(model_path: Path, tmp_path: Path) -> None:
-    with service(model_path) as url:
+def test_changed_model_at_the_same_url_is_detected(model_path: Path, tmp_path: Path) -> None:
+    with embedding_app(model_path) as url:
         remote = RemoteEmbedder(remote_settings(url))
         before, port = remote.signature, int(url.rsplit(":", 1)[1])
-    with service(make_tiny_qwen3(tmp_path / "other", seed=1), port):
-        with pytest.raises(EmbeddingError, match="another model"):
+    with embedding_app(make_tiny_qwen3(tmp_path / "other", seed=1), port):
+        with pytest.raises(EmbeddingError, match="its model has changed"):
             remote.embed_documents(["x"])
         assert remote.signature != before
         assert remote.embed_documents(["x"]).vectors.shape == (1, remote.dimensions)
 
 
-# The search app with a service
+# The search app with an embedding service
 
 
-def test_the_search_app_waits_for_its_service_and_outlives_it(
-    backstage: Backstage, model_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_search_app_works_before_and_after_an_outage_of_its_embedding_service(
+    harness: AppHarness, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(service_module, "RETRY_SECONDS", 0)
-    course = backstage.add_searchable_course("c", "text")
-    with service(model_path) as url:
+    course = harness.add_searchable_course("c", "text")
+    with embedding_app(model_path) as url:
         port = int(url.rsplit(":", 1)[1])
         course.signature = RemoteEmbedder(remote_settings(url)).signature
         course.vectors = np.eye(1, 128, dtype=np.float32)
-    backstage.make_embedder = lambda: open_embedder(remote_settings(url))
-    with backstage.client() as client:
+    harness.make_embedder = lambda: open_embedder(remote_settings(url))
+    with harness.client() as client:
 
         def search() -> str:
             answer = client.post("/courses/c/search", json={"query": "copper", "method": "vector"})
@@ -157,11 +157,11 @@ def test_the_search_app_waits_for_its_service_and_outlives_it(
 
         assert search() == "embedding_service_unavailable"
         assert not client.get("/readyz").json()["components"]["model"]["ok"]
-        with service(model_path, port):
+        with embedding_app(model_path, port):
             assert search() == "found"
             assert client.get("/readyz").status_code == 200
             assert client.post("/embed", json={"texts": ["x"]}).status_code == 200
-        assert search() == "found", "the query is remembered"
-        backstage.opened.caches["queries"].clear_cache()
+        assert search() == "found", "the query is cached"
+        harness.opened.caches["queries"].clear_cache()
         assert search() == "embedding_service_unavailable"
         assert not client.get("/readyz").json()["components"]["model"]["ok"]

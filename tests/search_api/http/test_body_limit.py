@@ -1,19 +1,19 @@
-"""The largest body: by its announced length, and by its bytes when it announces none."""
+"""The limit on request bodies, with a Content-Length header and in chunked encoding."""
 
 from collections.abc import Iterator
 
 import pytest
 from starlette.testclient import TestClient
 
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import AppHarness
 
 JSON = {"content-type": "application/json"}
 
 
 @pytest.fixture
-def limited(backstage: Backstage) -> Iterator[TestClient]:
-    backstage.add_searchable_course("c", "text")
-    with backstage.client(max_request_bytes=1000) as client:
+def limited(harness: AppHarness) -> Iterator[TestClient]:
+    harness.add_searchable_course("c", "text")
+    with harness.client(max_request_bytes=1000) as client:
         yield client
 
 
@@ -28,7 +28,7 @@ def chunks(content: bytes) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize(("size", "status"), [(1000, 200), (1001, 413), (100_000, 413)])
-def test_announced_and_chunked(limited: TestClient, size: int, status: int) -> None:
+def test_body_over_the_limit_is_refused(limited: TestClient, size: int, status: int) -> None:
     for content in (body(size), chunks(body(size))):
         response = limited.post("/courses/c/search", content=content, headers=JSON)
         assert response.status_code == status
@@ -37,10 +37,10 @@ def test_announced_and_chunked(limited: TestClient, size: int, status: int) -> N
 
 
 @pytest.mark.parametrize("length", [b"-1", b"abc", b"9" * 5000, b"\xb2"])
-def test_nonsense_lengths_do_no_harm(limited: TestClient, length: bytes) -> None:
+def test_invalid_content_length_is_ignored(limited: TestClient, length: bytes) -> None:
     headers = {b"content-type": b"application/json", b"content-length": length}
     assert limited.post("/courses/c/search", content=body(100), headers=headers).status_code == 200
 
 
-def test_default_is_four_mebibytes(client: TestClient) -> None:
+def test_default_limit_is_4_mib(client: TestClient) -> None:
     assert client.post("/embed", content=b" " * (4 * 1024 * 1024 + 1), headers=JSON).status_code == 413

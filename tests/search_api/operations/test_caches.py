@@ -1,4 +1,4 @@
-"""The caches over HTTP: the figures are the caches' own, and what can be emptied is."""
+"""The cache routes: statistics, clearing values and resetting counts."""
 
 import json
 import math
@@ -8,29 +8,29 @@ import pytest
 from starlette.testclient import TestClient
 
 from retrieval.cache import InstanceCache
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import AppHarness
 
 
 @pytest.fixture
-def courses(backstage: Backstage) -> InstanceCache[str, bytes]:
-    """A cache of the app that was asked four times and knew the answer thrice."""
+def courses(harness: AppHarness) -> InstanceCache[str, bytes]:
+    """A cache of the app with three hits and one miss."""
     cache: InstanceCache[str, bytes] = InstanceCache("courses", max_bytes=100, size_of=len)
     for _ in range(4):
         cache.get("abc123", lambda: b"0123456789")
-    backstage.caches["courses"] = cache
+    harness.caches["courses"] = cache
     return cache
 
 
-def figures(client: TestClient) -> Any:
+def stats_of(client: TestClient) -> Any:
     response = client.get("/caches")
     assert response.status_code == 200
     return response.json()["caches"]
 
 
-def test_figures_of_a_cache(courses: InstanceCache[str, bytes], client: TestClient) -> None:
-    shown = figures(client)["courses"]
-    assert shown.pop("load_seconds") == courses.get_cache_stats().load_seconds > 0
-    assert shown == {
+def test_stats_are_those_of_the_cache(courses: InstanceCache[str, bytes], client: TestClient) -> None:
+    stats = stats_of(client)["courses"]
+    assert stats.pop("load_seconds") == courses.get_cache_stats().load_seconds > 0
+    assert stats == {
         "hits": 3,
         "misses": 1,
         "hit_rate": 0.75,
@@ -47,41 +47,43 @@ def test_figures_of_a_cache(courses: InstanceCache[str, bytes], client: TestClie
     }
 
 
-def test_no_limit_is_null(backstage: Backstage, client: TestClient) -> None:
+def test_missing_limits_are_null(harness: AppHarness, client: TestClient) -> None:
     """JSON has no infinity."""
-    backstage.caches["models"] = InstanceCache("models", ttl_seconds=math.inf)
-    shown = figures(client)["models"]
-    assert (shown["ttl_seconds"], shown["max_bytes"]) == (None, None)
+    harness.caches["models"] = InstanceCache("models", ttl_seconds=math.inf)
+    stats = stats_of(client)["models"]
+    assert (stats["ttl_seconds"], stats["max_bytes"]) == (None, None)
 
 
-def test_an_app_may_have_no_caches(backstage: Backstage, client: TestClient) -> None:
-    backstage.caches.clear()
-    assert figures(client) == {}
+def test_stats_without_caches_are_empty(harness: AppHarness, client: TestClient) -> None:
+    harness.caches.clear()
+    assert stats_of(client) == {}
 
 
-def test_clearing_forgets_values_and_not_counts(
-    backstage: Backstage, courses: InstanceCache[str, bytes], client: TestClient
+def test_clear_removes_values_but_not_counts(
+    harness: AppHarness, courses: InstanceCache[str, bytes], client: TestClient
 ) -> None:
-    backstage.caches["others"] = InstanceCache("others")
-    backstage.caches["others"].get("k", str)
+    harness.caches["others"] = InstanceCache("others")
+    harness.caches["others"].get("k", str)
     response = client.delete("/caches")
     assert response.status_code == 200
-    assert response.json()["caches"] == figures(client)
-    assert {name: shown["entries"] for name, shown in figures(client).items()} == {"courses": 0, "others": 0}
-    assert figures(client)["courses"]["hits"] == 3
+    assert response.json()["caches"] == stats_of(client)
+    assert {name: stats["entries"] for name, stats in stats_of(client).items()} == {"courses": 0, "others": 0}
+    assert stats_of(client)["courses"]["hits"] == 3
 
 
-def test_clearing_counts_keeps_values(courses: InstanceCache[str, bytes], client: TestClient) -> None:
+def test_reset_clears_counts_but_not_values(courses: InstanceCache[str, bytes], client: TestClient) -> None:
     response = client.delete("/caches/stats")
     assert response.status_code == 200
-    shown = response.json()["caches"]["courses"]
-    assert (shown["hits"], shown["misses"], shown["load_seconds"], shown["entries"]) == (0, 0, 0.0, 1)
+    stats = response.json()["caches"]["courses"]
+    assert (stats["hits"], stats["misses"], stats["load_seconds"], stats["entries"]) == (0, 0, 0.0, 1)
     assert courses.peek("abc123") == b"0123456789"
 
 
 @pytest.mark.parametrize(("method", "path"), [("GET", "/caches"), ("DELETE", "/caches"), ("DELETE", "/caches/stats")])
-def test_only_with_the_token(backstage: Backstage, courses: InstanceCache[str, bytes], method: str, path: str) -> None:
-    with backstage.client(internal_token="secret") as client:
+def test_cache_routes_require_the_token(
+    harness: AppHarness, courses: InstanceCache[str, bytes], method: str, path: str
+) -> None:
+    with harness.client(internal_token="secret") as client:
         assert client.request(method, path).status_code == 401
         assert courses.get_cache_stats().hits == 3
         assert courses.get_cache_stats().entries == 1
@@ -89,14 +91,12 @@ def test_only_with_the_token(backstage: Backstage, courses: InstanceCache[str, b
 
 
 @pytest.mark.parametrize(("method", "path"), [("POST", "/caches"), ("GET", "/caches/stats")])
-def test_other_methods_are_refused(client: TestClient, method: str, path: str) -> None:
+def test_other_methods_are_not_allowed(client: TestClient, method: str, path: str) -> None:
     response = client.request(method, path)
     assert (response.status_code, response.json()["error"]["code"]) == (405, "method_not_allowed")
 
 
-def test_the_documented_example_has_the_fields_there_are(
-    courses: InstanceCache[str, bytes], client: TestClient
-) -> None:
+def test_documented_example_has_all_fields(courses: InstanceCache[str, bytes], client: TestClient) -> None:
     document = client.get("/openapi.json").json()
     [example] = document["components"]["schemas"]["CacheStates"]["examples"]
-    assert json.dumps(sorted(example["caches"]["courses"])) == json.dumps(sorted(figures(client)["courses"]))
+    assert json.dumps(sorted(example["caches"]["courses"])) == json.dumps(sorted(stats_of(client)["courses"]))

@@ -1,4 +1,4 @@
-"""The probes: alive whatever happens, ready when everything answers."""
+"""The health probes."""
 
 import sqlite3
 
@@ -7,35 +7,35 @@ from starlette.testclient import TestClient
 
 from embedding.errors import ModelUnavailableError
 from embedding.vector_store.errors import VectorStoreError
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import AppHarness
 
 
-def test_alive(client: TestClient) -> None:
+def test_liveness_probe_answers(client: TestClient) -> None:
     response = client.get("/healthz")
     assert (response.status_code, response.json()) == (200, {"status": "ok"})
 
 
-def test_ready(client: TestClient) -> None:
+def test_readiness_probe_checks_all_dependencies(client: TestClient) -> None:
     response = client.get("/readyz")
-    fine = {"ok": True, "message": ""}
+    available = {"ok": True, "message": ""}
     assert (response.status_code, response.json()) == (
         200,
-        {"components": {"catalogue": fine, "vector_store": fine, "model": fine}},
+        {"components": {"catalogue": available, "vector_store": available, "model": available}},
     )
 
 
 @pytest.mark.parametrize("component", ["catalogue", "vector_store", "model"])
-def test_not_ready_says_what_and_why(backstage: Backstage, component: str) -> None:
+def test_readiness_probe_names_the_unavailable_dependency(harness: AppHarness, component: str) -> None:
     match component:
         case "catalogue":
-            with sqlite3.connect(backstage.database) as connection:
+            with sqlite3.connect(harness.database) as connection:
                 connection.execute("DROP TABLE course")
             connection.close()
         case "vector_store":
-            backstage.store.error = VectorStoreError("away")
+            harness.stub_store.error = VectorStoreError("unreachable")
         case "model":
-            backstage.load_error = ModelUnavailableError(backstage.database, "there are no weights")
-    with backstage.client() as client:
+            harness.load_error = ModelUnavailableError(harness.database, "there are no weights")
+    with harness.client() as client:
         response = client.get("/readyz")
         body = response.json()
         assert response.status_code == 503

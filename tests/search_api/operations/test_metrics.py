@@ -1,4 +1,4 @@
-"""Metrics: read as Prometheus reads them, true to what happened, and of a bounded number of series."""
+"""Prometheus metrics: correct values, and a bounded number of series."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from starlette.types import Message, Receive, Scope, Send
 
 from retrieval.cache import InstanceCache
 from search_api.operations.metrics import RequestMetricsMiddleware
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import AppHarness
 
 REQUESTS = "course_search_http_request_duration_seconds_count"
 
 
 def samples(client: TestClient, name: str) -> dict[tuple[str, ...], float]:
-    """Label values → value."""
+    """The values of a metric by label values."""
     response = client.get("/metrics")
     assert response.status_code == 200
     assert response.headers["content-type"].startswith("text/plain")
@@ -29,8 +29,8 @@ def samples(client: TestClient, name: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_requests_are_counted_by_route_and_status(backstage: Backstage, client: TestClient) -> None:
-    backstage.add_course("c")
+def test_requests_are_counted_by_route_and_status(harness: AppHarness, client: TestClient) -> None:
+    harness.add_course("c")
     for course in ("c", "c", "nobody"):
         client.get(f"/courses/{course}/embedding_status")
     client.delete("/courses/c/embedding_status")
@@ -42,10 +42,10 @@ def test_requests_are_counted_by_route_and_status(backstage: Backstage, client: 
         (route, "405"): 1,
         ("/healthz", "200"): 1,
     }
-    assert samples(client, REQUESTS)["/metrics", "200"] == 1  # a request counts when it has ended
+    assert samples(client, REQUESTS)["/metrics", "200"] == 1  # a request is counted when it has ended
 
 
-def test_callers_cannot_make_series(client: TestClient) -> None:
+def test_unknown_paths_and_methods_do_not_create_series(client: TestClient) -> None:
     for number in range(10):
         client.get(f"/no/such/path/{number}")
         client.get(f"/static/{number}")
@@ -53,29 +53,29 @@ def test_callers_cannot_make_series(client: TestClient) -> None:
     assert samples(client, REQUESTS) == {("none", "404"): 20, ("/healthz", "405"): 10}
 
 
-def test_an_error_nobody_handles_counts_as_500(backstage: Backstage, client: TestClient) -> None:
-    backstage.embedder.error = KeyError("unexpected")
+def test_unhandled_exception_is_counted_as_500(harness: AppHarness, client: TestClient) -> None:
+    harness.embedder.error = KeyError("unexpected")
     assert client.post("/embed", json={"texts": ["x"]}).status_code == 500
     assert samples(client, REQUESTS) == {("/embed", "500"): 1}
 
 
-def test_what_is_refused_early_is_counted_and_metrics_need_the_token(backstage: Backstage) -> None:
-    with backstage.client(internal_token="secret") as client:
+def test_metrics_require_the_token_and_count_refused_requests(harness: AppHarness) -> None:
+    with harness.client(internal_token="secret") as client:
         assert client.get("/courses").status_code == 401
         assert client.get("/metrics").status_code == 401
         client.headers["x-internal-token"] = "secret"
         assert samples(client, REQUESTS) == {("none", "401"): 2}
 
 
-def test_time_is_measured_to_the_end_of_the_answer() -> None:
+def test_duration_includes_the_whole_response() -> None:
     registry = CollectorRegistry()
     seconds = Histogram("seconds", "", ["route", "status"], registry=registry)
-    counted_before_the_end = []
+    counts_before_the_end = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"x", "more_body": True})
-        counted_before_the_end.append(registry.get_sample_value("seconds_count", {"route": "none", "status": "200"}))
+        counts_before_the_end.append(registry.get_sample_value("seconds_count", {"route": "none", "status": "200"}))
         await send({"type": "http.response.body", "body": b""})
 
     async def send(message: Message) -> None:
@@ -85,13 +85,13 @@ def test_time_is_measured_to_the_end_of_the_answer() -> None:
         return {"type": "http.request"}
 
     asyncio.run(RequestMetricsMiddleware(app, seconds)({"type": "http", "path": "/"}, receive, send))
-    assert counted_before_the_end == [None]
+    assert counts_before_the_end == [None]
     assert registry.get_sample_value("seconds_count", {"route": "none", "status": "200"}) == 1
 
 
-def test_caches_are_shown_as_they_are_when_asked(backstage: Backstage, client: TestClient) -> None:
+def test_cache_metrics_are_current(harness: AppHarness, client: TestClient) -> None:
     courses: InstanceCache[str, bytes] = InstanceCache("courses", size_of=len)
-    backstage.caches |= {"courses": courses, "models": InstanceCache("models")}
+    harness.caches |= {"courses": courses, "models": InstanceCache("models")}
     for _ in range(4):
         courses.get("abc123", lambda: b"0123456789")
     assert samples(client, "course_search_cache_hits_total") == {("courses",): 3, ("models",): 0}
@@ -106,13 +106,13 @@ def test_caches_are_shown_as_they_are_when_asked(backstage: Backstage, client: T
 
 
 @pytest.fixture
-def two_apps(backstage: Backstage) -> Iterator[tuple[TestClient, TestClient]]:
-    with backstage.client() as one, backstage.client() as other:
-        yield one, other
+def two_apps(harness: AppHarness) -> Iterator[tuple[TestClient, TestClient]]:
+    with harness.client() as first, harness.client() as second:
+        yield first, second
 
 
-def test_apps_of_one_process_count_each_for_itself(two_apps: tuple[TestClient, TestClient]) -> None:
-    one, other = two_apps
-    one.get("/healthz")
-    assert samples(other, REQUESTS) == {}
-    assert samples(one, REQUESTS)["/healthz", "200"] == 1
+def test_apps_of_one_process_have_separate_metrics(two_apps: tuple[TestClient, TestClient]) -> None:
+    first, second = two_apps
+    first.get("/healthz")
+    assert samples(second, REQUESTS) == {}
+    assert samples(first, REQUESTS)["/healthz", "200"] == 1

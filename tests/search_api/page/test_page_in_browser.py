@@ -1,4 +1,4 @@
-"""The search page in a real browser, on the real app: catalogue, Chroma server, model."""
+"""The search page in Chromium, with a real catalogue, Chroma server and model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +20,7 @@ from models import chunks
 from models.database import transaction
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
 from tests.support.browser import CHROMIUM, DRIVER, MISSING, chromium
 from tests.support.courses import change_course, empty_catalogue, read_course, write_course
 from tests.support.server import serving
@@ -32,19 +32,25 @@ pytestmark = [
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason=MISSING),
 ]
 
-HOSTILE = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script> **bold** &amp; # head"
-TEXTS = ("Photosynthesis turns light, water and carbon dioxide into sugar.", "植物的光合作用把光变成糖。", HOSTILE)
+TEXT_WITH_MARKUP = (
+    "<img src=x onerror=\"document.title='attacked'\"><script>document.title='attacked'</script> **bold** &amp; # head"
+)
+TEXTS = (
+    "Photosynthesis turns light, water and carbon dioxide into sugar.",
+    "植物的光合作用把光变成糖。",
+    TEXT_WITH_MARKUP,
+)
 
 
 class Page:
-    """The page in front of somebody."""
+    """The page, opened in the browser."""
 
     def __init__(self, browser: Chrome, url: str) -> None:
         self.browser = browser
         self.url = url
 
-    def open(self, **address: str) -> None:
-        self.browser.get(f"{self.url}/?{urlencode(address)}")
+    def open(self, **parameters: str) -> None:
+        self.browser.get(f"{self.url}/?{urlencode(parameters)}")
 
     def __getitem__(self, element_id: str) -> WebElement:
         return self.browser.find_element(By.ID, element_id)
@@ -52,17 +58,17 @@ class Page:
     def texts(self) -> list[str]:
         return [element.text for element in self.browser.find_elements(By.CSS_SELECTOR, "#results .text")]
 
-    def complaints(self) -> list[object]:
-        """What the browser has logged: scripts that failed, files that are missing or that the policy blocks."""
+    def log(self) -> list[object]:
+        """New messages in the browser's log: failed scripts, missing files, and files blocked by the policy."""
         return list(self.browser.get_log("browser"))  # type: ignore[no-untyped-call]
 
     def wait_for(self, element_id: str, text: str) -> None:
-        WebDriverWait(self.browser, 20).until(
-            lambda _: text in self[element_id].text, f"#{element_id} says {self[element_id].text!r}, not {text!r}"
+        WebDriverWait(self.browser, LIMIT_SECONDS).until(
+            lambda _: text in self[element_id].text, f"#{element_id} shows {self[element_id].text!r}, not {text!r}"
         )
 
-    def choose(self, course_id: str) -> None:
-        WebDriverWait(self.browser, 20).until(lambda _: len(Select(self["course"]).options) > 1)
+    def choose_course(self, course_id: str) -> None:
+        WebDriverWait(self.browser, LIMIT_SECONDS).until(lambda _: len(Select(self["course"]).options) > 1)
         Select(self["course"]).select_by_value(course_id)
 
 
@@ -77,56 +83,67 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_tiny_qwen3(tmp_path_factory.mktemp("models") / "tiny")
 
 
-@pytest.fixture
-def engine(tmp_path: Path) -> Engine:
-    return empty_catalogue(tmp_path / "catalogue.db")
+@pytest.fixture(scope="module")
+def embedder(model_path: Path) -> LocalEmbedder:
+    return LocalEmbedder.load(EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
+    return empty_catalogue(tmp_path_factory.mktemp("catalogue") / "catalogue.db")
+
+
+@pytest.fixture(scope="module")
+def url(engine: Engine, chroma_url: str, model_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DATABASE_URL", str(engine.url))
+        environment.setenv("CHROMA_URL", chroma_url)
+        environment.setenv("EMBEDDING_MODEL_PATH", str(model_path))
+        environment.setenv("EMBEDDING_DEVICE", "cpu")
+        environment.setenv("KEYWORD_INDEX_DIR", str(tmp_path_factory.mktemp("keywords")))
+        with serving(create_app()) as url:
+            yield url
 
 
 @pytest.fixture
-def page(
-    browser: Chrome, engine: Engine, tmp_path: Path, chroma_url: str, model_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Page]:
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'catalogue.db'}")
-    monkeypatch.setenv("CHROMA_URL", chroma_url)
-    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(model_path))
-    monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
-    with serving(create_app()) as url:
-        yield Page(browser, url)
-        browser.get("about:blank")  # or its polling would hold the server open
+def page(browser: Chrome, url: str) -> Iterator[Page]:
+    page = Page(browser, url)
+    page.log()  # removes the messages of other tests
+    yield page
+    browser.get("about:blank")  # ends the polling of the page, which would keep the server running
 
 
 @pytest.fixture
-def course_id(engine: Engine, vector_store: VectorStore, model_path: Path) -> str:
-    """A searchable course; its id is one that a careless address would not survive."""
+def course_id(engine: Engine, vector_store: VectorStore, embedder: LocalEmbedder) -> str:
+    """A searchable course whose id has to be escaped in a URL."""
     course_id = f"a/b & c?{uuid4()}"
     write_course(engine, course_id, {f"{course_id}{number}": text for number, text in enumerate(TEXTS)})
-    embedder = LocalEmbedder.load(EmbeddingSettings(embedding_model_path=model_path, embedding_device="cpu"))
     with transaction(engine) as session:
         index_course(course_id, chunks.chunk_pages(session, course_id), vector_store, embedder, lambda _: None)
     change_course(engine, course_id, embedding_status="done", embedding_progress=1.0)
     return course_id
 
 
-def test_choosing_a_course_and_searching_it(page: Page, course_id: str) -> None:
+def test_choose_a_course_and_search_it(page: Page, course_id: str) -> None:
     page.open()
-    page.choose(course_id)
+    page.choose_course(course_id)
     page.wait_for("status", "Ready to search")
     page["query"].send_keys("What does photosynthesis turn light into?", Keys.ENTER)
     page.wait_for("summary", "3 results")
     assert page.texts()[0] == TEXTS[0]
     assert "Lecture › Section" in page["results"].text
-    found = page.browser.current_url
+    search_url = page.browser.current_url
 
     page.browser.find_element(By.CSS_SELECTOR, "#options summary").click()
     page["section"].send_keys("another", Keys.ENTER)
     page.wait_for("summary", "Nothing found")
     page.browser.back()
     page.wait_for("summary", "3 results")
-    assert page.browser.current_url == found
-    assert page.complaints() == []
+    assert page.browser.current_url == search_url
+    assert page.log() == []
 
 
-def test_a_link_opens_a_course_and_searches_it(page: Page, course_id: str) -> None:
+def test_link_opens_a_course_and_searches_it(page: Page, course_id: str) -> None:
     page.open(course=course_id, q="光合作用", top_k="1")
     page.wait_for("summary", "1 result ")
     assert page.texts() == [TEXTS[1]]
@@ -134,7 +151,7 @@ def test_a_link_opens_a_course_and_searches_it(page: Page, course_id: str) -> No
     assert course_id in page.browser.title
 
 
-def test_words_of_the_question_are_marked(page: Page, course_id: str) -> None:
+def test_matching_words_are_highlighted(page: Page, course_id: str) -> None:
     page.open(course=course_id, q="光合作用 SUGARS", method="keyword")
     page.wait_for("summary", "2 results")
     marks = [mark.text for mark in page.browser.find_elements(By.CSS_SELECTOR, "#results mark")]
@@ -142,19 +159,19 @@ def test_words_of_the_question_are_marked(page: Page, course_id: str) -> None:
     assert sorted(page.texts()) == sorted(TEXTS[:2])
 
 
-def test_a_hostile_text_is_only_a_text(page: Page, course_id: str) -> None:
-    page.open(course=course_id, q=HOSTILE)
+def test_markup_in_a_course_text_is_shown_as_text(page: Page, course_id: str) -> None:
+    page.open(course=course_id, q=TEXT_WITH_MARKUP)
     page.wait_for("summary", "3 results")
-    assert page.texts()[0] == HOSTILE
+    assert page.texts()[0] == TEXT_WITH_MARKUP
     assert page.browser.find_elements(By.CSS_SELECTOR, "#results img, #results script") == []
     assert page.browser.title.endswith("Course search")
 
 
-def test_a_course_is_followed_until_it_can_be_searched(page: Page, engine: Engine, course_id: str) -> None:
+def test_page_polls_until_the_course_can_be_searched(page: Page, engine: Engine, course_id: str) -> None:
     change_course(engine, course_id, embedding_status="running", embedding_progress=0.4)
     page.open(course=course_id, q="sugar")
     page.wait_for("error", "running")
-    page.wait_for("status", "Is being embedded")
+    page.wait_for("status", "Being embedded")
     assert page["percent"].text == "40 %"
     assert page["progress"].get_attribute("value") == "0.4"
     assert not page["embed"].is_enabled()
@@ -163,31 +180,34 @@ def test_a_course_is_followed_until_it_can_be_searched(page: Page, engine: Engin
     assert page["error"].text == ""
 
 
-def test_a_failed_course_says_why_and_can_be_embedded_again(page: Page, engine: Engine, course_id: str) -> None:
+def test_failed_course_shows_its_error_and_can_be_embedded_again(page: Page, engine: Engine, course_id: str) -> None:
     change_course(engine, course_id, embedding_status="failed", embedding_error="The GPU is <b>gone</b>")
     page.open(course=course_id)
     page.wait_for("embedding-error", "The GPU is <b>gone</b>")
     page["embed"].click()
-    page.wait_for("status", "Waits to be embedded")
+    page.wait_for("status", "Waiting to be embedded")
     assert read_course(engine, course_id).embedding_status == "pending"
 
 
-def test_a_link_to_an_unknown_course(page: Page, course_id: str) -> None:
+def test_link_to_an_unknown_course_shows_an_error(page: Page, course_id: str) -> None:
     page.open(course="nobody", q="x")
     page.wait_for("error", "There is no course 'nobody'")
-    page.choose(course_id)
+    page.choose_course(course_id)
     page.wait_for("summary", "3 results")
     assert page["error"].text == ""
 
 
-def test_an_empty_catalogue_says_what_to_do(page: Page) -> None:
-    page.open()
-    page.wait_for("error", "course-search load")
+def test_empty_catalogue_shows_how_to_load_a_course(browser: Chrome, harness: AppHarness) -> None:
+    with serving(create_app(SearchSettings(), harness.services)) as url:
+        page = Page(browser, url)
+        page.open()
+        page.wait_for("error", "course-search load")
+        browser.get("about:blank")
 
 
-def test_the_token_is_asked_for_and_sent(browser: Chrome, backstage: Backstage) -> None:
-    backstage.add_searchable_course("c", "A text.")
-    with serving(create_app(SearchSettings(internal_token="s3cret-tökén"), backstage.services)) as url:
+def test_page_asks_for_the_token_and_sends_it(browser: Chrome, harness: AppHarness) -> None:
+    harness.add_searchable_course("c", "A text.")
+    with serving(create_app(SearchSettings(internal_token="s3cret-tökén"), harness.services)) as url:
         page = Page(browser, url)
         page.open(course="c", q="x")
         page.wait_for("token-form", "Internal token")

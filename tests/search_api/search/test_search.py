@@ -1,4 +1,4 @@
-"""POST /courses/{id}/search: the contract's answer, and every reason to refuse."""
+"""POST /courses/{id}/search: results, filters, limits and errors."""
 
 import json
 from typing import Any
@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from embedding.errors import EmbeddingError, ModelUnavailableError
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError
-from tests.search_api.backstage import Backstage
+from tests.search_api.app_harness import AppHarness
 
 
 def search(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, Any]:
@@ -16,7 +16,7 @@ def search(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, An
     return response.status_code, response.json()
 
 
-def refusal(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, str, str]:
+def error_of(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, str, str]:
     status, answer = search(client, body, course_id)
     return status, answer["error"]["code"], answer["error"]["message"]
 
@@ -27,8 +27,8 @@ def texts(client: TestClient, **body: Any) -> list[str]:
     return [result["text"] for result in answer["results"]]
 
 
-def test_answer_to_the_plain_form_of_the_contract(backstage: Backstage, client: TestClient) -> None:
-    backstage.add_searchable_course("c", "copper is plated", "holes are drilled")
+def test_search_with_query_top_k_and_filters(harness: AppHarness, client: TestClient) -> None:
+    harness.add_searchable_course("c", "copper is plated", "holes are drilled")
     status, answer = search(client, {"query": "copper", "top_k": 5, "filters": {"section_id": None}})
     assert status == 200
     assert [(result["text"], result["metadata"]) for result in answer["results"]] == [
@@ -37,18 +37,18 @@ def test_answer_to_the_plain_form_of_the_contract(backstage: Backstage, client: 
     ]
     best, second = (result["score"] for result in answer["results"])
     assert 1 >= best > second > 0
-    assert backstage.embedder.asked == ["copper"]
+    assert harness.embedder.embedded_texts == ["copper"]
 
 
-def test_top_k_defaults_to_5(backstage: Backstage, client: TestClient) -> None:
-    backstage.add_searchable_course("c", *"abcdefgh")
+def test_top_k_is_5_by_default(harness: AppHarness, client: TestClient) -> None:
+    harness.add_searchable_course("c", *"abcdefgh")
     assert texts(client) == list("abcde")
     assert texts(client, top_k=2) == list("ab")
     assert texts(client, top_k=20) == list("abcdefgh")
 
 
 @pytest.mark.parametrize(
-    ("filters", "found"),
+    ("filters", "expected"),
     [
         (None, "abcd"),
         ({}, "abcd"),
@@ -63,12 +63,14 @@ def test_top_k_defaults_to_5(backstage: Backstage, client: TestClient) -> None:
     ],
 )
 @pytest.mark.parametrize("method", ["vector", "keyword", "hybrid"])
-def test_filters(backstage: Backstage, client: TestClient, filters: Any, found: str, method: str) -> None:
-    """Ids are opaque text: a caller that holds them as integers gets the same answer. Null filters nothing."""
+def test_filters_select_chunks_by_metadata(
+    harness: AppHarness, client: TestClient, filters: Any, expected: str, method: str
+) -> None:
+    """Ids may be sent as text or as integers. A filter that is null is ignored."""
     places = [("3", "1", "pdf"), ("3", "-7", "pdf"), ("4", "1", "pdf"), ("5", "", "pdf")]
     fields = [dict(zip(("section_id", "lecture_id", "source_type"), place, strict=True)) for place in places]
-    backstage.add_searchable_course("c", *(f"{letter * 2} copper" for letter in "abcd"), metadata=fields)
-    assert texts(client, filters=filters, method=method) == [f"{letter * 2} copper" for letter in found]
+    harness.add_searchable_course("c", *(f"{letter * 2} copper" for letter in "abcd"), metadata=fields)
+    assert texts(client, filters=filters, method=method) == [f"{letter * 2} copper" for letter in expected]
 
 
 @pytest.mark.parametrize(
@@ -119,15 +121,15 @@ def test_filters(backstage: Backstage, client: TestClient, filters: Any, found: 
         (None, "body"),
     ],
 )
-def test_invalid_request_names_the_field(backstage: Backstage, client: TestClient, body: Any, field: str) -> None:
-    backstage.add_searchable_course("c")
+def test_invalid_request_names_the_field(harness: AppHarness, client: TestClient, body: Any, field: str) -> None:
+    harness.add_searchable_course("c")
     response = client.post(
         "/courses/c/search", content=json.dumps(body).encode(), headers={"content-type": "application/json"}
     )
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (422, "invalid_request")
     assert error["message"].startswith(f"{field}: ")
-    assert backstage.embedder.asked == []
+    assert harness.embedder.embedded_texts == []
 
 
 @pytest.mark.parametrize(
@@ -141,15 +143,15 @@ def test_invalid_request_names_the_field(backstage: Backstage, client: TestClien
         (b'{"query": "x", "top_k": ' + b"9" * 5000 + b"}", "not valid JSON"),
     ],
 )
-def test_unreadable_json(client: TestClient, content: bytes, reason: str) -> None:
+def test_malformed_json_is_invalid(client: TestClient, content: bytes, reason: str) -> None:
     response = client.post("/courses/c/search", content=content, headers={"content-type": "application/json"})
     assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")
     assert reason in response.json()["error"]["message"]
 
 
-def test_messages_stay_short_and_echo_nothing(client: TestClient) -> None:
+def test_error_messages_are_short_and_contain_no_values(client: TestClient) -> None:
     for body in ({"query": ["secret" * 10_000]}, {"query": "x", "k" * 10_000: 1}, {f"key{n}": 1 for n in range(1000)}):
-        message = refusal(client, body)[2]
+        message = error_of(client, body)[2]
         assert len(message) < 500
         assert "secret" not in message
 
@@ -168,72 +170,75 @@ def test_messages_stay_short_and_echo_nothing(client: TestClient) -> None:
         (None, 415),
     ],
 )
-def test_content_type(backstage: Backstage, client: TestClient, content_type: str | None, status: int) -> None:
-    backstage.add_searchable_course("c")
+def test_content_type_must_be_json(
+    harness: AppHarness, client: TestClient, content_type: str | None, status: int
+) -> None:
+    harness.add_searchable_course("c")
     headers = {} if content_type is None else {b"content-type": content_type.encode("latin-1")}
     response = client.post("/courses/c/search", content=b'{"query": "x"}', headers=headers)
     assert response.status_code == status
 
 
-def test_a_misspelt_field_is_named_beside_the_right_ones(client: TestClient) -> None:
+def test_unknown_field_is_reported_with_the_known_fields(client: TestClient) -> None:
     assert (
-        refusal(client, {"query": "x", "topk": 5})[2] == "body: unknown field 'topk'; there are query, top_k, filters, "
-        "method, fusion, weights, thresholds, rerank, context, explain"
+        error_of(client, {"query": "x", "topk": 5})[2]
+        == "body: unknown field 'topk'; the known fields are query, top_k, "
+        "filters, method, fusion, weights, thresholds, rerank, context, explain"
     )
 
 
-def test_unknown_course(client: TestClient) -> None:
-    assert refusal(client, {"query": "x"}, "nobody") == (404, "course_not_found", "There is no course 'nobody'")
+def test_unknown_course_is_not_found(client: TestClient) -> None:
+    assert error_of(client, {"query": "x"}, "nobody") == (404, "course_not_found", "There is no course 'nobody'")
 
 
-@pytest.mark.parametrize("status", ["not_started", "pending", "running", "failed", "no state we know"])
-def test_only_a_done_course_is_searched(backstage: Backstage, client: TestClient, status: str) -> None:
-    backstage.add_course("c", status, embedding_error="the disk was full" if status == "failed" else None)
-    http_status, code, message = refusal(client, {"query": "x"})
+@pytest.mark.parametrize("status", ["not_started", "pending", "running", "failed", "unknown status"])
+def test_course_that_is_not_done_is_not_searched(harness: AppHarness, client: TestClient, status: str) -> None:
+    harness.add_course("c", status, embedding_error="the disk was full" if status == "failed" else None)
+    http_status, code, message = error_of(client, {"query": "x"})
     assert (http_status, code) == (400, "embedding_not_ready")
     assert status in message
     assert ("the disk was full" in message) == (status == "failed")
-    assert backstage.embedder.asked == [], "a course that is not ready must not cost an embedding"
+    assert harness.embedder.embedded_texts == [], "the query must not be embedded if the course is not ready"
 
 
-def test_done_course_without_a_collection(backstage: Backstage, client: TestClient) -> None:
-    backstage.add_course("c")
-    status, code, message = refusal(client, {"query": "x"})
+def test_done_course_without_a_collection_is_not_ready(harness: AppHarness, client: TestClient) -> None:
+    harness.add_course("c")
+    status, code, message = error_of(client, {"query": "x"})
     assert (status, code) == (400, "embedding_not_ready")
     assert "no collection" in message
-    assert backstage.embedder.asked == []
+    assert harness.embedder.embedded_texts == []
 
 
-def test_collection_deleted_while_the_query_is_embedded(backstage: Backstage, client: TestClient) -> None:
-    backstage.add_searchable_course("c").error = CollectionNotFoundError("gone")
-    assert refusal(client, {"query": "x"})[:2] == (400, "embedding_not_ready")
+def test_collection_deleted_during_the_search_is_not_ready(harness: AppHarness, client: TestClient) -> None:
+    harness.add_searchable_course("c").error = CollectionNotFoundError("gone")
+    assert error_of(client, {"query": "x"})[:2] == (400, "embedding_not_ready")
 
 
-def test_collection_of_another_model(backstage: Backstage, client: TestClient) -> None:
-    """Vectors of two models have nothing to do with each other: an answer would be noise."""
-    backstage.add_searchable_course("c").signature = "another"
-    status, code, message = refusal(client, {"query": "x"})
+def test_collection_of_another_model_is_not_ready(harness: AppHarness, client: TestClient) -> None:
+    """Vectors of different models cannot be compared."""
+    harness.add_searchable_course("c").signature = "another"
+    status, code, message = error_of(client, {"query": "x"})
     assert (status, code) == (400, "embedding_not_ready")
     assert "another model" in message
-    assert backstage.embedder.asked == []
+    assert harness.embedder.embedded_texts == []
 
 
-def test_vector_store_fails_in_the_query(backstage: Backstage, client: TestClient) -> None:
-    backstage.add_searchable_course("c").error = VectorStoreError("broken index")
-    assert refusal(client, {"query": "x"}) == (503, "vector_store_error", "broken index")
+def test_vector_store_failure_is_reported(harness: AppHarness, client: TestClient) -> None:
+    harness.add_searchable_course("c").error = VectorStoreError("broken index")
+    assert error_of(client, {"query": "x"}) == (503, "vector_store_error", "broken index")
 
 
-def test_model_fails_in_the_query(backstage: Backstage, client: TestClient) -> None:
-    backstage.add_searchable_course("c")
-    backstage.embedder.error = EmbeddingError("out of memory")
-    assert refusal(client, {"query": "x"}) == (503, "embedding_service_unavailable", "out of memory")
+def test_model_failure_is_reported(harness: AppHarness, client: TestClient) -> None:
+    harness.add_searchable_course("c")
+    harness.embedder.error = EmbeddingError("out of memory")
+    assert error_of(client, {"query": "x"}) == (503, "embedding_service_unavailable", "out of memory")
 
 
-def test_without_a_model_only_what_needs_it_fails(backstage: Backstage) -> None:
-    backstage.load_error = ModelUnavailableError(backstage.database, "there are no weights")
-    backstage.add_searchable_course("c")
-    with backstage.client() as client:
-        status, code, message = refusal(client, {"query": "x"})
+def test_without_a_model_only_embedding_and_searching_fail(harness: AppHarness) -> None:
+    harness.load_error = ModelUnavailableError(harness.database, "there are no weights")
+    harness.add_searchable_course("c")
+    with harness.client() as client:
+        status, code, message = error_of(client, {"query": "x"})
         assert (status, code) == (503, "embedding_service_unavailable")
         assert "there are no weights" in message
         assert client.post("/embed", json={"texts": ["x"]}).json()["error"]["message"] == message
@@ -241,9 +246,9 @@ def test_without_a_model_only_what_needs_it_fails(backstage: Backstage) -> None:
         assert client.post("/courses/c/embed").status_code == 200
 
 
-def test_settings_move_the_limits(backstage: Backstage) -> None:
-    backstage.add_searchable_course("c")
-    with backstage.client(search_max_top_k=30, search_max_query_chars=3) as client:
+def test_settings_change_the_limits(harness: AppHarness) -> None:
+    harness.add_searchable_course("c")
+    with harness.client(search_max_top_k=30, search_max_query_chars=3) as client:
         assert search(client, {"query": "abc", "top_k": 30})[0] == 200
-        assert refusal(client, {"query": "abc", "top_k": 31})[2] == "top_k: at most 30"
-        assert refusal(client, {"query": "abcd"})[2] == "query: at most 3 characters"
+        assert error_of(client, {"query": "abc", "top_k": 31})[2] == "top_k: at most 30"
+        assert error_of(client, {"query": "abcd"})[2] == "query: at most 3 characters"

@@ -1,4 +1,4 @@
-"""What stands behind the app here: a real SQLite catalogue, and a model and a vector store that do as told."""
+"""Runs the app in a test: with a real SQLite catalogue, a stub embedder and a stub vector store."""
 
 import math
 import threading
@@ -28,9 +28,12 @@ from search_api.courses.service import Courses
 from search_api.services import Services, assemble_services
 from tests.support.courses import empty_catalogue
 
+LIMIT_SECONDS = 120.0
+"""Longest wait for an event that happens in milliseconds, on any machine."""
+
 
 class StubEmbedder(Embedder):
-    """Remembers what it was asked; fails or waits when told to."""
+    """Gives every text the same vector and records the texts. It can be made to fail, to block and to be slow."""
 
     def __init__(self) -> None:
         self.name = "stub-model"
@@ -38,31 +41,31 @@ class StubEmbedder(Embedder):
         self.max_tokens = 8
         self.device = "cpu"
         self.signature = "stub-signature"
-        self.asked: list[str] = []
-        self.most_at_once = 0
+        self.embedded_texts: list[str] = []
+        self.max_concurrent_calls = 0
         self.error: Exception | None = None
-        self.legible = 1.0
-        self.seconds = 0.0
-        self._gate = threading.Event()
-        self._gate.set()
-        self._inside = 0
+        self.legibility_of_queries = 1.0
+        self.delay_seconds = 0.0
+        self._unblocked = threading.Event()
+        self._unblocked.set()
+        self._concurrent_calls = 0
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Calls do not return before this ends."""
-        self._gate.clear()
+    def blocked(self) -> Iterator[None]:
+        """Calls do not return before the end of the block."""
+        self._unblocked.clear()
         try:
             yield
         finally:
-            self._gate.set()
+            self._unblocked.set()
 
     def embed_documents(self, texts: Sequence[str], on_progress: Any = None, pause: Any = None) -> Embeddings:
-        self._inside += 1
-        self.most_at_once = max(self.most_at_once, self._inside)
-        self.asked += texts
-        self._gate.wait(10)
-        time.sleep(self.seconds)
-        self._inside -= 1
+        self._concurrent_calls += 1
+        self.max_concurrent_calls = max(self.max_concurrent_calls, self._concurrent_calls)
+        self.embedded_texts += texts
+        assert self._unblocked.wait(LIMIT_SECONDS)
+        time.sleep(self.delay_seconds)
+        self._concurrent_calls -= 1
         if self.error:
             raise self.error
         truncated = sum(len(text.split()) > self.max_tokens for text in texts)
@@ -72,11 +75,11 @@ class StubEmbedder(Embedder):
         return self.embed_documents(texts)
 
     def legibility(self, text: str) -> float:
-        return self.legible
+        return self.legibility_of_queries
 
 
 class StubCollection(CourseCollection):
-    """Holds records in memory; fails when told to."""
+    """A collection in memory. It can be made to fail."""
 
     def __init__(self, signature: str, records: list[Record], cosines: list[float]) -> None:
         self.signature = signature
@@ -102,7 +105,7 @@ class StubCollection(CourseCollection):
 
 
 class StubVectorStore(VectorStore):
-    """Collections in a dictionary."""
+    """A vector store in memory. It can be made to fail."""
 
     def __init__(self) -> None:
         super().__init__(VectorStoreSettings())
@@ -120,8 +123,8 @@ class StubVectorStore(VectorStore):
         return self.by_course[course_id]
 
 
-class Backstage:
-    """Arranges what a test needs and hands out clients of the app."""
+class AppHarness:
+    """Prepares the app's dependencies and starts the app with a test client."""
 
     def __init__(self, directory: Path) -> None:
         self.database = directory / "catalogue.db"
@@ -132,11 +135,11 @@ class Backstage:
         self.load_error: Exception | None = None
         self.make_embedder: Callable[[], Embedder] = lambda: self.embedder
         self.caches: dict[str, InstanceCache[Any, Any]] = {}
-        """What the app shows as its caches; those it works with are in `opened`."""
+        """The caches that the app reports; those that it uses are in `opened`."""
         self.opened: Services
 
     @property
-    def store(self) -> StubVectorStore:
+    def stub_store(self) -> StubVectorStore:
         assert isinstance(self.vector_store, StubVectorStore)
         return self.vector_store
 
@@ -147,15 +150,15 @@ class Backstage:
     def add_searchable_course(
         self, course_id: str, *texts: str, metadata: Sequence[Mapping[str, Any]] = ()
     ) -> StubCollection:
-        """To the stub model every query is the same: the first text has cosine 1.0, each further one 0.1 less."""
+        """Add a course and its collection. For any query, the cosine of text n (from 0) is 1 - n / 10."""
         self.add_course(course_id)
         records = [
             Record(f"chunk-{n}", text, {"course_id": course_id, **(metadata[n] if metadata else {})}, f"hash of {text}")
             for n, text in enumerate(texts)
         ]
         cosines = [1 - n / 10 for n in range(len(texts))]
-        self.store.by_course[course_id] = StubCollection(self.embedder.signature, records, cosines)
-        return self.store.by_course[course_id]
+        self.stub_store.by_course[course_id] = StubCollection(self.embedder.signature, records, cosines)
+        return self.stub_store.by_course[course_id]
 
     @contextmanager
     def services(self, settings: SearchSettings) -> Iterator[Services]:
@@ -169,7 +172,7 @@ class Backstage:
 
     @contextmanager
     def client(self, *, headers: dict[str, str] | None = None, **settings: Any) -> Iterator[TestClient]:
-        """A client of a freshly started app; unexpected errors come back as the app answers them."""
+        """Start the app and yield a client, which returns the app's answer to unexpected errors instead of raising."""
         app = create_app(SearchSettings(**settings), self.services)
         with TestClient(app, headers=headers, raise_server_exceptions=False) as client:
             yield client
