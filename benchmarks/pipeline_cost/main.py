@@ -101,8 +101,8 @@ def _measure_large(systems: Systems, chunks: int, pairs: int) -> dict[str, Any]:
         "plain_script": [timing.figures() for timing in plain],
         "product": [timing.figures() for timing in product],
         "one_chunk_changed": changed.figures(),
-        "ratio": _spread([ours.launched_to_done / baseline.launched_to_done for ours, baseline in pairs_of_timings]),
-        "work_ratio": _spread([ours.work / baseline.work for ours, baseline in pairs_of_timings]),
+        "ratio": _spread([timing.launched_to_done / base.launched_to_done for timing, base in pairs_of_timings]),
+        "work_ratio": _spread([timing.work / base.work for timing, base in pairs_of_timings]),
         "changed_share": round(changed.launched_to_done / product[-1].launched_to_done, 3),
     }
 

@@ -21,8 +21,8 @@ def doctor(
         bool,
         typer.Option(
             "--repair",
-            help="Make the repairs that are safe: delete the collections and indexes of deleted courses, request the "
-            "embedding of damaged courses, build missing keyword indexes, and remove orphaned directories (only while "
+            help="Make the repairs that are safe: delete the collections and indexes of deleted courses, have damaged "
+            "courses embedded again, build missing keyword indexes, and remove orphaned directories (only while "
             "no Chroma server runs).",
         ),
     ] = False,

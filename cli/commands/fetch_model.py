@@ -33,7 +33,7 @@ def fetch_model(
 ) -> None:
     """Download the embedding model or the rerank model (1.2 GB each).
 
-    An interrupted download continues where it stopped.
+    Run it again to continue an interrupted download.
     """
     if reranker:
         name = repository or RERANKER_REPOSITORY

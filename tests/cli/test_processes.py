@@ -16,13 +16,13 @@ from cli.processes import ProcessFailedError, Supervisor
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory, lock_holder
 from tests.support.product import wait_until
 
-SLEEP = "import time; time.sleep(60)"
+SLEEP = "import time; time.sleep(300)"
 STUBBORN_FAMILY = """
 import os, signal, subprocess, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"], start_new_session=True)
 print(child.pid, flush=True)
-time.sleep(60)
+time.sleep(300)
 """
 """A program and a child in another session, which both ignore SIGTERM."""
 INTERRUPTING_FAMILY = STUBBORN_FAMILY.replace(
@@ -89,7 +89,7 @@ from pathlib import Path
 from cli.processes import Supervisor
 program = Supervisor(Path({str(tmp_path)!r}), os.environ).start("orphan", [sys.executable, "-c", {SLEEP!r}])
 print(program.process.pid, flush=True)
-time.sleep(60)
+time.sleep(300)
 """
     with subprocess.Popen(python(code), stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as parent:
         assert parent.stdout is not None
