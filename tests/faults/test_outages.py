@@ -1,112 +1,112 @@
-"""A part is away in the middle of a run: the run goes on when it is back, or says what was wrong and is done again.
+"""A part becomes unreachable, or all are killed, while a run embeds a course.
 
-A worker is stopped half way (SIGSTOP) before its part is taken away, so that nothing here depends on who is quicker.
+The worker is stopped half way (SIGSTOP) before the outage and continues during it, so the tests depend on no timing.
 """
 
 import resource
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from time import sleep
+from contextlib import ExitStack, closing, contextmanager
 
 import dagster as dg
 import psutil
 import pytest
 
-from tests.faults.world import MANY, World, postgres_only, sqlite_only
+from tests.faults.deployment import MANY, Deployment, on_postgres
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
-AWAY_SECONDS = 7
-"""Longer than every time-out of a single attempt but Chroma's, which is killed and refuses connections at once."""
 
-
-def test_runs_outlast_their_parts(world: World) -> None:
-    for outage in (chroma_killed, daemon_killed, catalogue_away):
-        course_id = f"unlucky-{outage.__name__}"
-        world.write(course_id, MANY)
-        worker = world.freeze(course_id)
-        with outage(world):
+def test_a_run_survives_outages_of_daemon_catalogue_and_vector_store(deployment: Deployment) -> None:
+    course_id = "outages"
+    worker = deployment.freeze_half_way(course_id, lambda: deployment.write(course_id, MANY))
+    run_id = deployment.row(course_id).embedding_run_id or ""
+    with deployment.parts.killed("daemon"), ExitStack() as lock:
+        with deployment.parts.killed("chroma"):
             worker.resume()
-            sleep(AWAY_SECONDS)
-        world.wait_for(course_id, "done")
-        world.assert_true(course_id, "done")
-        (run,) = world.runs_of(course_id)
-        assert world.wait_for_end(run.run_id) is dg.DagsterRunStatus.SUCCESS
+            deployment.wait_for_log(run_id, "Chroma at .* cannot be reached")
+            with catalogue_unreachable(deployment) as message:
+                deployment.wait_for_log(run_id, message)
+            if deployment.postgres is None:
+                lock.enter_context(catalogue_locked(deployment))
+        if deployment.postgres is None:
+            deployment.wait_for_log(run_id, "database is locked")
+    deployment.wait_for(course_id, "done")
+    deployment.assert_state(course_id, "done")
+    assert deployment.wait_for_end(run_id) is dg.DagsterRunStatus.SUCCESS
+    assert [run.run_id for run in deployment.runs_of(course_id)] == [run_id]
 
 
 @contextmanager
-def chroma_killed(world: World) -> Iterator[None]:
-    with world.parts.killed("chroma"):
-        yield
+def catalogue_unreachable(deployment: Deployment) -> Iterator[str]:
+    """A SQLite file in a directory that was moved, or a PostgreSQL database that refuses connections.
 
-
-@contextmanager
-def daemon_killed(world: World) -> Iterator[None]:
-    with world.parts.killed("daemon"):
-        yield
-
-
-@contextmanager
-def catalogue_away(world: World) -> Iterator[None]:
-    """Locked and then missing where it is a file, refusing connections where it is a server."""
-    if world.postgres is None:
-        directory = world.parts.directory / "data" / "catalogue"
-        with closing(sqlite3.connect(directory / "catalogue.db", isolation_level=None)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            yield
-        away = directory.rename(directory.with_name("elsewhere"))
-        sleep(AWAY_SECONDS)
-        away.rename(directory)
+    Yields what the worker logs.
+    """
+    if deployment.postgres is None:
+        directory = deployment.parts.directory / "data" / "catalogue"
+        moved = directory.rename(directory.with_name("moved"))
+        yield "catalogue.db does not exist"
+        moved.rename(directory)
     else:
-        name = world.engine.url.database
-        world.postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
-        world.postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        name = deployment.engine.url.database
+        deployment.postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        deployment.postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        yield "not currently accepting connections"
+        deployment.postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        deployment.engine.dispose()
+
+
+@contextmanager
+def catalogue_locked(deployment: Deployment) -> Iterator[None]:
+    """A SQLite file that can be read but not written."""
+    path = deployment.parts.directory / "data" / "catalogue" / "catalogue.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
         yield
-        world.postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
-        world.engine.dispose()
 
 
-@postgres_only
-def test_a_course_is_done_after_its_database_and_dagsters_were_away(world: World) -> None:
-    world.write("stopped", MANY)
-    worker = world.freeze("stopped")
-    assert world.postgres is not None
-    world.postgres.stop()
+@on_postgres
+def test_a_course_is_done_after_the_database_server_was_stopped(deployment: Deployment) -> None:
+    """The server holds both the catalogue and Dagster's storage."""
+    course_id = "stopped-server"
+    worker = deployment.freeze_half_way(course_id, lambda: deployment.write(course_id, MANY))
+    run_id = deployment.row(course_id).embedding_run_id or ""
+    assert deployment.postgres is not None
+    deployment.postgres.stop()
     worker.resume()
-    sleep(AWAY_SECONDS)
-    world.postgres.start()
-    world.wait_for("stopped", "done")
-    world.assert_true("stopped", "done")
+    deployment.wait_for_log(run_id, "DatabaseUnavailableError")
+    deployment.postgres.start()
+    deployment.wait_for(course_id, "done")
+    deployment.assert_state(course_id, "done")
 
 
-@sqlite_only
-def test_a_full_disk_publishes_nothing(world: World) -> None:
-    world.write("crammed", MANY)
-    worker = world.freeze("crammed")
-    chroma = psutil.Process(world.parts.running["chroma"].pid)
-    database = world.parts.directory / "data" / "chroma" / "chroma.sqlite3"
+@on_postgres
+def test_a_full_disk_of_the_vector_store_publishes_nothing(deployment: Deployment) -> None:
+    course_id = "full-disk"
+    worker = deployment.freeze_half_way(course_id, lambda: deployment.write(course_id, MANY))
+    chroma = psutil.Process(deployment.parts.running["chroma"].pid)
+    database = deployment.parts.directory / "data" / "chroma" / "chroma.sqlite3"
     chroma.rlimit(psutil.RLIMIT_FSIZE, (database.stat().st_size, resource.RLIM_INFINITY))  # no file may grow
     worker.resume()
-    row = world.wait_for("crammed", "failed")
+    row = deployment.wait_for(course_id, "failed")
     assert "Chroma at" in (row.embedding_error or "")
     assert (row.embedding_generation, row.embedding_fingerprint) == (0, None)
-    with world.parts.killed("chroma"):  # a full disk leaves it stuck, even when there is space again
+    with deployment.parts.killed("chroma"):  # after a full disk it fails until it is restarted
         pass
-    world.parts.search.post("/courses/crammed/embed")  # refused if it has asked for itself and is at work already
-    world.wait_for("crammed", "done")
-    world.assert_true("crammed", "done")
+    deployment.parts.search.post(f"/courses/{course_id}/embed")  # 409 if its own retry has started
+    deployment.wait_for(course_id, "done")
+    deployment.assert_state(course_id, "done")
 
 
-def test_courses_are_done_after_everything_was_killed(world: World) -> None:
-    world.write("half-way", MANY)
-    world.freeze("half-way")
-    world.write("waiting")
-    world.cut_power()
-    world.restore_power()
-    for course_id in ("half-way", "waiting"):
-        world.wait_for(course_id, "done")
-        world.assert_true(course_id, "done")
-    statuses = [run.status for run in world.runs_of("half-way")]
+def test_courses_are_done_after_everything_was_killed(deployment: Deployment) -> None:
+    deployment.freeze_half_way("killed-running", lambda: deployment.write("killed-running", MANY))
+    deployment.write("killed-waiting")
+    deployment.kill_everything()
+    deployment.start_everything()
+    for course_id in ("killed-running", "killed-waiting"):
+        deployment.wait_for(course_id, "done")
+        deployment.assert_state(course_id, "done")
+    statuses = [run.status for run in deployment.runs_of("killed-running")]
     assert statuses == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
-    world.assert_at_rest()
+    deployment.assert_nothing_runs_unattended()

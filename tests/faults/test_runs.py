@@ -1,19 +1,16 @@
-"""What can happen to a run, all of it at once, each to courses of its own: most of the time is waiting for Dagster.
+"""Runs that are killed, cancelled, deleted or superseded, each of them with a course of its own.
 
-A worker is stopped half way (SIGSTOP) before anything happens to its run, so that nothing here depends on who is
-quicker.
+A worker is stopped half way (SIGSTOP) before anything happens to its run, so the tests depend on no timing.
 """
 
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from time import sleep
+from concurrent.futures import ThreadPoolExecutor
 
 import dagster as dg
 import psutil
 import pytest
 
 from orchestration.partitions import partition_keys
-from tests.faults.world import MANY, PATIENCE, TICKS, World, sqlite_only
+from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_sqlite
 from tests.support.product import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -21,138 +18,114 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 Status = dg.DagsterRunStatus
 
 
-def killed_worker_is_replaced(world: World) -> None:
-    run_id = world.begin("killed")
-    world.freeze("killed").kill()
-    assert world.wait_for_end(run_id) is Status.FAILURE
-    world.wait_for("killed", "done")
-    world.assert_true("killed", "done")
-    assert [run.status for run in world.runs_of("killed")] == [Status.SUCCESS, Status.FAILURE]
+def test_a_killed_worker_is_replaced(deployment: Deployment) -> None:
+    deployment.freeze_half_way("killed", lambda: deployment.launch("killed")).kill()
+    deployment.wait_for("killed", "done")
+    deployment.assert_state("killed", "done")
+    assert [run.status for run in deployment.runs_of("killed")] == [Status.SUCCESS, Status.FAILURE]
 
 
-def zombie_changes_nothing(world: World) -> None:
-    run_id = world.begin("frozen")
-    zombie = world.freeze("frozen")
-    world.dagster.report_run_failed(world.run(run_id), "Its machine does not answer.")
-    world.write("frozen", MANY, "second")
-    world.wait_for("frozen", "done")
-    zombie.resume()
-    psutil.wait_procs([zombie], timeout=PATIENCE)
-    world.assert_true("frozen", "done")
-
-
-def deleted_run_leaves_its_course_failed(world: World) -> None:
-    run_id = world.begin("deleted")
-    worker = world.freeze("deleted")
-    world.ui.delete(run_id)
-    world.wait_for("deleted", "failed")
+def test_a_worker_that_wakes_up_after_its_run_failed_changes_nothing(deployment: Deployment) -> None:
+    worker = deployment.freeze_half_way("frozen", lambda: deployment.launch("frozen"))
+    run_id = deployment.row("frozen").embedding_run_id or ""
+    deployment.dagster.report_run_failed(deployment.run(run_id), "Its machine does not answer.")
+    deployment.write("frozen", MANY, "second")
+    deployment.wait_for("frozen", "done")
     worker.resume()
-    psutil.wait_procs([worker], timeout=PATIENCE)
-    world.assert_true("deleted", "failed", "the run was deleted")
-    world.ask_for("deleted")
-    world.wait_for("deleted", "done")
-    world.assert_true("deleted", "done")
+    psutil.wait_procs([worker], timeout=LIMIT_SECONDS)
+    deployment.assert_state("frozen", "done")
 
 
-def terminated_run_leaves_its_courses_cancelled(world: World) -> None:
-    run_id = world.begin("cancelled-1", "cancelled-2")
-    worker = world.freeze("cancelled-1")
+def test_the_courses_of_a_terminated_run_are_cancelled(deployment: Deployment) -> None:
+    """The course it was embedding and the one it had not reached; neither is launched again."""
+    course_ids = ("cancelled-1", "cancelled-2")
+    worker = deployment.freeze_half_way("cancelled-1", lambda: deployment.launch(*course_ids))
+    run_id = deployment.row("cancelled-1").embedding_run_id or ""
     with ThreadPoolExecutor(1) as pool:
-        terminating = pool.submit(world.ui.terminate, run_id)  # waits for the worker to hear of it
-        wait_until(lambda: world.run(run_id).status is Status.CANCELING, PATIENCE, lambda: f"{world.run(run_id)}")
+        terminated = pool.submit(deployment.ui.terminate, run_id)  # returns after the worker has received the signal
+        wait_until(
+            lambda: deployment.run(run_id).status is Status.CANCELING,
+            LIMIT_SECONDS,
+            lambda: f"{deployment.run(run_id)}",
+        )
         worker.resume()
-        terminating.result()
-    assert world.wait_for_end(run_id) is Status.CANCELED
-    for course_id in ("cancelled-1", "cancelled-2"):
-        world.wait_for(course_id, "failed")
-        world.assert_true(course_id, "failed", "cancelled")
-    sleep(TICKS)
-    for course_id in ("cancelled-1", "cancelled-2"):  # nothing takes up what an operator has ended
-        world.assert_true(course_id, "failed", "cancelled")
+        terminated.result()
+    assert deployment.wait_for_end(run_id) is Status.CANCELED
+    for course_id in course_ids:
+        deployment.wait_for(course_id, "failed")
+    deployment.wait_for_ticks()
+    for course_id in course_ids:
+        deployment.assert_state(course_id, "failed", "cancelled")
+        assert [run.run_id for run in deployment.runs_of(course_id)] == [run_id]
 
 
-def second_run_of_a_course_is_refused(world: World) -> None:
-    runs = {world.begin("doubled"), world.ui.materialize("doubled")}
-    worker = world.freeze("doubled")
-    owner = world.row("doubled").embedding_run_id or ""
-    (refused,) = runs - {owner}
-    assert world.wait_for_end(refused) is Status.FAILURE
-    assert f"being embedded by run {owner}" in str(world.dagster.all_logs(refused))
+@on_sqlite
+def test_a_second_run_of_a_course_waits_for_the_first(deployment: Deployment) -> None:
+    worker = deployment.freeze_half_way("doubled", lambda: deployment.launch("doubled"))
+    first = deployment.row("doubled").embedding_run_id or ""
+    second = deployment.ui.materialize("doubled")
+    deployment.wait_for_ticks()
+    assert deployment.run(second).status is Status.QUEUED
     worker.resume()
-    assert world.wait_for_end(owner) is Status.SUCCESS
-    world.assert_true("doubled", "done")
-    row = world.row("doubled")
-    assert (row.embedding_run_id, row.embedding_generation) == (owner, 1)
+    assert [deployment.wait_for_end(run_id) for run_id in (first, second)] == [Status.SUCCESS, Status.SUCCESS]
+    deployment.assert_state("doubled", "done")
 
 
-def poisoned_course_fails_alone(world: World) -> None:
-    run_id = world.begin("poisoned-1", "poisoned-2", "poisoned-3", chunks={"poisoned-2": 0})
-    assert world.wait_for_end(run_id) is Status.FAILURE
-    world.assert_true("poisoned-1", "done")
-    world.assert_true("poisoned-3", "done")
-    row = world.row("poisoned-2")
+@on_sqlite
+def test_the_course_of_a_deleted_run_is_failed(deployment: Deployment) -> None:
+    worker = deployment.freeze_half_way("deleted", lambda: deployment.launch("deleted"))
+    deployment.ui.delete(deployment.row("deleted").embedding_run_id or "")
+    deployment.wait_for("deleted", "failed")
+    worker.resume()
+    psutil.wait_procs([worker], timeout=LIMIT_SECONDS)
+    deployment.assert_state("deleted", "failed", "the run was deleted")
+    deployment.request("deleted")
+    deployment.wait_for("deleted", "done")
+    deployment.assert_state("deleted", "done")
+
+
+@on_sqlite
+def test_a_course_that_fails_does_not_fail_the_others_of_its_run(deployment: Deployment) -> None:
+    run_id = deployment.launch("poisoned-1", "poisoned-2", "poisoned-3", chunks={"poisoned-2": 0})
+    assert deployment.wait_for_end(run_id) is Status.FAILURE
+    deployment.assert_state("poisoned-1", "done")
+    deployment.assert_state("poisoned-3", "done")
+    row = deployment.row("poisoned-2")
     assert row.embedding_status == "failed"
     assert "has no chunks" in (row.embedding_error or "")
 
 
-def triggers_lead_to_one_run_each(world: World) -> None:
-    """And a course that is deleted afterwards leaves neither its collection nor its partition."""
-    triggered = ("trigger-asked", "trigger-commanded", "trigger-edited", "ui-backfilled", "ui-materialized")
-    for course_id in triggered:
-        world.write(course_id)
-    for course_id in triggered:
-        world.wait_for(course_id, "done")
-    world.write("trigger-edited", edition="second")
-    world.ask_for("trigger-asked")
-    assert world.parts.run("embed", "trigger-commanded").returncode == 0
-    world.ui.materialize("ui-materialized")
-    world.ui.backfill("ui-backfilled")
-    for course_id in triggered:
-        world.wait_for(course_id, "done", after=1)
-    sleep(TICKS)
-    for course_id in triggered:
-        world.assert_true(course_id, "done")
-        assert len(world.runs_of(course_id)) == 2, world.story(course_id)
-    world.remove("trigger-asked")
-    wait_until(lambda: world.documents("trigger-asked") is None, PATIENCE, lambda: "its collection is still there")
-    wait_until(lambda: "trigger-asked" not in partition_keys(world.dagster), PATIENCE, lambda: "its partition is there")
+@on_sqlite
+def test_every_cause_leads_to_one_run(deployment: Deployment) -> None:
+    """A new course, an edit, a request over HTTP or from the command line, the UI's materialize and backfill."""
+    course_ids = ("requested", "commanded", "edited", "backfilled", "materialized")
+    for course_id in course_ids:
+        deployment.write(course_id)
+    for course_id in course_ids:
+        deployment.wait_for(course_id, "done")
+    deployment.write("edited", edition="second")
+    deployment.request("requested")
+    assert deployment.parts.run("embed", "commanded").returncode == 0
+    deployment.ui.materialize("materialized")
+    deployment.ui.backfill("backfilled")
+    for course_id in course_ids:
+        deployment.wait_for(course_id, "done", after=1)
+    deployment.wait_for_ticks()
+    for course_id in course_ids:
+        deployment.assert_state(course_id, "done")
+        assert len(deployment.runs_of(course_id)) == 2, deployment.history(course_id)
 
 
-Fault = Callable[[World], None]
-ABOUT_ROWS: list[Fault] = [
-    killed_worker_is_replaced,
-    zombie_changes_nothing,
-    terminated_run_leaves_its_courses_cancelled,
-    second_run_of_a_course_is_refused,
-]
-"""The database decides these: they are tried on both."""
-ABOUT_RUNS: list[Fault] = [
-    deleted_run_leaves_its_course_failed,
-    poisoned_course_fails_alone,
-    triggers_lead_to_one_run_each,
-]
+@on_sqlite
+def test_a_deleted_course_loses_its_collection_and_its_partition(deployment: Deployment) -> None:
+    deployment.write("removed")
+    deployment.wait_for("removed", "done")
+    deployment.delete_course("removed")
+    wait_until(lambda: deployment.documents("removed") is None, LIMIT_SECONDS, lambda: "its collection still exists")
+    wait_until(
+        lambda: "removed" not in partition_keys(deployment.dagster), LIMIT_SECONDS, lambda: "its partition still exists"
+    )
 
 
-@pytest.fixture(scope="module")
-def outcomes(world: World) -> Iterator[dict[Fault, Future[None]]]:
-    """All faults at work."""
-    faults = ABOUT_ROWS if world.postgres else [*ABOUT_ROWS, *ABOUT_RUNS]
-    world.add_partitions("cancelled-1", "cancelled-2", "poisoned-1", "poisoned-2", "poisoned-3")  # side by side
-    with ThreadPoolExecutor(len(faults)) as pool:
-        yield {fault: pool.submit(fault, world) for fault in faults}
-
-
-@pytest.mark.parametrize("fault", ABOUT_ROWS, ids=lambda fault: fault.__name__)
-def test_rows_say_what_is_so(fault: Fault, outcomes: dict[Fault, Future[None]]) -> None:
-    outcomes[fault].result()
-
-
-@sqlite_only
-@pytest.mark.parametrize("fault", ABOUT_RUNS, ids=lambda fault: fault.__name__)
-def test_runs_do_no_more_and_no_less(fault: Fault, outcomes: dict[Fault, Future[None]]) -> None:
-    outcomes[fault].result()
-
-
-def test_nothing_claims_to_be_at_work(world: World, outcomes: dict[Fault, Future[None]]) -> None:
-    wait(outcomes.values())
-    world.assert_at_rest()
+def test_nothing_runs_unattended_afterwards(deployment: Deployment) -> None:
+    deployment.assert_nothing_runs_unattended()
