@@ -9,15 +9,17 @@ from search_api.courses.schemas import CourseList, CourseSummary, EmbeddingState
 from search_api.http import errors
 from search_api.http.auth import token_header
 from search_api.http.dependencies import AppServices, CourseId
-from search_api.http.error_responses import GUARDED, documented
+from search_api.http.error_responses import GUARDED_RESPONSES, openapi_responses
 
-router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED)
+router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED_RESPONSES)
 
 
 @router.post(
     "/courses/{course_id:path}/embed",
     summary="Embed a course",
-    responses=documented(errors.CourseNotFoundError, errors.AlreadyRunningError, errors.DatabaseUnavailableError),
+    responses=openapi_responses(
+        errors.CourseNotFoundError, errors.AlreadyRunningError, errors.DatabaseUnavailableError
+    ),
 )
 def embed_course(course_id: CourseId, services: AppServices) -> TriggerResponse:
     """Request an embedding of the course and return immediately.
@@ -32,7 +34,7 @@ def embed_course(course_id: CourseId, services: AppServices) -> TriggerResponse:
 @router.get(
     "/courses/{course_id:path}/embedding_status",
     summary="Progress of an embedding",
-    responses=documented(errors.CourseNotFoundError, errors.DatabaseUnavailableError),
+    responses=openapi_responses(errors.CourseNotFoundError, errors.DatabaseUnavailableError),
 )
 def embedding_status(course_id: CourseId, services: AppServices) -> EmbeddingState:
     """The status, the progress (0.0 to 1.0), and the error if the latest embedding failed."""
@@ -48,7 +50,7 @@ def embedding_status(course_id: CourseId, services: AppServices) -> EmbeddingSta
 @router.get(
     "/courses",
     summary="All courses",
-    responses=documented(errors.DatabaseUnavailableError),
+    responses=openapi_responses(errors.DatabaseUnavailableError),
 )
 def list_courses(services: AppServices) -> CourseList:
     """All courses with their embedding state. A course that is `done` can be searched."""

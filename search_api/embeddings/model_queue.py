@@ -21,8 +21,8 @@ from search_api.http.errors import EmbeddingServiceUnavailableError, OverloadedE
 QUERY_BATCH_SIZE = 16
 """Most queries in a batch; the first query of a larger one would wait too long for the last."""
 BATCH_WINDOW_SECONDS = 0.002
-"""How long a batch waits until as many queries have arrived as were in the last batch: busy clients send their next
-query at once. After a batch of one, the next query does not wait."""
+"""Longest wait for as many queries as the last batch had, because busy clients send their next query at once. After a
+batch of one query, the next query does not wait."""
 PAUSE_FACTOR = 2
 """Longest pause of bulk work, as a multiple of the time it computed since its last pause. So bulk work makes progress
 even if queries never stop."""
@@ -46,10 +46,10 @@ def take_slot(slots: threading.Semaphore) -> Iterator[None]:
 
 
 class ModelQueue:
-    """Queues calls for the embedding model. Threads may share it.
+    """Queues calls for the embedding model, queries before bulk work. Threads may share it.
 
     Args:
-        model: Returns the model; called for every batch.
+        model: Returns the model; called before every batch.
         queue_limit: Most calls that may wait in each of the two queues, in addition to the running call.
     """
 
@@ -85,7 +85,7 @@ class ModelQueue:
         return self._is_closed
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
-        """The vectors of queries. Calls with many queries are split into batches, so that other calls can interleave.
+        """The vectors of queries. Calls with many queries are split into batches, with other calls in between.
 
         Raises:
             OverloadedError: The queue is full, or the app is stopping.
@@ -144,7 +144,10 @@ class ModelQueue:
     # On the threads that compute bulk work
 
     def _yield_to_queries(self) -> None:
-        """Wait while there are queries; the longest wait is `PAUSE_FACTOR` times this thread's last computing time.
+        """Wait while there are queries.
+
+        The wait is at most `PAUSE_FACTOR` times as long as this thread has computed since its last pause, and at most
+        MAX_PAUSE_SECONDS.
 
         Raises:
             OverloadedError: Bulk work was stopped.

@@ -23,25 +23,28 @@ from search_api.embeddings.schemas import (
 from search_api.http import errors
 from search_api.http.auth import bearer_token, token_header
 from search_api.http.dependencies import AppModelServices
-from search_api.http.error_responses import GUARDED, documented
-from search_api.http.errors import InvalidRequestError, ModelNotFoundError, at_most
+from search_api.http.error_responses import GUARDED_RESPONSES, openapi_responses
+from search_api.http.errors import InvalidRequestError, ModelNotFoundError, check_at_most
 
 MIN_DIMENSIONS = 32
 
-router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED)
+router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED_RESPONSES)
 openai_router = APIRouter(
-    prefix="/v1", tags=["openai"], dependencies=[Security(token_header), Security(bearer_token)], responses=GUARDED
+    prefix="/v1",
+    tags=["openai"],
+    dependencies=[Security(token_header), Security(bearer_token)],
+    responses=GUARDED_RESPONSES,
 )
 
 
 @router.post(
     "/embed",
     summary="Embed texts",
-    responses=documented(*errors.BODY_ERRORS, errors.EmbeddingServiceUnavailableError, errors.OverloadedError),
+    responses=openapi_responses(*errors.BODY_ERRORS, errors.EmbeddingServiceUnavailableError, errors.OverloadedError),
 )
 def embed_texts(request: EmbedRequest, services: AppModelServices) -> EmbedResponse:
     """Embed the texts as documents, that is, without the query prompt of the model."""
-    at_most(services.settings.embed_max_texts, len(request.texts), "texts")
+    check_at_most(services.settings.embed_max_texts, len(request.texts), "texts")
     embeddings = services.embedding.embed_documents(request.texts)
     model = services.embedding.model
     return EmbedResponse(
@@ -56,13 +59,13 @@ def embed_texts(request: EmbedRequest, services: AppModelServices) -> EmbedRespo
     "/embeddings",
     summary="Embed texts (OpenAI-compatible)",
     response_model=EmbeddingsResponse,
-    responses=documented(
+    responses=openapi_responses(
         ModelNotFoundError, *errors.BODY_ERRORS, errors.EmbeddingServiceUnavailableError, errors.OverloadedError
     ),
 )
 def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) -> Response:
     """Embed texts for OpenAI clients: `OpenAI(base_url="http://…/v1", api_key=INTERNAL_TOKEN)`."""
-    at_most(services.settings.embed_max_texts, len(request.input), "input")
+    check_at_most(services.settings.embed_max_texts, len(request.input), "input")
     service, model = services.embedding, services.embedding.model
     if request.model and request.model != model.name:
         raise ModelNotFoundError(f"There is no model {quoted(request.model)}; the available model is {model.name}")
@@ -85,7 +88,9 @@ def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) ->
 
 
 @openai_router.get(
-    "/models", summary="The model (OpenAI-compatible)", responses=documented(errors.EmbeddingServiceUnavailableError)
+    "/models",
+    summary="The model (OpenAI-compatible)",
+    responses=openapi_responses(errors.EmbeddingServiceUnavailableError),
 )
 def list_models(services: AppModelServices) -> ModelList:
     """The name of the model, and its signature: vectors can be compared if their models have the same signature."""

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StrictInt, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-from search_api.http.request_body import RequestBody, Text, encodable
+from search_api.http.request_body import RequestBody, Text, require_unicode
 
 
 class EmbedRequest(RequestBody):
@@ -61,7 +61,7 @@ class EmbeddingsRequest(RequestBody):
     """Texts to embed, as in OpenAI's API."""
 
     input: Annotated[
-        list[Annotated[str, AfterValidator(encodable)]],
+        list[Annotated[str, AfterValidator(require_unicode)]],
         FailFast(),
         BeforeValidator(_as_list),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),

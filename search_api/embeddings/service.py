@@ -42,13 +42,13 @@ class QueryKey(NamedTuple):
 
 
 class EmbeddingService:
-    """Safe to call from many threads. Calls queue for the model, queries before bulk calls.
+    """Shares the embedding model between threads. Calls wait in a queue, queries before bulk calls.
 
     Args:
         load: Loads the model, or connects to the service that runs it.
         queue_limit: Queries, and bulk calls, that may wait while another call uses the model.
-        models: Counts how often the model is used. When its entry expires or is cleared, the model itself stays.
-        queries: Keeps embedded queries.
+        models: Cache whose statistics count the uses of the model. If its entry expires, the model stays loaded.
+        queries: Cache of embedded queries.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ def error_response(error: ApiError, headers: Mapping[str, str] | None = None) ->
     return JSONResponse(error_body(error), error.status, headers={**error.headers, **(headers or {})})
 
 
-def documented(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
+def openapi_responses(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
     """OpenAPI's `responses` of a route that may answer with these errors, with an example body per code."""
     responses: dict[int | str, dict[str, Any]] = {}
     for error in errors:
@@ -82,8 +82,8 @@ def documented(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
     return responses
 
 
-GUARDED: dict[int | str, dict[str, Any]] = {
-    **documented(UnauthorizedError, InternalError),
+GUARDED_RESPONSES: dict[int | str, dict[str, Any]] = {
+    **openapi_responses(UnauthorizedError, InternalError),
     "default": {"model": ErrorResponse, "description": "Every other error has the same shape."},
 }
 """OpenAPI's `responses` of all routes that require the token."""

@@ -91,7 +91,7 @@ class InvalidRequestError(ApiError):
     status, code = 422, "invalid_request"
 
 
-def at_most(limit: int, value: int, field: str, unit: str = "") -> None:
+def check_at_most(limit: int, value: int, field: str, unit: str = "") -> None:
     """Check a value against the limit from the settings.
 
     Raises:

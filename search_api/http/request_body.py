@@ -18,13 +18,13 @@ from pydantic_core import PydanticCustomError
 from models.text import is_unicode, quoted
 
 
-def _not_blank(text: str) -> str:
+def _require_not_blank(text: str) -> str:
     if not text.strip():
         raise PydanticCustomError("blank", "must not be blank")
     return text
 
 
-def encodable(text: str) -> str:
+def require_unicode(text: str) -> str:
     """The text, unless it contains an unpaired surrogate: JSON allows it, but UTF-8 cannot encode it."""
     if not is_unicode(text):
         raise PydanticCustomError("unicode", "must be valid Unicode")
@@ -32,7 +32,10 @@ def encodable(text: str) -> str:
 
 
 Text = Annotated[
-    str, AfterValidator(encodable), AfterValidator(_not_blank), WithJsonSchema({"type": "string", "pattern": r"\S"})
+    str,
+    AfterValidator(require_unicode),
+    AfterValidator(_require_not_blank),
+    WithJsonSchema({"type": "string", "pattern": r"\S"}),
 ]
 
 

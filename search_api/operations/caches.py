@@ -8,10 +8,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from search_api.http.auth import token_header
 from search_api.http.dependencies import AppServices
-from search_api.http.error_responses import GUARDED
+from search_api.http.error_responses import GUARDED_RESPONSES
 from search_api.services import Services
 
-router = APIRouter(tags=["caches"], dependencies=[Security(token_header)], responses=GUARDED)
+router = APIRouter(tags=["caches"], dependencies=[Security(token_header)], responses=GUARDED_RESPONSES)
 
 
 def _null_if_infinite(seconds: float) -> float | None:

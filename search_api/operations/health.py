@@ -13,7 +13,7 @@ from embedding.errors import EmbeddingError
 from embedding.vector_store.errors import VectorStoreError
 from models.database import DatabaseUnavailableError
 from search_api.http.dependencies import AppModelServices, AppServices
-from search_api.http.error_responses import documented, error_body
+from search_api.http.error_responses import error_body, openapi_responses
 from search_api.http.errors import ApiError, NotReadyError
 from search_api.operations.schemas import (
     Alive,
@@ -41,7 +41,10 @@ async def alive() -> Alive:
 @app_readiness.get(
     "/readyz",
     summary="Readiness",
-    responses={**documented(NotReadyError), 503: {**documented(NotReadyError)[503], "model": NotReadyResponse}},
+    responses={
+        **openapi_responses(NotReadyError),
+        503: {**openapi_responses(NotReadyError)[503], "model": NotReadyResponse},
+    },
     response_model=Readiness,
 )
 def ready(services: AppServices) -> Readiness | JSONResponse:

@@ -19,10 +19,10 @@ from retrieval.cache import InstanceCache
 from search_api.http.dependencies import AppModelServices
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds in seconds. A search takes milliseconds on a GPU, tenths of a second on a CPU, more while it loads."""
+"""Upper bounds in seconds. A search takes milliseconds on a GPU, tenths of a second on a CPU."""
 
 NO_ROUTE = "none"
-"""The label of static files, unknown paths and requests refused before routing, which bounds the number of series."""
+"""Label of static files, unknown paths and requests refused before routing. It bounds the number of series."""
 
 _CACHE_COUNTERS = {
     "hits": "Look-ups that found the value in the cache.",

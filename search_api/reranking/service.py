@@ -36,12 +36,12 @@ class Reranking:
 
 
 class RerankService:
-    """Safe to call from many threads.
+    """Reranks for many threads. Calls wait in a queue.
 
     Args:
         load: Loads the model.
-        cache: Counts how often the model is used. When its entry expires, the model itself stays loaded; otherwise
-            the first search after each expiry would not be reranked.
+        cache: Its statistics count the uses of the model. If its entry expires, the model stays loaded; otherwise the
+            first search after each expiry would not be reranked.
         settings: Model directory, time limit and number of documents.
         clock: A monotonic clock, in seconds.
     """

@@ -5,12 +5,12 @@ from fastapi import APIRouter, Response, Security
 from search_api.http import errors
 from search_api.http.auth import token_header
 from search_api.http.dependencies import AppServices, CourseId
-from search_api.http.error_responses import GUARDED, documented
-from search_api.http.errors import at_most
+from search_api.http.error_responses import GUARDED_RESPONSES, openapi_responses
+from search_api.http.errors import check_at_most
 from search_api.search.fast_route import FastSearchRoute
 from search_api.search.schemas import SearchRequest, SearchResponse
 
-router = APIRouter(dependencies=[Security(token_header)], responses=GUARDED, route_class=FastSearchRoute)
+router = APIRouter(dependencies=[Security(token_header)], responses=GUARDED_RESPONSES, route_class=FastSearchRoute)
 
 
 @router.post(
@@ -18,7 +18,7 @@ router = APIRouter(dependencies=[Security(token_header)], responses=GUARDED, rou
     tags=["search"],
     summary="Search a course",
     response_model=SearchResponse,
-    responses=documented(
+    responses=openapi_responses(
         errors.EmbeddingNotReadyError,
         errors.CourseNotFoundError,
         *errors.BODY_ERRORS,
@@ -36,8 +36,8 @@ def search_course(course_id: CourseId, request: SearchRequest, services: AppServ
     """
     settings = services.settings
     for query in request.query:
-        at_most(settings.search_max_query_chars, len(query), "query", "characters")
-    at_most(settings.search_max_top_k, request.top_k, "top_k")
+        check_at_most(settings.search_max_query_chars, len(query), "query", "characters")
+    check_at_most(settings.search_max_top_k, request.top_k, "top_k")
     answer = services.search.search(course_id, request)
     return Response(
         answer.model_dump_json(), media_type="application/json"

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import PydanticCustomError
 
-from search_api.http.request_body import RequestBody, Text, encodable
+from search_api.http.request_body import RequestBody, Text, require_unicode
 
 MAX_QUERIES = 8
 MAX_FILTER_VALUES = 100
@@ -24,7 +24,7 @@ def _as_list(value: object) -> object:
     return value if isinstance(value, list) else [value]
 
 
-FilterValue = Annotated[str, BeforeValidator(_integer_as_text), AfterValidator(encodable)]
+FilterValue = Annotated[str, BeforeValidator(_integer_as_text), AfterValidator(require_unicode)]
 _ID_SCHEMAS: list[Any] = [{"type": "string"}, {"type": "integer"}]
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"\S"}
 FilterValues = Annotated[
@@ -108,7 +108,7 @@ class SearchRequest(RequestBody):
     top_k: int = Field(5, strict=True, ge=1, description="Number of results, at most SEARCH_MAX_TOP_K (20).")
     filters: SearchFilters | None = None
     method: Literal["hybrid", "vector", "keyword"] = Field(
-        "hybrid", description="Search by vector similarity, by keywords (BM25), or by both."
+        "hybrid", description="`hybrid` combines vector similarity and keywords (BM25)."
     )
     fusion: Literal["weighted", "rrf"] = Field(
         "weighted",

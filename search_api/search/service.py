@@ -1,6 +1,6 @@
 """Searches a course: queries → the passages that match best.
 
-Cheap checks come first: one row decides whether the course can be searched, and only then is a query embedded. Courses
+Cheap checks come first: a query is embedded only after the course row shows that the course can be searched. Courses
 are searched in memory (`retrieval.course_index`). They are cached by generation, so the first search after a
 publication loads the new one. While a course is being loaded, or if it is too large for the cache, Chroma answers
 instead, and `degraded` in the answer says so.

@@ -135,8 +135,8 @@ class AppHarness:
         self.load_error: Exception | None = None
         self.make_embedder: Callable[[], Embedder] = lambda: self.embedder
         self.caches: dict[str, InstanceCache[Any, Any]] = {}
-        """The caches that the app reports; those that it uses are in `opened`."""
-        self.opened: Services
+        """The caches that the app reports; those that it uses are in `app_services`."""
+        self.app_services: Services
 
     @property
     def stub_store(self) -> StubVectorStore:
@@ -167,7 +167,7 @@ class AppHarness:
             closing(Courses(self.catalogue_settings)) as courses,
             assemble_services(settings, courses, self.vector_store, keywords, load_embedder=self._load) as services,
         ):
-            self.opened = services
+            self.app_services = services
             yield replace(services, caches=self.caches)
 
     @contextmanager

@@ -105,7 +105,7 @@ def test_search_works_again_after_an_outage(harness: AppHarness, tmp_path: Path)
             harness.vector_store.create(info).upsert([record], vector)
             assert search(client) == (200, "")
         assert search(client) == (200, ""), "the course is in memory"
-        harness.opened.caches["courses"].clear_cache()
+        harness.app_services.caches["courses"].clear_cache()
         assert search(client) == (503, "vector_store_error")
         with chroma_server(tmp_path / "chroma", port):
             assert search(client) == (200, "")

@@ -162,6 +162,6 @@ def test_search_app_works_before_and_after_an_outage_of_its_embedding_service(
             assert client.get("/readyz").status_code == 200
             assert client.post("/embed", json={"texts": ["x"]}).status_code == 200
         assert search() == "found", "the query is cached"
-        harness.opened.caches["queries"].clear_cache()
+        harness.app_services.caches["queries"].clear_cache()
         assert search() == "embedding_service_unavailable"
         assert not client.get("/readyz").json()["components"]["model"]["ok"]

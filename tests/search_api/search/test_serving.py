@@ -180,7 +180,7 @@ def test_course_that_is_loading_is_searched_in_chroma(
     explained = ask(client, "slow", explain=True, context=1, **FILTERED)["results"][0]
     assert (explained["explanation"], explained["context"]) == (None, None)
     slow.readable.set()
-    assert harness.opened.caches["courses"].get_cache_stats().misses == 5
+    assert harness.app_services.caches["courses"].get_cache_stats().misses == 5
     while (answer := ask(client, "slow", **FILTERED))["degraded"]:
         pass
     assert texts(answer) == ["copper"]
