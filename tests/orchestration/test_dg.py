@@ -19,6 +19,7 @@ def dg(*arguments: str) -> "subprocess.CompletedProcess[str]":
         env={**os.environ, "DAGSTER_DISABLE_TELEMETRY": "1", "VIRTUAL_ENV": sys.prefix},
         capture_output=True,
         text=True,
+        check=False,
     )
 
 
