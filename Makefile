@@ -34,7 +34,7 @@ fetch-model: $(READY) ## Download the weights of Qwen3-Embedding-0.6B (1.2 GB)
 	@$(BIN)/course-search fetch-model
 
 test: $(READY) ## Run all tests
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .

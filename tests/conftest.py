@@ -2,14 +2,19 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadFileScheduling
 
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from tests.support.chroma import chroma_server
 from tests.support.settings import SETTING_NAMES
+
+if TYPE_CHECKING:
+    from xdist.remote import Producer
 
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
@@ -21,19 +26,28 @@ LONGEST = ("faults", "e2e", "benchmarks")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Start the longest tests first, and keep each file on one worker of pytest-xdist (`--dist loadgroup`).
-
-    A marker `xdist_group` on a test takes precedence over its file.
-    """
+    """Start the longest tests first."""
 
     def rank(item: pytest.Item) -> int:
         folder = item.path.relative_to(Path(__file__).parent).parts[0]
         return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
     items.sort(key=rank)
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+
+
+class FileScheduling(LoadFileScheduling):
+    """Runs a file's tests on one worker. The fault tests of one database share a deployment, so they share a worker.
+
+    pytest-xdist 3.8 has `--dist loadgroup` for this, which has no effect with pytest 9.2.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file: str = super()._split_scope(nodeid)
+        return f"faults[{nodeid.rpartition('[')[2]}" if file.startswith("tests/faults/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> FileScheduling:
+    return FileScheduling(config, log)
 
 
 @pytest.fixture(autouse=True)

@@ -19,7 +19,7 @@ from embedding.vector_store.indexing import EMBED_BATCH
 from embedding.vector_store.server import VectorStoreSettings
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk, Course, EmbeddingStatus, Resource
-from orchestration.partitions import NAME
+from orchestration.partitions import PARTITIONS_NAME
 from orchestration.runs import courses_of, unfinished_runs
 from retrieval.keywords.store import KeywordSettings, KeywordStore
 from tests.support.courses import read_course, write_course
@@ -36,10 +36,9 @@ FEW, MANY = 3, 4 * EMBED_BATCH
 SENSORS = ("stage_one_sensor", "course_status_sensor")
 """The sensors that launch runs and change rows. The third one, `deleted_course_sensor`, does neither."""
 
-SQLITE = pytest.param("sqlite", marks=pytest.mark.xdist_group("faults-sqlite"))
-POSTGRES = pytest.param("postgres", marks=[pytest.mark.xdist_group("faults-postgres"), pytest.mark.postgres])
-BACKENDS = (SQLITE, POSTGRES)
-on_sqlite = pytest.mark.parametrize("deployment", [SQLITE], indirect=True)
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+BACKENDS = ("sqlite", POSTGRES)
+on_sqlite = pytest.mark.parametrize("deployment", ["sqlite"], indirect=True)
 on_postgres = pytest.mark.parametrize("deployment", [POSTGRES], indirect=True)
 
 
@@ -77,7 +76,7 @@ class Deployment:
 
     def add_partitions(self, *course_ids: str) -> None:
         """Add the partitions of courses that do not exist yet."""
-        self.dagster.add_dynamic_partitions(NAME, list(course_ids))
+        self.dagster.add_dynamic_partitions(PARTITIONS_NAME, list(course_ids))
 
     # Runs
 
@@ -145,6 +144,10 @@ class Deployment:
         """The final status of a run."""
         wait_until(lambda: self.run(run_id).is_finished, LIMIT_SECONDS, lambda: f"{self.run(run_id)}")
         return self.run(run_id).status
+
+    def wait_until_idle(self) -> None:
+        """Wait until all runs have ended, also Dagster's automatic retries."""
+        wait_until(lambda: not unfinished_runs(self.dagster), LIMIT_SECONDS, lambda: f"{unfinished_runs(self.dagster)}")
 
     def wait_for_log(self, run_id: str, pattern: str) -> None:
         """Wait until the worker of a run has written something to its stderr."""

@@ -33,6 +33,8 @@ def test_a_worker_that_wakes_up_after_its_run_failed_changes_nothing(deployment:
     deployment.wait_for("frozen", "done")
     worker.resume()
     psutil.wait_procs([worker], timeout=LIMIT_SECONDS)
+    deployment.wait_until_idle()
+    deployment.wait_for("frozen", "done")
     deployment.assert_state("frozen", "done")
 
 
