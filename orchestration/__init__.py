@@ -1,1 +1,1 @@
-"""The pipeline: Dagster definitions that keep every course's collection in line with its chunks."""
+"""The pipeline: Dagster assets and sensors that embed courses when their chunks change."""

@@ -1,10 +1,11 @@
 """`course_chunks` (written by stage one) → `course_collection` and `course_keyword_index`, one partition per course.
 
-One pass over the chunks makes both assets, and they are published together: a run makes both, whichever was selected.
+One pass over the chunks builds both assets, and both are published together. So a run builds both, even if only one is
+selected.
 
-A run may hold many courses, because starting a run takes seconds, and loading the model more. Each course succeeds or
-fails by itself: it is published, or marked `failed` with its reason while the others go on. The run then fails and
-names the failed courses.
+A run may contain many courses, because starting a run takes seconds and loading the model takes longer. Courses succeed
+or fail independently: a course that fails is marked `failed` with the reason, and the run continues with the next
+course. The run fails at the end and names the failed courses.
 """
 
 from collections.abc import Iterator
@@ -37,8 +38,8 @@ course_chunks = dg.AssetSpec(
     owners=["team:stage-one"],
     tags={"stage": "one"},
     metadata={"dagster/table_name": str(Chunk.__tablename__), "partition": "chunk.course_id"},
-    description="Ready-to-Embed rows of the course in stage one's `chunk` table. `stage_one_sensor` records every new "
-    "version.",
+    description="Ready-to-Embed rows of the course in stage one's `chunk` table. `stage_one_sensor` records an "
+    "observation of every version that it launches a run for.",
 )
 
 
@@ -66,7 +67,7 @@ course_chunks = dg.AssetSpec(
             owners=OWNERS,
             tags={"stage": "two"},
             metadata={"index": "KEYWORD_INDEX_DIR/course_{course_id}/{content digest}.npz", "scoring": "BM25"},
-            description="The keyword index of the course: which terms its chunks contain, in one file, for BM25.",
+            description="The BM25 keyword index of the course: one file with the terms of every chunk.",
             code_version=str(ANALYSIS_VERSION),
         ),
     ],
@@ -74,7 +75,7 @@ course_chunks = dg.AssetSpec(
     partitions_def=course_partitions,
     backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=COURSES_PER_RUN),
     pool=GPU_POOL,
-    can_subset=True,  # lets each course report for itself when it is published
+    can_subset=True,  # makes the outputs optional: the function yields events per course instead
 )
 def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     context: dg.AssetExecutionContext,
@@ -84,7 +85,7 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     gpu: GpuResource,
     search_app: SearchAppResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Embed the courses of this run, one after the other."""
+    """Embed and publish the courses of this run, one after the other."""
     register_worker(context.instance, context.run.run_id)
     course_ids = list(reasons_of(context.run.tags)) or context.partition_keys
     failures: dict[str, str] = {}
@@ -103,7 +104,7 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
         except Exception as error:
             context.log.exception(f"Course {course_id} failed")
             failures[course_id] = course.record_failure(error)
-        except BaseException as interruption:  # the run is terminated, by an operator or together with everything else
+        except BaseException as interruption:  # the run is terminated: by an operator, or by a shutdown
             course.record_failure(interruption)
             raise
     if failures:

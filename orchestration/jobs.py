@@ -1,4 +1,4 @@
-"""The Dagster job of this stage. Jobs are the task types of the shared queue; stage one's is `process_resource`."""
+"""The Dagster job of this stage. In the queue that both stages share, a job is a task type."""
 
 import dagster as dg
 
@@ -8,6 +8,6 @@ from orchestration.partitions import JOB, OWNERS
 embed_course = dg.define_asset_job(
     JOB,
     selection=[course_collection],
-    description="Bring collections and keyword indexes of some courses in line with their chunks, and publish them.",
+    description="Embed the changed chunks of the selected courses and publish their collections and keyword indexes.",
     owners=OWNERS,
 )

@@ -1,8 +1,9 @@
-"""Prepares the Dagster instance, before webserver and daemon start: `python -m orchestration.prepare`.
+"""`python -m orchestration.prepare` prepares the Dagster instance before the webserver and the daemon start.
 
-Creates Dagster's storage, because two processes that create it at once break it. Limits the GPU pool, because a pool
-has a limit only after the instance has seen it. Ends runs whose worker died, because they would keep their slot in the
-pool until the sensor's first tick. Marks the instance, so that the sensors work in it.
+It creates Dagster's storage, because two processes that create it at the same time can damage it. It limits the GPU
+pool, because Dagster applies the default limit only to pools that its storage knows. It ends runs whose worker died,
+because they would keep their slot in the pool until the first tick of `course_status_sensor`. It marks the instance as
+prepared, because the sensors skip their ticks in other instances.
 """
 
 import sys
@@ -15,13 +16,13 @@ from orchestration.prepared_instance import mark_prepared
 
 
 def prepare(instance: dg.DagsterInstance) -> list[str]:
-    """Prepare the instance; idempotent.
+    """Prepare the instance. Can be repeated.
 
     Returns:
-        A line for each run that was ended.
+        One line per run that was ended.
     """
     storage = instance.event_log_storage
-    if GPU_POOL not in {pool.name for pool in storage.get_pool_limits()}:  # keeps an operator's own limit
+    if GPU_POOL not in {pool.name for pool in storage.get_pool_limits()}:  # an operator may have set another limit
         storage.initialize_concurrency_limit_to_default(GPU_POOL)
     mark_prepared(instance)
     return end_abandoned_runs(instance)

@@ -1,8 +1,9 @@
-"""What runs and sensors need from outside: catalogue, vector store, keyword indexes, embedding model.
+"""The Dagster resources: catalogue, vector store, keyword indexes, embedding model and search app.
 
-Every field is a setting of the product (`.env.example`), so the Dagster UI shows how the code location is configured,
-and a run may be launched with other values. Nothing is opened before it is used. A run waits up to
-`PATIENCE_SECONDS` for a database or a vector store that is unavailable, then it fails.
+Every field is a setting of the product (`.env.example`). So the Dagster UI shows the configuration of the code
+location, and a run can be launched with other values. Connections are opened and the model is loaded on first use. If
+the database, the vector store or the embedding service is unavailable, a run waits up to `PATIENCE_SECONDS` and then
+fails.
 """
 
 import logging
@@ -41,38 +42,44 @@ logger = logging.getLogger(__name__)
 
 
 def setting(settings: type[Settings], name: str) -> Any:
-    """A resource field that shows the setting of this name; its default is the setting's present value."""
+    """A resource field for the setting of this name. Its default is the current value of the setting."""
 
-    def value() -> Any:
-        configured = getattr(settings(), name)
-        return configured if configured is None or isinstance(configured, int | float) else _plain(configured)
+    def current_value() -> Any:
+        value = getattr(settings(), name)
+        return value if value is None or isinstance(value, int | float) else _as_text(value)
 
-    return Field(default_factory=value, description=f"{name.upper()}: {settings.model_fields[name].description}")
+    return Field(
+        default_factory=current_value, description=f"{name.upper()}: {settings.model_fields[name].description}"
+    )
 
 
-def _plain(value: object) -> str:
+def _as_text(value: object) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
 
 
 class SettingsResource(dg.ConfigurableResource[None]):
-    """A resource whose fields are settings, by the same names."""
+    """A resource whose fields have the names and values of settings."""
 
     SETTINGS: ClassVar[type[Settings]]
     SECRETS: ClassVar[tuple[str, ...]] = ()
-    """Fields of which the Dagster UI shows the environment variable instead of the value."""
+    """Fields for which the Dagster UI shows the name of the environment variable instead of the value."""
 
     @classmethod
     def from_environment(cls) -> Self:
-        """The resource as the environment and `.env` configure it."""
+        """The resource with the values of the environment and `.env`. Secrets refer to environment variables."""
         configured, resource = cls.SETTINGS(), cls()
         values = {name: getattr(resource, name) for name in cls.model_fields}
         for name in configured.model_fields_set.intersection(cls.SECRETS):
-            os.environ[name.upper()] = values[name]  # it may come from `.env`, which Dagster does not read here
+            os.environ[name.upper()] = values[name]  # `dg.EnvVar` does not read `.env`
             values[name] = dg.EnvVar(name.upper())
         return cls(**values)
 
     def settings(self) -> Any:
-        """The settings with the values of this resource. A value that was not changed counts as not set explicitly."""
+        """The settings with the values of this resource.
+
+        Only values that differ from the environment are passed on, so `model_fields_set` of the result contains only
+        settings that the environment or the run has set.
+        """
         configured = self.SETTINGS()
         values = {name: getattr(self, name) for name in type(self).model_fields}
         changed = {name: value for name, value in values.items() if _differs(getattr(configured, name), value)}
@@ -80,7 +87,7 @@ class SettingsResource(dg.ConfigurableResource[None]):
 
 
 def _differs(configured: object, value: object) -> bool:
-    return value != configured if configured is None or value is None else str(value) != _plain(configured)
+    return value != configured if configured is None or value is None else str(value) != _as_text(configured)
 
 
 class CatalogueResource(SettingsResource):
@@ -96,20 +103,24 @@ class CatalogueResource(SettingsResource):
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """One transaction: committed at the end, rolled back on an error."""
+        """A transaction that is committed at the end, or rolled back on an error."""
         if self._engine is None:
             self._engine = create_catalogue_engine(self.settings())
         with transaction(self._engine) as session:
             yield session
 
     def attempt(self, operation: Callable[[Session], T]) -> T:
-        """The result of an idempotent operation in one transaction, retried while the database is unavailable.
+        """Run an idempotent operation in a transaction, and retry it while the database is unavailable.
+
+        Returns:
+            The result of the operation.
 
         Raises:
-            DatabaseUnavailableError: It is still unavailable after `PATIENCE_SECONDS`.
+            DatabaseUnavailableError: The database is still unavailable after `PATIENCE_SECONDS`. Raised at once if the
+                database is not migrated.
         """
 
-        def once() -> T:
+        def run_operation() -> T:
             with self.transaction() as session:
                 return operation(session)
 
@@ -120,7 +131,7 @@ class CatalogueResource(SettingsResource):
             before_sleep=before_sleep_log(logger, logging.WARNING),
             reraise=True,
         )
-        return retrying(once)
+        return retrying(run_operation)
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - the interface
         """Close the connections."""
@@ -138,10 +149,11 @@ class VectorStoreResource(SettingsResource):
     _stores: dict[float, VectorStore] = PrivateAttr(default_factory=dict)
 
     def store(self, patience_seconds: float = 0.0) -> VectorStore:
-        """The vector store, connected on first use; one for each patience.
+        """The vector store. It connects on first use and is cached per value of `patience_seconds`.
 
         Args:
-            patience_seconds: How long an operation is retried while the server is unavailable. A sensor cannot wait.
+            patience_seconds: How long an operation is retried while the server is unavailable. Sensors pass 0, because
+                a tick must be short.
         """
         if patience_seconds not in self._stores:
             self._stores[patience_seconds] = VectorStore(self.settings(), patience_seconds)
@@ -154,21 +166,18 @@ class VectorStoreResource(SettingsResource):
 
 
 class KeywordIndexResource(SettingsResource):
-    """The directory of the keyword indexes."""
+    """The directory that contains the keyword indexes of all courses."""
 
     SETTINGS = KeywordSettings
     keyword_index_dir: str = setting(KeywordSettings, "keyword_index_dir")
 
     def store(self) -> KeywordStore:
-        """The keyword indexes."""
+        """The keyword indexes in the directory."""
         return KeywordStore(self.settings())
 
 
 class GpuResource(SettingsResource):
-    """The embedding model: on the GPU, on the CPU where there is none, or behind an embedding service.
-
-    It is loaded once per run, on first use. The pool `gpu` keeps two runs from sharing the device.
-    """
+    """The embedding model: on a GPU, on the CPU, or behind an embedding service. Loaded once per run."""
 
     SETTINGS = EmbeddingSettings
     SECRETS = ("embedding_service_token",)
@@ -186,10 +195,10 @@ class GpuResource(SettingsResource):
     _embedder: Embedder | None = PrivateAttr(default=None)
 
     def embedder(self) -> Embedder:
-        """The model, loaded on the first call.
+        """The embedder. The first call loads the model.
 
         Raises:
-            ModelUnavailableError: There are no usable weights at `EMBEDDING_MODEL_PATH`.
+            ModelUnavailableError: `EMBEDDING_MODEL_PATH` contains no usable model.
             EmbeddingServiceError: The service at `EMBEDDING_SERVICE_URL` cannot be used.
         """
         if self._embedder is None:
@@ -197,12 +206,12 @@ class GpuResource(SettingsResource):
         return self._embedder
 
     def signature(self) -> str:
-        """The signature of the model, without loading it; errors as `embedder`."""
+        """The signature of the configured model. Does not load the weights. Raises the same errors as `embedder`."""
         return configured_signature(self.settings())
 
 
 class SearchAppResource(SettingsResource):
-    """The search app, which the pages of the assets link to."""
+    """The search app. Materializations link to its search page and to the status of the course."""
 
     SETTINGS = SearchLinkSettings
     search_url: str = setting(SearchLinkSettings, "search_url")

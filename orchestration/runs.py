@@ -11,7 +11,7 @@ from orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_T
 
 
 def _is_finished(status: dg.DagsterRunStatus) -> bool:
-    """Whether a run of this status has ended. Dagster publishes its list only as a property of runs."""
+    """Whether a run of this status has ended. Dagster offers this only as a property of a run object."""
     if status is dg.DagsterRunStatus.QUEUED:
         return False  # a queued run cannot be constructed without its code location
     return dg.DagsterRun("any", str(UUID(int=0)), status=status).is_finished
@@ -32,8 +32,9 @@ def courses_of(
 ) -> Iterator[tuple[dg.DagsterRun, Sequence[str]]]:
     """Each run with the ids of its courses.
 
-    They follow from the run's tags: the launch reasons of a run of the sensor, one partition, or, under a backfill
-    policy, a range of partitions in the order they were added. The partition keys are read only if a range is met.
+    The ids come from the run's tags: launch reasons (runs of `stage_one_sensor`), one partition, or a range of
+    partitions in the order in which they were added (runs of a backfill). The partition keys of the instance are read
+    only if a run has a range.
     """
     keys: Sequence[str] | None = None
     for run in runs:

@@ -6,7 +6,7 @@ from models.settings import Settings
 
 
 class SearchLinkSettings(Settings):
-    """Where the search app is."""
+    """Address of the search app."""
 
     search_url: str = Field(
         "http://127.0.0.1:8000", description="Where operators reach the search app, for links in the Dagster UI."

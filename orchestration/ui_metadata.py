@@ -1,7 +1,7 @@
-"""What the Dagster UI shows of one course in a run: check results, figures, a sample of the texts, links.
+"""What the Dagster UI shows for one course of a run: check results, metrics, a sample of the texts, and links.
 
-Figures are numbers, so that the UI plots them over time. Everything is computed from an `IndexReport` or a
-`KeywordReport` alone, in well under a millisecond per course.
+Metrics are numeric metadata, so the UI plots them over time. Everything is computed from an `IndexReport` or a
+`KeywordReport`, in well under a millisecond per course.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ VECTORS_ARE_SOUND = "vectors_are_sound"
 FEW_TEXTS_ARE_CUT = "few_texts_are_cut"
 KEYWORD_INDEX_IS_COMPLETE = "keyword_index_complete"
 MAX_TRUNCATED_SHARE = 0.05
-"""Warn above this share of truncated texts: what was cut off cannot be found."""
+"""Warn above this share of truncated texts. The vector of a truncated text does not represent its end."""
 
 CHECK_SPECS = (
     dg.AssetCheckSpec(
@@ -31,48 +31,48 @@ CHECK_SPECS = (
         asset=COLLECTION,
         blocking=True,
         partitions_def=course_partitions,
-        description="The collection holds as many documents as the course has chunks. "
-        "A course is published only when it does.",
+        description="The collection contains as many documents as the course has chunks. "
+        "Otherwise the course is not published.",
     ),
     dg.AssetCheckSpec(
         VECTORS_ARE_SOUND,
         asset=COLLECTION,
         blocking=True,
         partitions_def=course_partitions,
-        description="Vectors read back from the collection have the model's dimensions and length one, are finite, "
-        "and are the ones that were written. A course is published only when they are.",
+        description="Vectors read back from the collection have the dimensions of the model and length one, are "
+        "finite, and equal the vectors that were written. Otherwise the course is not published.",
     ),
     dg.AssetCheckSpec(
         FEW_TEXTS_ARE_CUT,
         asset=COLLECTION,
         partitions_def=course_partitions,
         description=f"At most {MAX_TRUNCATED_SHARE:.0%} of the texts embedded in the run were longer than the model's "
-        "token limit. A warning only: raise EMBEDDING_MAX_TOKENS, or have stage one make smaller chunks.",
+        "token limit. Only a warning: increase EMBEDDING_MAX_TOKENS, or let stage one write smaller chunks.",
     ),
     dg.AssetCheckSpec(
         KEYWORD_INDEX_IS_COMPLETE,
         asset=KEYWORD_INDEX,
         blocking=True,
         partitions_def=course_partitions,
-        description="The keyword index, read back, holds every chunk of the course. A course is published only when "
-        "it does.",
+        description="The keyword index, read back from disk, contains every chunk of the course. Otherwise the "
+        "course is not published.",
     ),
 )
 
 SAMPLE_CHARACTERS = 120
-"""Characters shown of each text; the UI gives all columns of the table the same width."""
+"""Characters shown per text. The UI gives all columns of the table the same width."""
 SAMPLE_SCHEMA = dg.TableSchema(
     columns=[
-        dg.TableColumn("chunk", description="The chunk's id."),
-        dg.TableColumn("place", description="Lecture › section: titles, or ids where there are none."),
-        dg.TableColumn("text", description=f"Its first {SAMPLE_CHARACTERS} characters."),
+        dg.TableColumn("chunk", description="Id of the chunk."),
+        dg.TableColumn("place", description="Lecture › section: their titles, or their ids if they have no title."),
+        dg.TableColumn("text", description=f"The first {SAMPLE_CHARACTERS} characters of the text."),
     ]
 )
 
 
 def collection_checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetCheckEvaluation]:
-    """Results of the checks of the course's collection, in the order of `CHECK_SPECS`."""
-    cut = _truncated_share(report)
+    """The results of the checks of the collection, in the order of `CHECK_SPECS`."""
+    truncated_share = _truncated_share(report)
     vectors = report.vectors
     return (
         dg.AssetCheckEvaluation(
@@ -100,21 +100,21 @@ def collection_checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetC
         dg.AssetCheckEvaluation(
             asset_key=COLLECTION,
             check_name=FEW_TEXTS_ARE_CUT,
-            passed=cut <= MAX_TRUNCATED_SHARE,
+            passed=truncated_share <= MAX_TRUNCATED_SHARE,
             severity=dg.AssetCheckSeverity.WARN,
             partition=course_id,
-            description=f"{report.truncated} of {report.embedded} texts were cut",
+            description=f"{report.truncated} of {report.embedded} texts were truncated",
             metadata={
                 "embedded": report.embedded,
                 "truncated": report.truncated,
-                "truncated_share": dg.MetadataValue.float(round(cut, 4)),
+                "truncated_share": dg.MetadataValue.float(round(truncated_share, 4)),
             },
         ),
     )
 
 
 def keyword_check(course_id: str, report: KeywordReport) -> dg.AssetCheckEvaluation:
-    """Result of the check of the course's keyword index."""
+    """The result of the check of the keyword index."""
     return dg.AssetCheckEvaluation(
         asset_key=KEYWORD_INDEX,
         check_name=KEYWORD_INDEX_IS_COMPLETE,
@@ -133,16 +133,16 @@ def collection_materialization(
     search_url: str,
     model_load_seconds: float,
 ) -> dg.AssetMaterialization:
-    """The materialization of the course's collection.
+    """The materialization of the collection.
 
-    Rates and token lengths are left out if nothing was embedded: a zero would look like a slow run.
+    Rates and token counts are omitted if nothing was embedded, because zeros would look like a slow run in the plots.
 
     Args:
         course_id: The course.
-        report: Of the pass that was published.
-        embedder: Made the vectors.
-        search_url: Where people reach the search app.
-        model_load_seconds: How long the course waited for the model, which the first course of a run loads.
+        report: The report of the published indexing pass.
+        embedder: The embedder that computed the vectors.
+        search_url: URL of the search app.
+        model_load_seconds: Time that the course waited for the model. Only the first course of a run loads it.
     """
     search_url, quoted_id = search_url.rstrip("/"), quote(course_id, safe="")
     metadata: dict[str, dg.MetadataValue | int | str] = {
@@ -185,7 +185,7 @@ def collection_materialization(
 def keyword_materialization(
     course_id: str, published: CourseFingerprint, report: KeywordReport
 ) -> dg.AssetMaterialization:
-    """The materialization of the course's keyword index; `bytes` estimates its memory in the search app."""
+    """The materialization of the keyword index. `bytes` is its estimated memory in the search app."""
     return dg.AssetMaterialization(
         KEYWORD_INDEX,
         partition=course_id,
@@ -208,10 +208,10 @@ def _truncated_share(report: IndexReport) -> float:
 
 def _sample_row(record: Record) -> dg.TableRecord:
     text = record.text if len(record.text) <= SAMPLE_CHARACTERS else f"{record.text[:SAMPLE_CHARACTERS]}…"
-    places = (_first(record.metadata, f"{part}_title", f"{part}_id") for part in ("lecture", "section"))
-    return dg.TableRecord({"chunk": record.chunk_id, "place": " › ".join(filter(None, places)), "text": text})
+    place = (_first(record.metadata, f"{part}_title", f"{part}_id") for part in ("lecture", "section"))
+    return dg.TableRecord({"chunk": record.chunk_id, "place": " › ".join(filter(None, place)), "text": text})
 
 
 def _first(metadata: Mapping[str, object], *names: str) -> str:
-    """The first of these values that is neither missing nor empty."""
+    """The first value that is neither missing nor empty, as text."""
     return next((str(value) for name in names if (value := metadata.get(name)) not in (None, "")), "")

@@ -1,1 +1,1 @@
-"""TODO."""
+"""The steps of a run for one course: claim, embed, check, publish."""

@@ -1,4 +1,4 @@
-"""The keyword index of a course in a run: built from the chunks that are being embedded, written and read back.
+"""The keyword index of a course in a run: built while the chunks are embedded, written, and read back.
 
 If the chunks have not changed, the existing index is kept.
 """
@@ -19,20 +19,20 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class KeywordReport:
-    """The keyword index of a course, as read back."""
+    """The keyword index of a course, after it was read back."""
 
     chunks: int
-    """Chunks of the course."""
+    """Number of chunks of the course."""
     indexed: int
-    """Chunks in the index; equal to `chunks` unless something is wrong."""
+    """Number of chunks in the index. Must equal `chunks`."""
     terms: int
-    """Distinct terms."""
+    """Number of distinct terms."""
     bytes: int
-    """Estimated memory it takes in the search app."""
+    """Estimated memory of the index in the search app."""
     seconds: float
-    """Time to build, write and read it."""
+    """Time to build, write and read the index."""
     kept: bool
-    """Whether it existed before."""
+    """Whether an existing index was kept."""
 
     @property
     def complete(self) -> bool:
@@ -41,13 +41,15 @@ class KeywordReport:
 
 
 class CourseKeywords:
-    """Passes a course's pages of chunks through and builds their keyword index; can be iterated several times.
+    """Iterates over the pages of chunks of a course and builds their keyword index at the same time.
+
+    It can be iterated several times; the last complete iteration counts.
 
     Args:
-        store: Where the index is kept.
+        store: The keyword indexes of all courses.
         course_id: The course.
-        pages: All of its chunks.
-        expected: Their fingerprint a moment ago. If there is an index of it, no other is built.
+        pages: All chunks of the course. Can be iterated several times.
+        expected: Fingerprint of the chunks, read before this pass. If an index with this content exists, it is kept.
     """
 
     def __init__(
@@ -72,26 +74,27 @@ class CourseKeywords:
             yield page
         self._builder = builder
 
-    def write(self, passed: CourseFingerprint, collection: Callable[[], CourseCollection]) -> KeywordReport:
-        """Write the index of the chunks that were passed through, unless it exists, and read it back.
+    def write(self, fingerprint: CourseFingerprint, collection: Callable[[], CourseCollection]) -> KeywordReport:
+        """Write the index of the iterated chunks, unless it exists, and read it back.
 
         Args:
-            passed: Fingerprint of those chunks.
-            collection: Opens the collection that holds them. It is read if the chunks changed after `expected`.
+            fingerprint: Fingerprint of the iterated chunks.
+            collection: Opens the collection of these chunks. The index is built from it if the chunks have changed
+                since `expected` was computed.
 
         Raises:
             KeywordIndexError: The index cannot be read back.
-            KeywordStoreError: It cannot be written.
+            KeywordStoreError: The index cannot be written.
             VectorStoreError: The collection cannot be read.
         """
         started = time.perf_counter()
-        kept = passed.content == self._existing
+        kept = fingerprint.content == self._existing
         if not kept:
-            built = self._builder.build() if self._builder else index_from_collection(collection(), passed.content)
-            self._store.save(self._course_id, passed.content, built)
-        index = self._store.load(self._course_id, passed.content)
+            built = self._builder.build() if self._builder else index_from_collection(collection(), fingerprint.content)
+            self._store.save(self._course_id, fingerprint.content, built)
+        index = self._store.load(self._course_id, fingerprint.content)
         return KeywordReport(
-            chunks=passed.chunks,
+            chunks=fingerprint.chunks,
             indexed=len(index.chunk_ids),
             terms=index.terms,
             bytes=index.bytes,

@@ -1,8 +1,8 @@
-"""One course in a run: claimed, indexed for both searches, checked and published, or `failed` with its reason.
+"""One course in a run: claim, embed, check and publish it, or mark it `failed` with the reason.
 
-The run's state is on the course's row alone: the row is claimed first, its ownership is checked before every write to
-the collection, and publishing it is the last step. The resources wait for a database or a vector store that is
-unavailable for a moment; errors that arrive here have lasted longer.
+The course row is the only state of the run: the run claims the row first, checks the claim before every write to the
+collection, and publishes the course last. The resources already wait for a database or a vector store that is briefly
+unavailable, so this module does not retry.
 """
 
 import time
@@ -31,24 +31,24 @@ from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuReso
 from retrieval.keywords.store import KeywordStore, KeywordStoreError
 
 PAGE_SIZE = 500
-"""Chunks read and compared at a time. `index_course` embeds and writes smaller batches, and reports progress for
-each."""
+"""Chunks read and compared at a time. `index_course` embeds and writes smaller batches, and reports progress after
+each batch."""
 LOGGED_STEPS = 10
-"""Progress lines in a run's log; each is a row in Dagster's database."""
+"""Maximum number of progress lines per course in the log of a run. Each line is a row in Dagster's database."""
 
 
 class CourseNotEmbeddableError(Exception):
-    """The course cannot be embedded in its present state, or not by this run."""
+    """The course cannot be embedded in its current state, or not by this run."""
 
 
 class NotIngestedError(CourseNotEmbeddableError):
-    """Stage one has not finished the course; the sensor launches a run when it has."""
+    """Stage one has not finished the course. `stage_one_sensor` launches another run when it has."""
 
 
 class CourseChunks:
-    """A course's chunks in id order, page by page; can be iterated several times.
+    """The chunks of a course in id order, in pages. Can be iterated several times.
 
-    Each page is read in a transaction of its own, because embedding a page may take minutes.
+    Each page is read in a separate transaction, because embedding a page may take minutes.
     """
 
     def __init__(self, catalogue: CatalogueResource, course_id: str) -> None:
@@ -65,16 +65,16 @@ class CourseChunks:
 
 
 class CourseRun:
-    """The work of one run on one course.
+    """The steps of one run for one course.
 
     Args:
-        context: Of the run.
+        context: Dagster's context of the run.
         course_id: The course.
-        catalogue: Holds the row and the chunks.
-        vector_store: Holds the collection.
-        keyword_store: Holds the keyword index.
-        gpu: Holds the model.
-        search_url: The search app, for links in the Dagster UI.
+        catalogue: The database that contains the row and the chunks.
+        vector_store: The vector store to write the collection to.
+        keyword_store: The store to write the keyword index to.
+        gpu: The embedding model.
+        search_url: URL of the search app, for links in the Dagster UI.
     """
 
     def __init__(
@@ -100,14 +100,17 @@ class CourseRun:
         self._chunks = CourseChunks(catalogue, course_id)
 
     def embed_and_publish(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        """Bring collection and keyword index in line with the chunks and publish them.
+        """Claim the course, update its collection and keyword index, check them, and publish the course.
+
+        Does nothing if the course was published after this run was launched.
 
         Yields:
             Check results and materializations for the Dagster UI.
 
         Raises:
-            CourseNotEmbeddableError: It may not be embedded, or failed a check.
-            EmptyCourseError: It has no chunks.
+            CourseNotEmbeddableError: The course does not exist, is not ingested, is owned by another run, or failed a
+                check.
+            EmptyCourseError: The course has no chunks.
             EmbeddingError: The model failed.
             VectorStoreError: The vector store failed.
             KeywordStoreError: The keyword index could not be written.
@@ -118,7 +121,7 @@ class CourseRun:
         self._check_ingested()
         started = time.perf_counter()
         embedder = self._gpu.embedder()
-        loaded_in = time.perf_counter() - started
+        model_load_seconds = time.perf_counter() - started
         content = self._record_attempt(embedder)
         keywords = CourseKeywords(self._keyword_store, self._course_id, self._chunks, content)
         report = self._index(embedder, keywords, content.chunks)
@@ -134,15 +137,18 @@ class CourseRun:
             report,
             embedder,
             search_url=self._search_url,
-            model_load_seconds=loaded_in,
+            model_load_seconds=model_load_seconds,
         )
         yield ui_metadata.keyword_materialization(self._course_id, report.fingerprint, keyword_report)
 
     def record_failure(self, error: BaseException) -> str:
-        """Record on the course's row why it failed, if this run owns it; returns the reason.
+        """Set the course to `failed` with the reason, if this run owns it.
 
-        Another run is requested if the cause may pass by itself: a part is unavailable, or the run was interrupted
-        without being cancelled. A course that is not ingested is embedded once it is.
+        Another run is requested if the cause may be temporary: the database, the vector store or the embedding service
+        is unavailable, or the run was interrupted but not cancelled.
+
+        Returns:
+            The reason.
         """
         retry = isinstance(error, (DatabaseUnavailableError, EmbeddingServiceUnreachableError)) or (
             isinstance(error, VectorStoreUnreachableError) and not self._vector_store.store().answers()
@@ -158,30 +164,30 @@ class CourseRun:
                 course_state.fail_course(
                     session, self._course_id, self._run_id, reason, retry_at=retry_at, attempted=attempted
                 )
-        except Exception:  # the status sensor records it when the catalogue is back
+        except Exception:  # `course_status_sensor` records it when the catalogue is available again
             self._context.log.exception(f"Could not record the failure of course {self._course_id}")
         return reason
 
     def _claim(self) -> bool:
-        """Make this run the owner of the course, so that no other run embeds it at the same time.
+        """Make this run the owner of the course, so that no other run embeds the course at the same time.
 
         Returns:
-            False if what this run was launched for has been published since.
+            False if the course was published after this run was launched.
         """
         course = self._catalogue.attempt(lambda session: get_course(session, self._course_id))
         if course is None:
             raise CourseNotEmbeddableError(f"There is no course {self._course_id} in the catalogue")
         if self._reason and self._reason.is_superseded(course):
-            self._context.log.info(f"Course {self._course_id} has been published since: nothing to do")
+            self._context.log.info(f"Course {self._course_id} was published after this run was launched: nothing to do")
             return False
-        if not self._catalogue.attempt(lambda session: self._take_over(session, course)):
+        if not self._catalogue.attempt(lambda session: self._claim_row(session, course)):
             raise CourseNotEmbeddableError(
                 f"Course {self._course_id} is being embedded by run {course.embedding_run_id}"
             )
         return True
 
-    def _take_over(self, session: Session, course: Course) -> bool:
-        """Claim the course, also from a finished run that could not update the row."""
+    def _claim_row(self, session: Session, course: Course) -> bool:
+        """Claim the row. A finished run that could not update the row loses its claim."""
         if course_state.claim_course(session, course.id, self._run_id):
             return True
         owner = course.embedding_run_id
@@ -209,7 +215,7 @@ class CourseRun:
             if not self._catalogue.attempt(
                 lambda session: course_state.report_progress(session, self._course_id, self._run_id, progress)
             ):
-                raise self._lost_error()
+                raise self._claim_lost_error()
             if int(progress * LOGGED_STEPS) > logged:
                 logged = int(progress * LOGGED_STEPS)
                 self._context.log.info(f"Course {self._course_id}: {finished} of {chunks} chunks")
@@ -224,7 +230,7 @@ class CourseRun:
         )
 
     def _record_attempt(self, embedder: Embedder) -> CourseFingerprint:
-        """Record what will be embedded, so that the sensor does not launch the same again if it fails."""
+        """Record the content to embed, so that `stage_one_sensor` does not launch it again if it fails."""
         content = FingerprintBuilder().add_all(self._chunks).build(embedder.signature)
         self._catalogue.attempt(
             lambda session: course_state.record_attempt(session, self._course_id, self._run_id, str(content))
@@ -235,19 +241,19 @@ class CourseRun:
         if not self._catalogue.attempt(
             lambda session: course_state.owns_course(session, self._course_id, self._run_id)
         ):
-            raise self._lost_error()
+            raise self._claim_lost_error()
 
-    def _lost_error(self) -> CourseNotEmbeddableError:
-        return CourseNotEmbeddableError(f"Course {self._course_id} no longer belongs to this run: it was taken over")
+    def _claim_lost_error(self) -> CourseNotEmbeddableError:
+        return CourseNotEmbeddableError(f"This run no longer owns course {self._course_id}, so it stops")
 
     def _publish(self, content: CourseFingerprint) -> None:
-        """Make the course `done`: searches use the new generation from here on."""
+        """Set the course to `done`. From now on, searches use the new generation."""
         fingerprint = str(content)
 
         def publish(session: Session) -> bool:
             if course_state.publish(session, self._course_id, self._run_id, fingerprint):
                 return True
-            # An earlier attempt may have been committed although its answer was lost.
+            # An earlier try may have been committed although its response was lost.
             course = get_course(session, self._course_id)
             return course is not None and (
                 course.embedding_status == EmbeddingStatus.DONE
@@ -256,12 +262,12 @@ class CourseRun:
             )
 
         if not self._catalogue.attempt(publish):
-            raise self._lost_error()
+            raise self._claim_lost_error()
 
     def _delete_older_keyword_indexes(self, published: CourseFingerprint) -> None:
         try:
             self._keyword_store.keep_only(self._course_id, published.content)
-        except KeywordStoreError as error:  # the course is published; its next run tries again
+        except KeywordStoreError as error:  # the course is already published; the next run deletes them
             self._context.log.warning(str(error))
 
     def _is_being_cancelled(self) -> bool:
@@ -272,16 +278,16 @@ class CourseRun:
 def _require_correct_collection(report: IndexReport) -> None:
     if not report.complete:
         raise CourseNotEmbeddableError(
-            f"The collection holds {report.stored} documents where the course has {report.fingerprint.chunks} chunks"
+            f"The collection contains {report.stored} documents, but the course has {report.fingerprint.chunks} chunks"
         )
     if not report.sound:
         raise CourseNotEmbeddableError(
-            f"{report.vectors.unsound} of {report.vectors.checked} vectors are not as they were written"
+            f"{report.vectors.unsound} of {report.vectors.checked} vectors read back from the collection are wrong"
         )
 
 
 def _require_complete_index(report: KeywordReport) -> None:
     if not report.complete:
         raise CourseNotEmbeddableError(
-            f"The keyword index holds {report.indexed} chunks where the course has {report.chunks}"
+            f"The keyword index contains {report.indexed} chunks, but the course has {report.chunks}"
         )

@@ -1,1 +1,1 @@
-"""TODO."""
+"""`course_status_sensor`: records on the course rows how Dagster's runs ended, and ends runs of dead workers."""

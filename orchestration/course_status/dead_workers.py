@@ -1,12 +1,12 @@
 """Ends runs whose worker process died without reporting it.
 
-The code server that started a worker notices when the worker dies, unless the code server died too (the machine, the
-container, `kill -9` of everything). Then the run stays `STARTED` for ever and keeps its slot in the pool and its
-courses. So every worker holds a lock on a file of its own; the kernel releases it when the process ends, however it
-ends. A run whose file is not locked has no worker. A suspended worker keeps its lock and counts as alive.
+Dagster's code server reports that a worker has died, unless the code server died at the same time (a crash of the
+machine or container). Then the run stays `STARTED` forever and keeps its slot in the pool and its courses. So every
+worker locks a separate file. The kernel releases the lock when the process ends for any reason. A run whose file is not
+locked has no worker. A suspended worker keeps its lock and counts as alive.
 
-A run without a lock file may still be starting: it is ended only after `START_TIMEOUT`, measured from Dagster's start
-or creation time of the run with this machine's clock.
+A run without a lock file may still be starting. It is ended only after `START_TIMEOUT`, measured from the start or
+creation time that Dagster recorded, with the clock of this machine.
 """
 
 import fcntl
@@ -22,25 +22,25 @@ from orchestration.partitions import COLLECTION, JOB
 
 WORKER_TAG = "course_search/worker"
 DIRECTORY_ID = ".home"
-"""File with the id of the lock directory, so that a lock is never looked for on another machine."""
+"""File that contains the id of the lock directory. Worker tags contain the id too, to identify the machine."""
 START_TIMEOUT = timedelta(minutes=1)
-"""How long a run may take from its start, or its creation, to `register_worker`, which is the first thing it does."""
+"""Maximum time from the start or creation of a run to its first step, `register_worker`."""
 
 
 def register_worker(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Lock this run's file until the process ends, and tag the run with the file's place."""
+    """Lock the file of this run until the process ends, and tag the run with the path of the file."""
     directory = _directory(instance)
     fcntl.flock(os.open(directory / run_id, os.O_RDWR | os.O_CREAT), fcntl.LOCK_EX | fcntl.LOCK_NB)
     instance.add_run_tags(run_id, {WORKER_TAG: f"{_directory_id(directory)}/{run_id}"})
 
 
 def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
-    """End every run of this product that counts as executing although its worker is dead.
+    """End every run of this product that Dagster considers active although its worker is dead.
 
-    A worker whose lock is in another directory, on another machine, is checked by the sensor there.
+    Runs whose lock is in another directory, on another machine, are skipped. The sensor of that machine checks them.
 
     Returns:
-        A line for each run that was ended.
+        One line per run that was ended.
     """
     directory = _directory(instance)
     lines = []
@@ -49,8 +49,8 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
         run = record.dagster_run
         if not _is_of_this_product(run) or not (reason := _reason_to_end(record, directory)):
             continue
-        now = instance.get_run_by_id(run.run_id)
-        if now is None or now.status != run.status:  # it has ended by itself since
+        current = instance.get_run_by_id(run.run_id)
+        if current is None or current.status != run.status:  # the run has ended in the meantime
             continue
         if run.status is dg.DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, reason)
@@ -69,12 +69,16 @@ def _is_of_this_product(run: dg.DagsterRun) -> bool:
 def _reason_to_end(record: dg.RunRecord, directory: Path) -> str | None:
     run = record.dagster_run
     directory_id, _, run_id = run.tags.get(WORKER_TAG, "").partition("/")
-    if run_id != run.run_id:  # no tag, or that of the run it retries, whose tags Dagster copies
+    if run_id != run.run_id:  # no tag, or the tag of the retried run: Dagster copies tags to a retry
         since = datetime.fromtimestamp(record.start_time, UTC) if record.start_time else record.create_timestamp
-        is_too_late = datetime.now(UTC) - since.astimezone(UTC) > START_TIMEOUT
-        return "The run never began to work: the process that was to start it is gone." if is_too_late else None
+        is_overdue = datetime.now(UTC) - since.astimezone(UTC) > START_TIMEOUT
+        return (
+            "The worker of this run did not start in time. The process that should have started it has probably died."
+            if is_overdue
+            else None
+        )
     if directory_id == _directory_id(directory) and not _is_locked(directory / run_id):
-        return "The process that worked on this run is gone."
+        return "The worker process of this run has died."
     return None
 
 
@@ -92,19 +96,19 @@ def _directory(instance: dg.DagsterInstance) -> Path:
 
 
 def _directory_id(directory: Path) -> str:
-    """The id of the directory; the first caller creates it, atomically."""
+    """The id of the directory. The first call creates it atomically."""
     path = directory / DIRECTORY_ID
     if not path.exists():
-        own = directory / f".{uuid4()}"
-        own.write_text(uuid4().hex)
+        temporary = directory / f".{uuid4()}"
+        temporary.write_text(uuid4().hex)
         with suppress(FileExistsError):
-            path.hardlink_to(own)
-        own.unlink()
+            path.hardlink_to(temporary)
+        temporary.unlink()
     return path.read_text()
 
 
 def _is_locked(path: Path) -> bool:
-    """Whether a process holds the file's lock; False if there is no file."""
+    """Whether a process holds the lock of the file. False if the file does not exist."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:

@@ -1,7 +1,7 @@
-"""Compares course rows with Dagster's runs and decides what the rows do not show yet; reads and writes nothing.
+"""Compares course rows with Dagster's runs and decides which changes to record; does no I/O.
 
-A run writes `running`, its progress and its result on the course's row. It cannot write that it is still queued, nor
-that it was killed or cancelled while queued.
+A run writes `running`, its progress and its result to the course row. It cannot write that it is queued, that it was
+killed, or that it was cancelled in the queue.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -14,43 +14,43 @@ from orchestration.launching.launch_reasons import LaunchReason
 from orchestration.runs import QUEUED, UNFINISHED
 
 STARTED = (EmbeddingStatus.RUNNING, EmbeddingStatus.DONE, EmbeddingStatus.FAILED)
-"""States that a run gives to a course once it has started on it."""
+"""States of a course on which its owner has started."""
 
 
 @dataclass(frozen=True)
 class RunState:
-    """A run as the instance knows it."""
+    """The state of a run in the Dagster instance."""
 
     run_id: str
     status: dg.DagsterRunStatus | None
     """None if the run was deleted."""
     reasons: Mapping[str, LaunchReason] = field(default_factory=dict)
-    """Why it was launched, by course id; empty if an operator launched it."""
+    """The launch reasons of the run, by course id. Empty if an operator launched the run."""
 
 
 @dataclass(frozen=True)
 class Change:
-    """A course whose row does not show yet that the run is queued, or has ended."""
+    """A course whose row does not show yet that the run is queued or has ended."""
 
     course_id: str
     run: RunState
     is_running: bool = False
-    """Whether the row says that the run is embedding the course."""
+    """Whether the row is `running`."""
     not_reached: bool = False
-    """Whether the run started on others of its courses and ended before this one."""
+    """Whether the run started on other courses and ended before it started on this course."""
 
     @property
     def reason(self) -> LaunchReason | None:
-        """Why the run was launched for the course."""
+        """The launch reason of the course; None if an operator launched the run."""
         return self.run.reasons.get(self.course_id)
 
 
 def decide(rows: Mapping[str, Course], runs: Sequence[tuple[RunState, Sequence[str]]]) -> list[Change]:
-    """What the rows do not show yet.
+    """The changes that the rows do not show yet.
 
     Args:
         rows: Courses by id.
-        runs: Runs with the ids of their courses: all unfinished runs, the runs that own an active course, and runs that
+        runs: Runs with the ids of their courses: all unfinished runs, the owners of active courses, and runs that
             failed or were cancelled recently.
     """
     unfinished = {run.run_id for run, _ in runs if run.status in UNFINISHED}
@@ -75,24 +75,25 @@ def decide(rows: Mapping[str, Course], runs: Sequence[tuple[RunState, Sequence[s
 
 
 def _shows_queued_run(course: Course, run: RunState, unfinished: Set[str]) -> bool:
-    """Whether the row already shows that an unfinished run will embed the course, or a later state than that.
+    """Whether the row already shows that an unfinished run will embed the course, or shows a later state.
 
-    A run that executes has started on the courses it owns. A `done` course it does not own may be one that it skipped.
+    An executing run has already started on the courses that it owns. It may have skipped a `done` course that it does
+    not own.
     """
     reason = run.reasons.get(course.id)
-    executes = run.status not in QUEUED
+    is_executing = run.status not in QUEUED
     return (
         course.embedding_status == EmbeddingStatus.RUNNING
-        or (executes and course.embedding_run_id == run.run_id)
-        or (executes and course.embedding_status == EmbeddingStatus.DONE)
-        or (executes and reason is not None and course.embedding_generation > reason.generation)
+        or (is_executing and course.embedding_run_id == run.run_id)
+        or (is_executing and course.embedding_status == EmbeddingStatus.DONE)
+        or (is_executing and reason is not None and course.embedding_generation > reason.generation)
         or (course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id in unfinished)
         or (reason is not None and reason.is_superseded(course))
     )
 
 
-# The conditions under which the functions of `models.course_state` change the row: they are checked before the reason
-# why a run ended is looked up.
+# These conditions repeat the conditions of the UPDATEs in `models.course_state`. They are checked first, because
+# finding out why a run ended requires reading its log.
 
 
 def _would_fail_unfinished(course: Course, change: Change) -> bool:

@@ -1,6 +1,6 @@
-"""Reads runs and rows as they are now, and finds what the rows do not show yet.
+"""Reads runs and rows, and finds the changes that the rows do not show yet.
 
-The instance's current state is read instead of its events: a sensor that was off would have missed those.
+The current state of the instance is read instead of its events, because a sensor that was off would miss events.
 """
 
 import json
@@ -20,11 +20,11 @@ from orchestration.runs import courses_of, unfinished_runs
 
 ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
 OVERLAP = timedelta(seconds=10)
-"""How far before the newest known run the next search starts: runs are not always visible in the order of their
-update times."""
+"""The next search starts this much before the newest known update, because runs are not always visible in the order of
+their update times."""
 REBUILD_GRACE = timedelta(seconds=30)
-"""How long a rebuild may own a course. Deleting a broken collection takes Chroma seconds, and there is no Dagster run
-that shows whether the rebuild is still alive."""
+"""How long a rebuild may own a course. Chroma takes seconds to delete a broken collection. No Dagster run shows whether
+the rebuild is still alive."""
 
 
 def find_changes(
@@ -32,15 +32,15 @@ def find_changes(
     read_courses: Callable[[Collection[str]], Iterable[Course]],
     cursor: str | None,
 ) -> tuple[list[Change], str]:
-    """Compare the rows with the instance's runs.
+    """Compare the rows with the runs of the instance.
 
     Args:
-        instance: Where the runs are.
-        read_courses: Returns the rows of all active courses, and of those with the given ids.
-        cursor: As returned by the previous call.
+        instance: The Dagster instance.
+        read_courses: Returns the rows of all active courses and of the courses with the given ids.
+        cursor: The cursor that the previous call returned.
 
     Returns:
-        What the rows do not show yet, and the next cursor.
+        The changes that the rows do not show yet, and the next cursor.
     """
     previous = Cursor.parse(cursor)
     ended, current = _ended_since(instance, previous)
@@ -56,7 +56,10 @@ def find_changes(
 
 
 def _ended_since(instance: dg.DagsterInstance, previous: "Cursor") -> tuple[list[dg.DagsterRun], "Cursor"]:
-    """The runs that failed or were cancelled since the previous cursor; the first call only finds the start."""
+    """The runs that failed or were cancelled since the previous cursor, and the next cursor.
+
+    The first call returns no runs, only a cursor.
+    """
     records = instance.get_run_records(
         dg.RunsFilter(
             statuses=list(ENDED_WITHOUT_SUCCESS), updated_after=previous.newest and previous.newest - OVERLAP
@@ -72,17 +75,17 @@ def _ended_since(instance: dg.DagsterInstance, previous: "Cursor") -> tuple[list
 
 @dataclass(frozen=True)
 class Cursor:
-    """What one tick of the sensor passes to the next."""
+    """The state that a tick of the sensor passes to the next tick."""
 
     newest: datetime | None = None
-    """Latest update of a run that failed or was cancelled."""
+    """Time of the latest update of a run that failed or was cancelled."""
     handled: Sequence[str] = ()
-    """Ids of handled runs that the overlap will find again."""
+    """Ids of handled runs that the next search will find again because of `OVERLAP`."""
     rebuilds: dict[str, datetime] = field(default_factory=dict)
-    """When each rebuild was first seen to own a course, by its owner id."""
+    """Owner id of a rebuild → when a tick first found a course that it owns."""
 
     def is_recent_rebuild(self, owner: str, previous: "Cursor") -> bool:
-        """Whether the owner is a rebuild that may still be running; records when it was first seen."""
+        """Whether the owner is a rebuild that may still be running. Records when it was first seen."""
         if not owner.startswith(REBUILD_OWNER_PREFIX):
             return False
         now = datetime.now(UTC)
@@ -95,7 +98,7 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str | None) -> Self:
-        """The cursor that `str` wrote; an empty one for anything else."""
+        """The inverse of `str`. Returns an empty cursor for any other text."""
         try:
             newest, handled, rebuilds = json.loads(text or "")
         except ValueError:

@@ -1,6 +1,6 @@
-"""Writes on the course rows what `decide` found.
+"""Writes changes to the course rows.
 
-Every write is conditional, so a row that changed since is left alone.
+Every write is conditional, so a row that has changed in the meantime is not overwritten.
 """
 
 from collections.abc import Iterable, Mapping
@@ -28,11 +28,11 @@ class Ending:
     reason: str
     """The error shown on the course."""
     retry: bool = False
-    """Whether another run may succeed."""
+    """Whether another run may succeed with the same content."""
 
 
 def endings_of(instance: dg.DagsterInstance, changes: Iterable[Change]) -> dict[str, Ending]:
-    """Why each finished run among the changes ended, by run id."""
+    """Run id → why the run ended, for the finished runs of the changes."""
     finished = {change.run.run_id: change.run for change in changes if change.run.status not in UNFINISHED}
     return {run_id: _ending(instance, run) for run_id, run in finished.items()}
 
@@ -44,26 +44,26 @@ def write_changes(
 
     Args:
         session: An open transaction.
-        changes: From `find_changes`.
-        endings: From `endings_of`.
-        contents: The fingerprints that runs without a launch reason would have published, by course id, where known.
+        changes: The result of `find_changes`.
+        endings: The result of `endings_of`.
+        contents: Course id → the fingerprint that a run without launch reasons would have published, if known.
 
     Returns:
-        A line for each row that was changed.
+        One line per row that was changed.
     """
     lines = []
     for change in changes:
         course_id, run = change.course_id, change.run
         if run.status in UNFINISHED:
             if mark_queued(session, course_id, run.run_id):
-                lines.append(f"course {course_id}: pending, waits for run {run.run_id}")
+                lines.append(f"course {course_id}: pending, queued in run {run.run_id}")
             continue
         ending, reason = endings[run.run_id], change.reason
         attempted = reason.content if reason else contents.get(course_id)
         retry = ending.retry if change.is_running else change.not_reached
         if run.status is dg.DagsterRunStatus.CANCELED:
             retry = False
-        elif change.not_reached:  # its content did not cause the failure, so it is not recorded as tried
+        elif change.not_reached:  # its content did not cause the failure, so it is not recorded as attempted
             attempted = None
         if fail_unfinished(
             session,
@@ -93,8 +93,8 @@ def _ending(instance: dg.DagsterInstance, run: RunState) -> Ending:
     events = [entry.dagster_event for entry in entries if entry.dagster_event]
     for event in events:
         if event.is_step_failure:
-            # The worker was alive but could not write the row: the catalogue was unavailable. (Dagster itself retries a
-            # run whose worker died.)
+            # The worker could not write the row, because the catalogue was unavailable. If the worker had died,
+            # Dagster would retry the run, and there would be no step failure.
             data = event.step_failure_data
             declared = data.user_failure_data and data.user_failure_data.description
             error = data.error and (data.error.cause or data.error)

@@ -1,4 +1,4 @@
-"""`course_status_sensor`: keeps `Course.embedding_status` in line with Dagster's runs."""
+"""`course_status_sensor`: updates `Course.embedding_status` from the states of Dagster's runs."""
 
 from collections.abc import Collection, Iterable, Sequence
 
@@ -14,7 +14,7 @@ from orchestration.course_status.observe import find_changes
 from orchestration.course_status.record import endings_of, write_changes
 from orchestration.launching.contents import UnreadableContentError, content_of
 from orchestration.partitions import OWNERS
-from orchestration.prepared_instance import RESTS_UNLESS_PREPARED, SENSOR_INTERVAL_SECONDS, reason_to_rest
+from orchestration.prepared_instance import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.resources import CatalogueResource, GpuResource
 
 
@@ -22,19 +22,19 @@ from orchestration.resources import CatalogueResource, GpuResource
     minimum_interval_seconds=SENSOR_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     owners=OWNERS,
-    description="Mirrors onto `Course.embedding_status` what a run cannot write itself: that it is queued, was "
-    "cancelled or died. " + RESTS_UNLESS_PREPARED,
+    description="Records in `Course.embedding_status` what a run cannot record itself: that it is queued, was "
+    "cancelled, or died. " + SKIPS_UNLESS_PREPARED,
 )
 def course_status_sensor(
     context: dg.SensorEvaluationContext, catalogue: CatalogueResource, gpu: GpuResource
 ) -> dg.SkipReason:
-    """Compare every active course with the run that owns it, and every recent run with its courses."""
-    if reason := reason_to_rest(context.instance):
+    """Compare active courses with their runs, and recent runs with their courses, and record the differences."""
+    if reason := reason_to_skip(context.instance):
         return dg.SkipReason(reason)
 
-    def read_courses(also: Collection[str]) -> Sequence[Course]:
+    def read_courses(course_ids: Collection[str]) -> Sequence[Course]:
         with catalogue.transaction() as session:
-            return active_courses(session, also)
+            return active_courses(session, course_ids)
 
     try:
         lines = end_abandoned_runs(context.instance)
@@ -48,15 +48,15 @@ def course_status_sensor(
     context.update_cursor(cursor)
     for line in lines:
         context.log.info(line)
-    return dg.SkipReason("; ".join(lines) or "Every course's state is true")
+    return dg.SkipReason("; ".join(lines) or "The state of every course is up to date")
 
 
 def _cancelled_contents(
     context: dg.SensorEvaluationContext, session: Session, gpu: GpuResource, changes: Iterable[Change]
 ) -> dict[str, str]:
-    """The fingerprints that runs an operator launched and cancelled would have published, by course id.
+    """Course id → the fingerprint that a cancelled run would have published, if an operator launched the run.
 
-    They are recorded as tried, so that the sensor does not launch what the operator cancelled.
+    These contents are recorded as attempted, so that `stage_one_sensor` does not launch what an operator cancelled.
     """
     cancelled = {
         change.course_id

@@ -1,4 +1,4 @@
-"""`deleted_course_sensor`: removes what was made of courses that were deleted from the catalogue."""
+"""`deleted_course_sensor`: removes collections, keyword indexes and partitions of deleted courses."""
 
 import dagster as dg
 
@@ -7,7 +7,7 @@ from models.courses import list_course_ids
 from models.database import DatabaseUnavailableError
 from orchestration.deleted_courses.removal import TooManyDeletedError, find_deleted, remove_courses
 from orchestration.partitions import OWNERS, course_partitions, partition_keys
-from orchestration.prepared_instance import RESTS_UNLESS_PREPARED, reason_to_rest
+from orchestration.prepared_instance import SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.resources import CatalogueResource, KeywordIndexResource, VectorStoreResource
 from orchestration.runs import courses_with_run
 from retrieval.keywords.store import KeywordStoreError
@@ -19,8 +19,8 @@ REMOVAL_INTERVAL_SECONDS = 20
     minimum_interval_seconds=REMOVAL_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     owners=OWNERS,
-    description="Removes collection, keyword index and partition of every course that was deleted from the catalogue. "
-    + RESTS_UNLESS_PREPARED,
+    description="Removes the collection, keyword index and partition of every course that was deleted from the "
+    "catalogue. " + SKIPS_UNLESS_PREPARED,
 )
 def deleted_course_sensor(
     context: dg.SensorEvaluationContext,
@@ -28,8 +28,8 @@ def deleted_course_sensor(
     vector_store: VectorStoreResource,
     keyword_indexes: KeywordIndexResource,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Remove what was made of courses that two consecutive ticks did not find in the catalogue."""
-    if reason := reason_to_rest(context.instance):
+    """Remove the collections, keyword indexes and partitions of courses that two consecutive ticks did not find."""
+    if reason := reason_to_skip(context.instance):
         return dg.SkipReason(reason)
     known = partition_keys(context.instance)
     try:
@@ -38,12 +38,12 @@ def deleted_course_sensor(
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))
     missing = [course_id for course_id in known if course_id not in existing]
-    found = find_deleted(missing, existing, courses_with_run(context.instance), context.cursor)
-    context.update_cursor(found.cursor)
-    if not found.deleted:
-        return dg.SkipReason(found.message)
+    result = find_deleted(missing, existing, courses_with_run(context.instance), context.cursor)
+    context.update_cursor(result.cursor)
+    if not result.deleted:
+        return dg.SkipReason(result.message)
     try:
-        removed = remove_courses(vector_store.store(), keyword_indexes.store(), found.deleted, existing)
+        removed = remove_courses(vector_store.store(), keyword_indexes.store(), result.deleted, existing)
     except (VectorStoreError, KeywordStoreError) as error:
         return dg.SkipReason(str(error))
     except TooManyDeletedError as error:
@@ -51,6 +51,6 @@ def deleted_course_sensor(
         return dg.SkipReason(str(error))
     for course_id in removed:
         context.log.info(
-            f"course {course_id} was deleted from the catalogue: its collection and keyword index are removed"
+            f"Removed the collection and keyword index of course {course_id}, which was deleted from the catalogue"
         )
     return dg.SensorResult(dynamic_partitions_requests=[course_partitions.build_delete_request(list(removed))])

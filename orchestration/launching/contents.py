@@ -1,4 +1,4 @@
-"""Reads the chunks of courses within a time budget, to tell which courses are due."""
+"""Reads the chunks of courses within a time budget, and determines which courses are due."""
 
 import time
 from collections.abc import Mapping
@@ -11,26 +11,26 @@ from orchestration.launching.due_courses import Candidates, completed_contents, 
 from orchestration.launching.launch_reasons import LaunchReason
 
 READING_SECONDS = 10.0
-"""Time for the requested courses, and for those with another number of chunks. Dagster ends a tick after a minute."""
+"""Time limit for requested courses, and again for changed courses. Dagster ends a tick after a minute."""
 UNCHANGED_READING_SECONDS = 0.2
-"""Time for the courses that look unchanged."""
+"""Time limit for courses that look unchanged."""
 
 
 class UnreadableContentError(Exception):
-    """A chunk of the course holds data that cannot be read; other courses are not affected."""
+    """A chunk of the course contains data that cannot be read. Other courses are not affected."""
 
 
 DueCourses = Mapping[LaunchReason, CourseFingerprint]
-"""The due courses, most urgent first, with the fingerprint of their chunks."""
+"""The due courses, most urgent first, each with the fingerprint of its chunks."""
 
 
 def read_contents(
     session: Session, candidates: Candidates, model_signature: str | None
 ) -> tuple[DueCourses, Mapping[str, str], str | None]:
-    """Read the chunks of candidates until the time is up.
+    """Read the chunks of the candidates until a time limit is reached.
 
     Returns:
-        The due courses; the reason for each course that cannot be read, by id; the next cursor.
+        The due courses; the error of each course that cannot be read, by course id; the cursor for the next tick.
     """
     due: dict[LaunchReason, CourseFingerprint] = {}
     unreadable: dict[str, str] = {}
@@ -54,13 +54,16 @@ def read_contents(
 
 
 def content_of(session: Session, course: Course, model_signature: str | None) -> CourseFingerprint:
-    """The fingerprint of the course's chunks now. If the model is unavailable, with the model that was used last.
+    """The fingerprint of the current chunks. If the model is unavailable, with the signature of the last used model.
 
     Raises:
-        UnreadableContentError: A chunk cannot be read. The transaction can be used further.
+        UnreadableContentError: A chunk cannot be read. The transaction can still be used.
     """
     try:
-        with database_errors(), session.begin_nested():  # PostgreSQL ends the whole transaction at an error
+        with (
+            database_errors(),
+            session.begin_nested(),
+        ):  # without a savepoint, an error would end the transaction on PostgreSQL
             fingerprint = FingerprintBuilder().add_all(chunk_pages(session, course.id))
     except (TypeError, ValueError, UnreadableDataError) as error:
         raise UnreadableContentError(f"A chunk of the course cannot be read: {error}") from error

@@ -1,9 +1,9 @@
-"""Which courses are due for embedding: pure decisions of `stage_one_sensor`.
+"""Decides which courses are due for embedding; does no I/O.
 
 A course is due if an embedding was requested, or if stage one has ingested it and its content (chunks and model)
-differs from what was published and from what was tried without success. The number of chunks comes from one aggregate
-query for all courses and shows many changes at once. An edit shows only in the digest of the content, so courses that
-look unchanged are read in turn, a few per tick.
+differs from the published content and from the content that was tried without success. One aggregate query counts the
+chunks of all courses, which reveals added and deleted chunks. An edited text changes only the digest of the content, so
+courses that look unchanged are read in rotation, a few per tick.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -16,18 +16,18 @@ from models.tables import Course, EmbeddingStatus
 
 @dataclass(frozen=True)
 class Candidates:
-    """Courses to read, most urgent first. `is_due` decides once they have been read."""
+    """Courses to read, most urgent first. `is_due` decides after they have been read."""
 
     requested: Sequence[Course]
     """Courses with a request, the oldest request first."""
     changed: Sequence[Course]
-    """Never embedded, or the number of chunks or the model differs from what was published or tried last."""
+    """Never embedded, or neither the published nor the attempted content has this number of chunks and this model."""
     unchanged: Sequence[Course]
-    """Courses that look unchanged; only reading their chunks can tell."""
+    """Courses that look unchanged. An edited text is found only by reading the chunks."""
     ingested: Sequence[str]
-    """Ids of all courses that stage one has ingested; these have a partition."""
+    """Ids of the ingested courses that have chunks or were published before. Each of them gets a partition."""
     empty: Sequence[str]
-    """Ids of courses that stage one has ingested without writing a chunk: there is nothing to embed."""
+    """Ids of the ingested courses that have no chunks and were never published."""
 
 
 def find_candidates(
@@ -39,16 +39,16 @@ def find_candidates(
     model_signature: str | None,
     cursor: str | None,
 ) -> Candidates:
-    """Sort the courses by how likely they are to be due.
+    """Classify the courses by how likely they are due.
 
     Args:
         courses: All rows of the catalogue.
-        ingestion: What stage one wrote, by course id.
-        with_run: Ids of courses that have an unfinished run; they are left out.
-        cancelled: Ids of courses whose run was cancelled moments ago. One that is still `not_started` is left out:
-            `course_status_sensor` has yet to record the cancellation.
-        model_signature: The configured model's. None if it is unavailable; then no course is outdated by its model.
-        cursor: Id of the course that was read last; `changed` and `unchanged` continue behind it.
+        ingestion: State of the ingestion, by course id.
+        with_run: Ids of courses that have an unfinished run. They are not candidates.
+        cancelled: Ids of courses whose run was cancelled recently. A course that is still `not_started` is not a
+            candidate, because `course_status_sensor` has not recorded the cancellation yet.
+        model_signature: Signature of the configured model. None if it is unavailable; then models are not compared.
+        cursor: Id of the course that was read last; `changed` and `unchanged` start after it.
     """
     requested, changed, unchanged, ingested, empty = [], [], [], [], []
     for course in sorted(courses, key=lambda course: course.id):
@@ -58,7 +58,7 @@ def find_candidates(
             ingested.append(course.id)
         elif stage_one.finished:
             empty.append(course.id)
-        # The run is over, but `course_status_sensor` has yet to record how it ended.
+        # The run has ended, but `course_status_sensor` has not recorded yet how it ended.
         unrecorded_end = (
             course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id is not None
         ) or (course.embedding_status == EmbeddingStatus.NOT_STARTED and course.id in cancelled)
@@ -75,12 +75,12 @@ def find_candidates(
 
 
 def is_due(course: Course, content: CourseFingerprint) -> bool:
-    """Whether the course is to be embedded, given the fingerprint of its chunks and the configured model."""
+    """Whether the course must be embedded, given the fingerprint of its chunks and the configured model."""
     return course.embedding_requested_at is not None or content not in completed_contents(course)
 
 
 def completed_contents(course: Course) -> list[CourseFingerprint]:
-    """The contents that need no further run: published, or tried without success."""
+    """The contents that need no run: the published content, and the content that was tried without success."""
     match course.embedding_status:
         case EmbeddingStatus.DONE:
             contents = [course.embedding_fingerprint, course.embedding_attempted]
@@ -99,6 +99,6 @@ def _looks_unchanged(completed: Iterable[CourseFingerprint], stage_one: Ingestio
 
 
 def _from_cursor(cursor: str | None, courses: list[Course]) -> list[Course]:
-    """The courses, sorted by id, rotated so that those behind the cursor come first."""
-    turn = sum(course.id <= cursor for course in courses) if cursor else 0
-    return courses[turn:] + courses[:turn]
+    """The courses, sorted by id, rotated so that the courses after the cursor come first."""
+    start = sum(course.id <= cursor for course in courses) if cursor else 0
+    return courses[start:] + courses[:start]

@@ -1,8 +1,8 @@
-"""Why a run was launched: for each of its courses, the content to publish and the request to answer.
+"""Launch reasons: for each course of a run, the content to publish and the request to answer.
 
-The sensor writes one reason per course into the run's tags, and other parts read it there. A run that starts late sees
-that a course has been published since; the reasons of a run that died tell what it was going to publish. A run that an
-operator launched has none.
+`stage_one_sensor` writes one reason per course to the tags of the run. With the reason, a run that starts late
+detects that a course has been published in the meantime. After a run has died, the reasons show which contents it was
+going to publish. Runs that an operator launched have no reasons.
 """
 
 import json
@@ -23,7 +23,7 @@ _TAGS = tuple(f"course_search/reason_{number}" for number in range(COURSES_PER_R
 
 @dataclass(frozen=True)
 class LaunchReason:
-    """One reason to embed a course. Equal reasons mean the same piece of work."""
+    """The reason to embed a course. Equal reasons lead to the same work."""
 
     course_id: str
     content: str
@@ -31,15 +31,15 @@ class LaunchReason:
     generation: int
     """The course's generation when the run was launched."""
     requested_at: datetime | None
-    """The request to answer. It identifies the request and is compared for equality only."""
+    """Time of the request to answer. It identifies the request and is only compared for equality."""
 
     @classmethod
     def of(cls, course: Course, content: CourseFingerprint) -> Self:
-        """The reason to embed a course whose chunks have this fingerprint."""
+        """The reason to embed a course whose chunks have the fingerprint `content`."""
         return cls(course.id, str(content), course.embedding_generation, course.embedding_requested_at)
 
     def is_superseded(self, course: Course) -> bool:
-        """Whether the course has been published since the run was launched."""
+        """Whether the course was published after the run was launched."""
         return course.embedding_status == EmbeddingStatus.DONE and course.embedding_generation > self.generation
 
     def __str__(self) -> str:
@@ -48,24 +48,24 @@ class LaunchReason:
 
     @classmethod
     def parse(cls, value: str) -> Self:
-        """The reason that `str` wrote."""
+        """The inverse of `str`."""
         course_id, content, generation, requested = json.loads(value)
         return cls(course_id, content, generation, datetime.fromisoformat(requested) if requested else None)
 
 
 def reason_tags(reasons: Sequence[LaunchReason]) -> dict[str, str]:
-    """The tags of a run that is launched for these reasons, at most `COURSES_PER_RUN`."""
+    """The tags of a run that is launched for these reasons. There are at most `COURSES_PER_RUN` reasons."""
     return dict(zip(_TAGS, map(str, reasons), strict=False))
 
 
 def tag_filters(reasons: Iterable[LaunchReason]) -> list[dict[str, str | Sequence[str]]]:
-    """Filters that together match every run launched for any of the reasons."""
+    """Filters of run tags. A run that was launched for any of the reasons matches at least one filter."""
     values = [str(reason) for reason in reasons]
     return [{tag: values} for tag in _TAGS]
 
 
 def reasons_of(run_tags: Mapping[str, str]) -> dict[str, LaunchReason]:
-    """The reasons a run was launched for, by course id; none if an operator launched it or re-executed another run."""
+    """The launch reasons of a run, by course id. Empty if an operator launched the run or re-executed another run."""
     if PARENT_TAG in run_tags and AUTOMATIC_RETRY_TAG not in run_tags:
         return {}
     reasons = [LaunchReason.parse(run_tags[tag]) for tag in _TAGS if tag in run_tags]

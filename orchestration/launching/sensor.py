@@ -1,7 +1,7 @@
 """`stage_one_sensor`: launches runs for the courses that are due.
 
-It compares rows instead of following events, so a missed tick loses nothing. `due_courses` decides; this module reads
-and launches.
+The sensor compares the rows of all courses at every tick instead of handling events, so a missed tick loses nothing.
+This module does the I/O; `due_courses` decides.
 """
 
 from collections.abc import Sequence
@@ -21,14 +21,14 @@ from orchestration.launching.courses_per_run import group_courses
 from orchestration.launching.due_courses import Candidates, find_candidates
 from orchestration.launching.launch_reasons import LaunchReason, reason_tags, reasons_of, tag_filters
 from orchestration.partitions import OWNERS, course_partitions, partition_keys, range_tags
-from orchestration.prepared_instance import RESTS_UNLESS_PREPARED, SENSOR_INTERVAL_SECONDS, reason_to_rest
+from orchestration.prepared_instance import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.runs import courses_cancelled_since, courses_with_run
 
 MAX_RUNS_PER_TICK = 25
-"""Submitting a run takes about half a second; further runs are launched by the next tick."""
+"""Submitting a run takes about half a second. The next tick launches further runs."""
 RECENT = timedelta(seconds=60)
-"""A reason is not launched again within this time: the course's row may not yet show that its run has ended."""
+"""A reason is launched once within this time, because the row may not show yet that the previous run has ended."""
 PRIORITY_TAG = "dagster/priority"
 
 
@@ -39,7 +39,7 @@ PRIORITY_TAG = "dagster/priority"
     owners=OWNERS,
     description="Launches a run for every course that stage one has ingested and whose chunks or model differ from "
     "what was published, and for every course with a request (`POST /courses/{course_id}/embed`). "
-    + RESTS_UNLESS_PREPARED,
+    + SKIPS_UNLESS_PREPARED,
 )
 def stage_one_sensor(
     context: dg.SensorEvaluationContext,
@@ -47,8 +47,8 @@ def stage_one_sensor(
     vector_store: VectorStoreResource,
     gpu: GpuResource,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Launch the runs that are due, and add partitions for new courses."""
-    if reason := reason_to_rest(context.instance):
+    """Launch runs for due courses, and add partitions for new courses."""
+    if reason := reason_to_skip(context.instance):
         return dg.SkipReason(reason)
     signature = _model_signature(context, gpu)
     known = partition_keys(context.instance)
@@ -74,7 +74,9 @@ def stage_one_sensor(
     context.update_cursor(cursor or "")
     reasons = {reason.course_id: reason for reason in _not_launched_recently(context.instance, due)}
     if reasons and not vector_store.store().answers():
-        return dg.SkipReason(f"{len(reasons)} courses wait: the vector store does not answer. Start it with `make up`.")
+        return dg.SkipReason(
+            f"{len(reasons)} courses are due, but the vector store is unreachable. Start it with `make up`."
+        )
     existing = set(known)
     new = [course_id for course_id in dict.fromkeys([*candidates.ingested, *reasons]) if course_id not in existing]
     groups = group_courses(reasons, [*known, *new])[:MAX_RUNS_PER_TICK]
@@ -116,18 +118,18 @@ def _run_request(run: Sequence[LaunchReason]) -> dg.RunRequest:
 
 
 def _nothing_to_do(candidates: Candidates) -> str:
-    message = f"{len(candidates.ingested)} courses ingested, none to embed"
+    message = f"{len(candidates.ingested)} courses are ingested, and none of them is due"
     if not candidates.empty:
         return message
-    named = ", ".join(candidates.empty[:5]) + (", …" if len(candidates.empty) > 5 else "")
-    return f"{message}; {len(candidates.empty)} more are ingested but have no chunks: {named}"
+    names = ", ".join(candidates.empty[:5]) + (", …" if len(candidates.empty) > 5 else "")
+    return f"{message}; {len(candidates.empty)} more are ingested but have no chunks: {names}"
 
 
 def _not_launched_recently(instance: dg.DagsterInstance, due: DueCourses) -> list[LaunchReason]:
     """The reasons for which no run was launched within `RECENT`.
 
-    Whether a course is due follows from its row alone. Until `course_status_sensor` has recorded the end of a run,
-    which takes far less than `RECENT`, the row still shows the state before it.
+    A due course is found by its row. After a run has ended, the row still shows the previous state until
+    `course_status_sensor` has recorded the end, which takes far less than `RECENT`.
     """
     if not due:
         return []

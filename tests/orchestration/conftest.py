@@ -1,6 +1,7 @@
-"""Everything a run needs, for real: a catalogue, the Chroma server, a tiny model of the true architecture."""
+"""Fixtures: a catalogue, a Dagster instance, the Chroma server, and a tiny model with the architecture of Qwen3."""
 
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
@@ -8,17 +9,13 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine
 
-from orchestration.partitions import NAME
+from orchestration.partitions import PARTITIONS_NAME
 from orchestration.prepared_instance import mark_prepared
-from orchestration.resources import (
-    CatalogueResource,
-    GpuResource,
-    KeywordIndexResource,
-    SearchAppResource,
-    VectorStoreResource,
-)
+from tests.orchestration.ticks import Resources, all_resources
 from tests.support.courses import empty_catalogue
 from tests.support.tiny_models import make_tiny_qwen3
+
+NEVER = timedelta(days=1)
 
 
 @pytest.fixture(scope="session")
@@ -32,9 +29,14 @@ def _vector_store(chroma_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
-def _impatience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part that is away is away for good, unless a test waits for it."""
+def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not wait for the catalogue and the model, and let no other limit expire, unless a test changes it."""
     monkeypatch.setattr("orchestration.resources.PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("orchestration.launching.sensor.RECENT", NEVER)
+    monkeypatch.setattr("orchestration.launching.contents.READING_SECONDS", NEVER.total_seconds())
+    monkeypatch.setattr("orchestration.launching.contents.UNCHANGED_READING_SECONDS", NEVER.total_seconds())
+    monkeypatch.setattr("orchestration.course_status.dead_workers.START_TIMEOUT", NEVER)
+    monkeypatch.setattr("orchestration.course_status.observe.REBUILD_GRACE", NEVER)
 
 
 @pytest.fixture
@@ -53,28 +55,15 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def resources(
-    catalogue: Engine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> dict[str, dg.ConfigurableResource[None]]:
+def resources(catalogue: Engine, tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> Resources:
     monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tiny_model))
     monkeypatch.setenv("EMBEDDING_DEVICE", "cpu")
     return all_resources()
 
 
-def all_resources() -> dict[str, dg.ConfigurableResource[None]]:
-    """As the environment configures them now."""
-    return {
-        "catalogue": CatalogueResource(),
-        "vector_store": VectorStoreResource(),
-        "keyword_indexes": KeywordIndexResource(),
-        "gpu": GpuResource(),
-        "search_app": SearchAppResource(),
-    }
-
-
 @pytest.fixture
 def course_id(instance: dg.DagsterInstance) -> str:
-    """A course of this test alone (the Chroma server is shared), with its partition."""
-    name = f"course-{uuid4()}"
-    instance.add_dynamic_partitions(NAME, [name])
-    return name
+    """The id of a course with a partition. It is unique, because all tests share the Chroma server."""
+    unique_id = f"course-{uuid4()}"
+    instance.add_dynamic_partitions(PARTITIONS_NAME, [unique_id])
+    return unique_id

@@ -1,4 +1,4 @@
-"""What the Dagster UI shows of a course: numbers that can be plotted, a picture, a table, links and checks."""
+"""Metadata and check results of a course in the Dagster UI."""
 
 from dataclasses import replace
 
@@ -35,7 +35,7 @@ REPORT = IndexReport(
     vectors=VectorCheck(dimensions=8, expected_dimensions=8, checked=4, unsound=0),
 )
 KEYWORD_REPORT = KeywordReport(chunks=10, indexed=10, terms=70, bytes=4000, seconds=0.25, kept=False)
-NOTHING_NEW = replace(REPORT, embedded=0, truncated=0, tokens=0, token_counts=())
+NOTHING_EMBEDDED = replace(REPORT, embedded=0, truncated=0, tokens=0, token_counts=())
 
 
 class StubEmbedder(Embedder):
@@ -51,11 +51,11 @@ def metadata(course_id: str, report: IndexReport) -> dict[str, object]:
 
 
 def evaluation(report: IndexReport, name: str) -> dg.AssetCheckEvaluation:
-    [found] = [check for check in ui_metadata.collection_checks("c", report) if check.check_name == name]
-    return found
+    [check] = [check for check in ui_metadata.collection_checks("c", report) if check.check_name == name]
+    return check
 
 
-def test_figures_are_numbers_so_that_they_are_plotted() -> None:
+def test_metrics_are_numbers_so_that_the_ui_plots_them() -> None:
     shown = metadata("c", REPORT)
     assert {name: value for name, value in shown.items() if type(value) in (int, float)} == {
         "dagster/partition_row_count": 10,
@@ -79,13 +79,13 @@ def test_figures_are_numbers_so_that_they_are_plotted() -> None:
     assert (shown["model"], shown["model_signature"], shown["device"]) == ("model", "signature", "cpu")
 
 
-def test_a_run_that_embedded_nothing_is_not_shown_as_slow() -> None:
-    shown = metadata("c", NOTHING_NEW)
+def test_rates_are_omitted_if_nothing_was_embedded() -> None:
+    shown = metadata("c", NOTHING_EMBEDDED)
     assert not shown.keys() & {"tokens_per_second", "chunks_per_second", "tokens_p50", "tokens_p95", "tokens_longest"}
     assert shown["truncated_share"] == 0.0
 
 
-def test_the_partition_and_its_version_are_told() -> None:
+def test_the_materialization_has_partition_and_data_version() -> None:
     event = ui_metadata.collection_materialization(
         "c", REPORT, StubEmbedder(), search_url="http://search", model_load_seconds=0.0
     )
@@ -93,13 +93,13 @@ def test_the_partition_and_its_version_are_told() -> None:
     assert event.tags == {"dagster/data_version": REPORT.fingerprint.content}
 
 
-def test_links_lead_to_the_course_whatever_its_id() -> None:
+def test_course_ids_are_escaped_in_links() -> None:
     shown = metadata("a/b & ü?", REPORT)
     assert shown["search"] == "http://search/?course=a%2Fb%20%26%20%C3%BC%3F"
     assert shown["status"] == "http://search/courses/a%2Fb%20%26%20%C3%BC%3F/embedding_status"
 
 
-def test_the_sample_says_where_a_text_stands() -> None:
+def test_the_sample_shows_lecture_section_and_start_of_each_text() -> None:
     event = ui_metadata.collection_materialization(
         "c", REPORT, StubEmbedder(), search_url="http://search", model_load_seconds=0.0
     )
@@ -114,7 +114,7 @@ def test_the_sample_says_where_a_text_stands() -> None:
     assert [column.name for column in table.schema.columns] == list(row.data)
 
 
-def test_every_check_that_is_declared_is_evaluated() -> None:
+def test_every_declared_check_is_evaluated() -> None:
     evaluations = [*ui_metadata.collection_checks("c", REPORT), ui_metadata.keyword_check("c", KEYWORD_REPORT)]
     assert [check.asset_check_key for check in evaluations] == [spec.key for spec in ui_metadata.CHECK_SPECS]
     assert {check.partition for check in evaluations} == {"c"}
@@ -129,26 +129,26 @@ def test_every_check_that_is_declared_is_evaluated() -> None:
 @pytest.mark.parametrize(
     ("report", "failing"),
     [
-        (NOTHING_NEW, set()),
+        (NOTHING_EMBEDDED, set()),
         (replace(REPORT, truncated=0), set()),
         (replace(REPORT, truncated=1, embedded=20), set()),
         (replace(REPORT, truncated=1, embedded=19), {"few_texts_are_cut"}),
-        (replace(NOTHING_NEW, stored=11), {"every_chunk_is_searchable"}),
-        (replace(NOTHING_NEW, vectors=VectorCheck(8, 8, 4, 1)), {"vectors_are_sound"}),
-        (replace(NOTHING_NEW, vectors=VectorCheck(7, 8, 4, 0)), {"vectors_are_sound"}),
+        (replace(NOTHING_EMBEDDED, stored=11), {"every_chunk_is_searchable"}),
+        (replace(NOTHING_EMBEDDED, vectors=VectorCheck(8, 8, 4, 1)), {"vectors_are_sound"}),
+        (replace(NOTHING_EMBEDDED, vectors=VectorCheck(7, 8, 4, 0)), {"vectors_are_sound"}),
     ],
 )
-def test_what_each_check_is_about(report: IndexReport, failing: set[str]) -> None:
+def test_a_wrong_report_fails_the_check_of_the_wrong_value(report: IndexReport, failing: set[str]) -> None:
     assert {check.check_name for check in ui_metadata.collection_checks("c", report) if not check.passed} == failing
 
 
-def test_a_keyword_index_without_every_chunk_fails_its_check() -> None:
+def test_an_incomplete_keyword_index_fails_its_check() -> None:
     assert ui_metadata.keyword_check("c", KEYWORD_REPORT).passed
     check = ui_metadata.keyword_check("c", replace(KEYWORD_REPORT, indexed=9))
     assert (check.passed, check.description) == (False, "9 chunks in the index, 10 in the course")
 
 
-def test_the_keyword_index_has_figures_of_its_own() -> None:
+def test_the_materialization_of_the_keyword_index_has_metrics() -> None:
     event = ui_metadata.keyword_materialization("c", REPORT.fingerprint, KEYWORD_REPORT)
     assert (event.asset_key, event.partition) == (KEYWORD_INDEX, "c")
     assert event.tags == {"dagster/data_version": REPORT.fingerprint.content}
@@ -163,7 +163,7 @@ def test_the_keyword_index_has_figures_of_its_own() -> None:
     }
 
 
-def test_cut_texts_are_a_warning_with_figures() -> None:
+def test_truncated_texts_are_reported_as_a_warning() -> None:
     check = evaluation(REPORT, "few_texts_are_cut")
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert {name: value.value for name, value in check.metadata.items()} == {

@@ -1,4 +1,4 @@
-"""Runs whose worker is gone are ended; those whose worker lives, or lives elsewhere, are left alone."""
+"""Runs whose worker process has died are ended; other runs are not."""
 
 import subprocess
 import sys
@@ -12,7 +12,6 @@ import pytest
 from orchestration.course_status.dead_workers import WORKER_TAG, end_abandoned_runs, register_worker
 from orchestration.definitions import defs
 from orchestration.partitions import PARTITION_TAG
-from orchestration.prepared_instance import mark_prepared
 
 Status = dg.DagsterRunStatus
 WORKER = """
@@ -21,17 +20,16 @@ import dagster as dg
 from orchestration.course_status.dead_workers import register_worker
 with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
     register_worker(instance, sys.argv[2])
-    print("at work", flush=True)
+    print("registered", flush=True)
     sys.stdin.read()
 """
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """One that another process can open."""
+    """A Dagster instance that another process can open."""
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}")
     with dg.DagsterInstance.from_config(str(tmp_path)) as on_disk:
-        mark_prepared(on_disk)
         yield on_disk
 
 
@@ -46,11 +44,13 @@ def status_of(instance: dg.DagsterInstance, run_id: str) -> dg.DagsterRunStatus:
     return run.status
 
 
-@pytest.mark.parametrize(("claimed", "ended"), [(Status.STARTED, Status.FAILURE), (Status.CANCELING, Status.CANCELED)])
-def test_a_run_ends_with_the_process_that_works_on_it(
-    instance: dg.DagsterInstance, tmp_path: Path, claimed: dg.DagsterRunStatus, ended: dg.DagsterRunStatus
+@pytest.mark.parametrize(
+    ("status", "expected"), [(Status.STARTED, Status.FAILURE), (Status.CANCELING, Status.CANCELED)]
+)
+def test_a_run_is_ended_after_its_worker_died(
+    instance: dg.DagsterInstance, tmp_path: Path, status: dg.DagsterRunStatus, expected: dg.DagsterRunStatus
 ) -> None:
-    run_id = create_run(instance, claimed)
+    run_id = create_run(instance, status)
     with subprocess.Popen(
         [sys.executable, "-c", WORKER, tmp_path, run_id],
         cwd=Path(__file__).parents[3],
@@ -58,24 +58,24 @@ def test_a_run_ends_with_the_process_that_works_on_it(
         stdout=subprocess.PIPE,
     ) as worker:
         assert worker.stdout is not None
-        assert worker.stdout.readline() == b"at work\n"
+        assert worker.stdout.readline() == b"registered\n"
         assert end_abandoned_runs(instance) == []
         worker.kill()
     [line] = end_abandoned_runs(instance)
-    assert "The process that worked on this run is gone" in line
-    assert status_of(instance, run_id) == ended
+    assert "The worker process of this run has died" in line
+    assert status_of(instance, run_id) == expected
     assert end_abandoned_runs(instance) == []
-    assert list((tmp_path / "workers").glob("[!.]*")) == [], "its file goes with it"
+    assert list((tmp_path / "workers").glob("[!.]*")) == [], "the lock file is deleted"
 
 
-def test_a_worker_whose_lock_is_elsewhere_is_not_judged(instance: dg.DagsterInstance) -> None:
+def test_a_run_with_a_lock_on_another_machine_is_not_ended(instance: dg.DagsterInstance) -> None:
     run_id = create_run(instance)
-    instance.add_run_tags(run_id, {WORKER_TAG: f"another-home/{run_id}"})
+    instance.add_run_tags(run_id, {WORKER_TAG: f"another-directory/{run_id}"})
     assert end_abandoned_runs(instance) == []
 
 
-def test_the_retry_of_a_run_is_not_judged_by_the_lock_of_the_first(instance: dg.DagsterInstance) -> None:
-    """Dagster copies the tags."""
+def test_a_retry_is_not_ended_because_of_the_lock_of_its_parent(instance: dg.DagsterInstance) -> None:
+    """Dagster copies the tags of the parent, including the worker tag."""
     first = create_run(instance)
     register_worker(instance, first)
     run = instance.get_run_by_id(first)
@@ -88,7 +88,7 @@ def test_the_retry_of_a_run_is_not_judged_by_the_lock_of_the_first(instance: dg.
 
 
 @pytest.mark.parametrize("status", [Status.STARTED, Status.NOT_STARTED])
-def test_a_run_that_never_begins_its_work_is_ended_after_a_while(
+def test_a_run_without_a_worker_is_ended_after_the_start_timeout(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, status: dg.DagsterRunStatus
 ) -> None:
     run_id = create_run(instance, status)
@@ -98,14 +98,14 @@ def test_a_run_that_never_begins_its_work_is_ended_after_a_while(
     assert status_of(instance, run_id) == Status.FAILURE
 
 
-def test_runs_of_others_and_those_that_dagster_watches_are_not_judged(
+def test_runs_of_other_products_and_starting_runs_are_not_ended(
     instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestration.course_status.dead_workers.START_TIMEOUT", timedelta(0))
 
     @dg.job
-    def somebody_elses() -> None: ...
+    def job_of_another_product() -> None: ...
 
-    instance.create_run_for_job(somebody_elses, status=Status.STARTED)
-    create_run(instance, Status.STARTING)
+    instance.create_run_for_job(job_of_another_product, status=Status.STARTED)
+    create_run(instance, Status.STARTING)  # Dagster's run monitoring handles it
     assert end_abandoned_runs(instance) == []

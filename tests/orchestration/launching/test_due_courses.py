@@ -1,5 +1,6 @@
-"""Which courses are due, as a pure decision: nothing is forgotten, nothing is embedded twice for one reason."""
+"""Which courses are candidates, and which of them are due."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from models.fingerprint import CourseFingerprint
@@ -9,6 +10,7 @@ from orchestration.launching.due_courses import Candidates, find_candidates, is_
 
 INGESTED = Ingestion(resources=2, succeeded=2, chunks=10)
 PUBLISHED = CourseFingerprint(chunks=10, characters=1000, content="0" * 64, model="model")
+EDITED = CourseFingerprint(chunks=10, characters=1000, content="1" * 64, model="model")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
@@ -21,94 +23,104 @@ def done(course_id: str, fingerprint: CourseFingerprint = PUBLISHED) -> Course:
     )
 
 
-def decide(
-    *courses: Course,
-    ingestion: Ingestion = INGESTED,
-    with_run: frozenset[str] = frozenset(),
-    model: str | None = "model",
-    cursor: str | None = None,
-) -> Candidates:
-    stage_one = {course.id: ingestion for course in courses}
-    return find_candidates(courses, stage_one, with_run=with_run, cancelled=set(), model_signature=model, cursor=cursor)
-
-
-def ids(courses: object) -> list[str]:
-    assert isinstance(courses, list)
-    return [course.id for course in courses]
-
-
-def test_an_ingested_course_is_due_once_all_its_resources_succeeded() -> None:
-    new = Course(id="1")
-    assert ids(decide(new).changed) == ["1"]
-    assert ids(decide(new, ingestion=Ingestion(2, 1, 10)).changed) == []
-    assert ids(decide(new, ingestion=Ingestion(0, 0, 10)).changed) == []
-
-
-def test_a_course_without_chunks_is_due_only_when_it_was_published_with_some() -> None:
-    empty = Ingestion(resources=1, succeeded=1, chunks=0)
-    assert ids(decide(Course(id="1"), ingestion=empty).changed) == []
-    assert ids(decide(done("1"), ingestion=empty).changed) == ["1"]
-
-
-def test_the_number_of_chunks_and_the_model_tell_a_change() -> None:
-    assert ids(decide(done("1")).changed) == []
-    assert ids(decide(done("1"), ingestion=Ingestion(2, 2, 11)).changed) == ["1"]
-    assert ids(decide(done("1"), model="another").changed) == ["1"]
-
-
-def test_without_a_model_at_hand_no_published_course_is_out_of_date() -> None:
-    assert ids(decide(done("1"), model=None).unchanged) == ["1"]
-
-
-def test_courses_that_look_unchanged_take_turns() -> None:
-    courses = [done(name) for name in "dbca"]
-    assert ids(decide(*courses).unchanged) == ["a", "b", "c", "d"]
-    assert ids(decide(*courses, cursor="b").unchanged) == ["c", "d", "a", "b"]
-    assert ids(decide(*courses, cursor="d").unchanged) == ["a", "b", "c", "d"]
-
-
-def test_a_request_comes_first_whatever_the_course_looks_like() -> None:
-    asked = Course(id="2", embedding_status=EmbeddingStatus.PENDING, embedding_requested_at=NOON)
-    found = decide(Course(id="1"), asked, ingestion=Ingestion(2, 1, 0))
-    assert ids(found.requested) == ["2"]
-    assert ids(decide(done("1"), asked).requested) == ["2"]
-
-
-def test_a_course_that_a_run_holds_is_left_alone() -> None:
-    running = Course(id="1", embedding_status=EmbeddingStatus.RUNNING, embedding_requested_at=NOON)
-    queued = Course(id="2")
-    found = decide(running, queued, with_run=frozenset({"2"}))
-    assert not found.requested
-    assert not found.changed
-    assert found.ingested == ["1", "2"], "they keep their partitions all the same"
-
-
-EDITED = CourseFingerprint(chunks=10, characters=1000, content="1" * 64, model="model")
-
-
 def failed(attempted: CourseFingerprint | None) -> Course:
     return Course(
         id="1", embedding_status=EmbeddingStatus.FAILED, embedding_attempted=str(attempted) if attempted else None
     )
 
 
-def test_a_published_course_is_due_when_its_content_differs() -> None:
+def candidates(
+    *courses: Course,
+    ingestion: Ingestion = INGESTED,
+    with_run: frozenset[str] = frozenset(),
+    cancelled: frozenset[str] = frozenset(),
+    model: str | None = "model",
+    cursor: str | None = None,
+) -> Candidates:
+    return find_candidates(
+        courses,
+        {course.id: ingestion for course in courses},
+        with_run=with_run,
+        cancelled=cancelled,
+        model_signature=model,
+        cursor=cursor,
+    )
+
+
+def ids(courses: Sequence[Course]) -> list[str]:
+    return [course.id for course in courses]
+
+
+def test_a_course_is_a_candidate_after_all_its_resources_succeeded() -> None:
+    new = Course(id="1")
+    assert ids(candidates(new).changed) == ["1"]
+    assert ids(candidates(new, ingestion=Ingestion(2, 1, 10)).changed) == []
+    assert ids(candidates(new, ingestion=Ingestion(0, 0, 10)).changed) == []
+
+
+def test_a_course_without_chunks_is_a_candidate_only_if_it_was_published() -> None:
+    empty = Ingestion(resources=1, succeeded=1, chunks=0)
+    assert ids(candidates(Course(id="1"), ingestion=empty).changed) == []
+    assert ids(candidates(done("1"), ingestion=empty).changed) == ["1"]
+
+
+def test_another_chunk_count_or_model_makes_a_published_course_changed() -> None:
+    assert ids(candidates(done("1")).changed) == []
+    assert ids(candidates(done("1"), ingestion=Ingestion(2, 2, 11)).changed) == ["1"]
+    assert ids(candidates(done("1"), model="another").changed) == ["1"]
+
+
+def test_models_are_not_compared_if_the_model_is_unavailable() -> None:
+    assert ids(candidates(done("1"), model=None).unchanged) == ["1"]
+
+
+def test_unchanged_courses_start_after_the_cursor() -> None:
+    courses = [done(name) for name in "dbca"]
+    assert ids(candidates(*courses).unchanged) == ["a", "b", "c", "d"]
+    assert ids(candidates(*courses, cursor="b").unchanged) == ["c", "d", "a", "b"]
+    assert ids(candidates(*courses, cursor="d").unchanged) == ["a", "b", "c", "d"]
+
+
+def test_a_request_makes_any_course_a_requested_candidate() -> None:
+    requested = Course(id="2", embedding_status=EmbeddingStatus.PENDING, embedding_requested_at=NOON)
+    not_ingested = candidates(Course(id="1"), requested, ingestion=Ingestion(2, 1, 0))
+    assert ids(not_ingested.requested) == ["2"]
+    assert ids(candidates(done("1"), requested).requested) == ["2"]
+
+
+def test_a_course_of_an_unfinished_run_is_not_a_candidate() -> None:
+    running = Course(id="1", embedding_status=EmbeddingStatus.RUNNING, embedding_requested_at=NOON)
+    queued = Course(id="2")
+    result = candidates(running, queued, with_run=frozenset({"2"}))
+    assert not result.requested
+    assert not result.changed
+    assert result.ingested == ["1", "2"], "they still get partitions"
+
+
+def test_a_course_whose_run_ended_is_not_a_candidate_until_the_end_is_recorded() -> None:
+    pending = Course(id="1", embedding_status=EmbeddingStatus.PENDING, embedding_run_id="run that ended")
+    not_started = Course(id="2")
+    assert ids(candidates(pending, not_started, cancelled=frozenset({"2"})).changed) == []
+    assert ids(candidates(not_started).changed) == ["2"]
+
+
+def test_a_published_course_is_due_if_its_content_differs() -> None:
     assert not is_due(done("1"), PUBLISHED)
     assert is_due(done("1"), EDITED)
 
 
-def test_a_failed_course_is_due_when_its_content_differs_from_what_was_tried() -> None:
-    assert ids(decide(failed(PUBLISHED)).unchanged) == ["1"]
+def test_a_failed_course_is_due_if_its_content_differs_from_the_attempted_content() -> None:
+    assert ids(candidates(failed(PUBLISHED)).unchanged) == ["1"]
     assert not is_due(failed(PUBLISHED), PUBLISHED)
     assert is_due(failed(PUBLISHED), EDITED)
 
 
-def test_a_course_whose_run_failed_before_it_began_is_due() -> None:
-    assert ids(decide(failed(None)).changed) == ["1"]
+def test_a_failed_course_without_attempted_content_is_due() -> None:
+    assert ids(candidates(failed(None)).changed) == ["1"]
     assert is_due(failed(None), PUBLISHED)
 
 
 def test_a_request_makes_any_course_due() -> None:
-    asked = done("1")
-    asked.embedding_requested_at = NOON
-    assert is_due(asked, PUBLISHED)
+    course = done("1")
+    course.embedding_requested_at = NOON
+    assert is_due(course, PUBLISHED)

@@ -1,4 +1,4 @@
-"""Why a run was launched, through the tags of a run and back."""
+"""Launch reasons are written to run tags and parsed from them."""
 
 from datetime import UTC
 
@@ -22,29 +22,35 @@ reasons = st.builds(
 
 
 @given(st.lists(reasons, max_size=COURSES_PER_RUN, unique_by=lambda reason: reason.course_id))
-def test_tags_tell_the_reasons(some: list[LaunchReason]) -> None:
-    assert list(reasons_of({"another": "tag", **reason_tags(some)}).values()) == some
+def test_reasons_are_parsed_from_the_tags_of_a_run(expected: list[LaunchReason]) -> None:
+    assert list(reasons_of({"another": "tag", **reason_tags(expected)}).values()) == expected
 
 
-def test_a_run_of_an_operator_has_none() -> None:
+def test_a_run_that_an_operator_launched_or_re_executed_has_no_reasons() -> None:
     assert reasons_of({"dagster/partition": "1"}) == {}
-    again = {
-        **reason_tags([LaunchReason("1", "content", 0, None)]),
-        "dagster/parent_run_id": "of a run that was launched for it",
-    }
-    assert reasons_of(again) == {}, "launched again by hand, it is to be embedded whatever was published"
-    assert reasons_of({**again, "dagster/retry_number": "1"}), "tried again by Dagster, it is the same work"
+    re_executed = {**reason_tags([LaunchReason("1", "content", 0, None)]), "dagster/parent_run_id": "id of the parent"}
+    assert reasons_of(re_executed) == {}, "Dagster copies the tags, but the operator wants the course to be embedded"
 
 
-def test_a_filter_finds_a_reason_wherever_it_stands_among_a_runs_tags() -> None:
-    some = [LaunchReason(str(number), "content", 0, None) for number in range(COURSES_PER_RUN)]
-    for position, reason in enumerate(some):
-        run_tags = reason_tags(some)
-        hits = [filters for filters in tag_filters([reason]) if all(run_tags[t] in v for t, v in filters.items())]
-        assert len(hits) == 1, position
+def test_an_automatic_retry_has_the_reasons_of_its_parent() -> None:
+    reason = LaunchReason("1", "content", 0, None)
+    tags = {**reason_tags([reason]), "dagster/parent_run_id": "id of the parent", "dagster/retry_number": "1"}
+    assert reasons_of(tags) == {"1": reason}
 
 
-def test_a_reason_is_superseded_by_a_publication_and_by_nothing_else() -> None:
+def test_filters_match_a_reason_at_every_position_in_the_tags_of_a_run() -> None:
+    run_reasons = [LaunchReason(str(number), "content", 0, None) for number in range(COURSES_PER_RUN)]
+    run_tags = reason_tags(run_reasons)
+    for position, reason in enumerate(run_reasons):
+        matching = [
+            tag_filter
+            for tag_filter in tag_filters([reason])
+            if all(run_tags[tag] in values for tag, values in tag_filter.items())
+        ]
+        assert len(matching) == 1, position
+
+
+def test_a_reason_is_superseded_only_by_a_later_publication() -> None:
     reason = LaunchReason.of(Course(id="1", embedding_generation=2), CONTENT)
     states = {
         (status, generation): reason.is_superseded(
