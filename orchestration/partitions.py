@@ -1,4 +1,4 @@
-"""The partitions (one per course), and names that several modules use."""
+"""The partitions, one per course, and names that several modules use."""
 
 import warnings
 from collections.abc import Sequence

@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 
 def setting(settings: type[Settings], name: str) -> Any:
-    """A resource field for the setting of this name. Its default is the current value of the setting."""
+    """A resource field for the setting `name`. Its default is the current value of the setting."""
 
     def current_value() -> Any:
         value = getattr(settings(), name)
@@ -58,7 +58,7 @@ def _as_text(value: object) -> str:
 
 
 class SettingsResource(dg.ConfigurableResource[None]):
-    """A resource whose fields have the names and values of settings."""
+    """Base class of resources whose fields are settings, with the same names."""
 
     SETTINGS: ClassVar[type[Settings]]
     SECRETS: ClassVar[tuple[str, ...]] = ()

@@ -19,7 +19,7 @@ def _is_finished(status: dg.DagsterRunStatus) -> bool:
 
 UNFINISHED = tuple(status for status in dg.DagsterRunStatus if not _is_finished(status))
 QUEUED = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
-"""States of a run that has not begun to execute."""
+"""States of a run that does not execute yet."""
 
 
 def unfinished_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:

@@ -60,10 +60,8 @@ def content_of(session: Session, course: Course, model_signature: str | None) ->
         UnreadableContentError: A chunk cannot be read. The transaction can still be used.
     """
     try:
-        with (
-            database_errors(),
-            session.begin_nested(),
-        ):  # without a savepoint, an error would end the transaction on PostgreSQL
+        # Without a savepoint, an error would abort the whole transaction on PostgreSQL.
+        with database_errors(), session.begin_nested():
             fingerprint = FingerprintBuilder().add_all(chunk_pages(session, course.id))
     except (TypeError, ValueError, UnreadableDataError) as error:
         raise UnreadableContentError(f"A chunk of the course cannot be read: {error}") from error

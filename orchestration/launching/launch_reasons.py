@@ -1,8 +1,8 @@
 """Launch reasons: for each course of a run, the content to publish and the request to answer.
 
-`stage_one_sensor` writes one reason per course to the tags of the run. With the reason, a run that starts late
-detects that a course has been published in the meantime. After a run has died, the reasons show which contents it was
-going to publish. Runs that an operator launched have no reasons.
+`stage_one_sensor` writes one reason per course to the tags of the run. With the reason, a run that starts late detects
+that a course has been published in the meantime. After a run has died, the reasons show which contents it was going to
+publish. Runs that an operator launched have no reasons.
 """
 
 import json
