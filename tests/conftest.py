@@ -35,7 +35,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=rank)
 
 
-class FileScheduling(LoadFileScheduling):
+class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # xdist has no types
     """Runs a file's tests on one worker. The fault tests of one database share a deployment, so they share a worker.
 
     pytest-xdist 3.8 has `--dist loadgroup` for this, which has no effect with pytest 9.2.

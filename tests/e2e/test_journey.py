@@ -1,12 +1,11 @@
-"""The main job with every part real: database, Chroma server, Dagster daemon and web server, HTTP.
+"""The product as `course-search up` starts it: real database, Chroma server, Dagster daemon and web server, HTTP.
 
-Once on SQLite with text ids, and once on PostgreSQL, Dagster's storage included, with stage one's tables already
-standing and integer ids in them.
+Once on SQLite with text ids, and once on PostgreSQL (also for Dagster's storage) with integer ids in tables that stage
+one has already created. Each test has its own course. `tests/faults` covers requests, edits and backfills on SQLite.
 """
 
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -16,11 +15,16 @@ from sqlalchemy import Engine, create_engine, text
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
+from models.database import postgres_url
 from tests.support.postgres import PostgresServer
 from tests.support.product import COMMAND, Product, running_product, wait_until
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
+on_postgres = pytest.mark.parametrize("product", [POSTGRES], indirect=True)
+LIMIT_SECONDS = 240
 
 SUBJECTS = {
     "stackup": "A four layer stackup alternates copper foil, prepreg and core under heat and pressure.",
@@ -28,17 +32,25 @@ SUBJECTS = {
     "impedance": "Controlled impedance keeps signal reflections small on long transmission lines.",
     "flux": "Flux removes oxides from pads so that the molten alloy wets the metal evenly.",
 }
+STAGE_ONE_TABLES = """
+CREATE TABLE course (id INTEGER PRIMARY KEY, title VARCHAR NOT NULL DEFAULT 'untitled');
+CREATE TABLE resource (id INTEGER PRIMARY KEY, course_id INTEGER NOT NULL REFERENCES course, status VARCHAR NOT NULL);
+CREATE TABLE chunk (
+    id INTEGER PRIMARY KEY, course_id INTEGER NOT NULL REFERENCES course, lecture_id INTEGER, section_id INTEGER,
+    text TEXT NOT NULL, language VARCHAR, source_type VARCHAR, metadata JSONB
+);
+"""
 BACKFILL_STATUS = """
 query ($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } ... on PythonError { message } }
 }"""
 
 
-def course(course_id: str, first_id: int, texts: list[str]) -> list[dict[str, Any]]:
-    """Lines of a course; ids are digits, which both kinds of id columns hold."""
+def course(course_id: str, texts: list[str]) -> list[dict[str, Any]]:
+    """Rows of a course. All ids are digits, which both text and integer columns hold."""
     return [
         {
-            "id": str(first_id + number),
+            "id": f"{course_id}0{number}",
             "course_id": course_id,
             "lecture_id": "7",
             "section_id": str(number % 2),
@@ -52,20 +64,11 @@ def course(course_id: str, first_id: int, texts: list[str]) -> list[dict[str, An
     ]
 
 
-STAGE_ONES_TABLES = """
-CREATE TABLE course (id INTEGER PRIMARY KEY, title VARCHAR NOT NULL DEFAULT 'untitled');
-CREATE TABLE resource (id INTEGER PRIMARY KEY, course_id INTEGER NOT NULL REFERENCES course, status VARCHAR NOT NULL);
-CREATE TABLE chunk (
-    id INTEGER PRIMARY KEY, course_id INTEGER NOT NULL REFERENCES course, lecture_id INTEGER, section_id INTEGER,
-    text TEXT NOT NULL, language VARCHAR, source_type VARCHAR, metadata JSONB
-);
-"""
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-def product(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Product]:
+@pytest.fixture(scope="module", params=["sqlite", POSTGRES])
+def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Product]:
+    directory = tmp_path_factory.mktemp(f"product-{request.param}")
     settings = {
-        "EMBEDDING_MODEL_PATH": str(make_tiny_qwen3(tmp_path / "model")),
+        "EMBEDDING_MODEL_PATH": str(make_tiny_qwen3(directory / "model")),
         "EMBEDDING_DEVICE": "cpu",
         "SEARCH_PORT": str(free_port()),
         "DAGSTER_PORT": str(free_port()),
@@ -75,19 +78,20 @@ def product(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Product]
         server: PostgresServer = request.getfixturevalue("postgres_server")
         settings["DATABASE_URL"] = server.create_database()
         settings["DAGSTER_POSTGRES_URL"] = server.create_database()
-        engine = create_engine(settings["DATABASE_URL"].replace("postgresql://", "postgresql+psycopg2://"))
+        engine = create_engine(postgres_url(settings["DATABASE_URL"]))
         with engine.begin() as connection:
-            connection.execute(text(STAGE_ONES_TABLES))
+            connection.execute(text(STAGE_ONE_TABLES))
         engine.dispose()
-    with running_product(tmp_path, settings) as running:
+    with running_product(directory, settings) as running:
         yield running
 
 
 @pytest.fixture
 def database(product: Product) -> Iterator[Engine]:
-    """Stage one's view of the database."""
-    url = product.env.get("DATABASE_URL") or f"sqlite:///{product.directory}/data/catalogue.db"
-    engine = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
+    """The catalogue as stage one opens it."""
+    engine = create_engine(
+        postgres_url(product.env.get("DATABASE_URL") or f"sqlite:///{product.directory}/data/catalogue.db")
+    )
     yield engine
     engine.dispose()
 
@@ -103,9 +107,8 @@ def error_of(response: httpx.Response) -> tuple[int, str]:
     return response.status_code, response.json()["error"]["code"]
 
 
-def test_from_chunk_table_to_answer(product: Product, database: Engine, vectors: VectorStore) -> None:
-    # A course that stage one has ingested is found by the sensor, embedded, and answers.
-    product.load(course("1", 100, list(SUBJECTS.values())))
+def test_ingested_course_is_embedded_and_can_be_searched(product: Product, vectors: VectorStore) -> None:
+    product.load(course("1", list(SUBJECTS.values())))
     status = product.wait_for("1", "done")
     assert (status["progress"], status["error"]) == (1.0, None)
     assert vectors.open("1").count() == len(SUBJECTS)
@@ -115,65 +118,72 @@ def test_from_chunk_table_to_answer(product: Product, database: Engine, vectors:
     assert best["metadata"]["lecture_title"] == "Boards"
     filtered = product.ask("1", "reflow oven solder paste profile", filters={"source_type": "pdf"})
     assert {result["metadata"]["source_type"] for result in filtered} == {"pdf"}
-    (by_words,) = product.ask("1", "removing oxide", method="keyword")
-    assert [by_words["text"][start:end] for start, end in by_words["matches"]] == ["removes", "oxides"]
+    [by_keyword] = product.ask("1", "removing oxide", method="keyword")
+    assert [by_keyword["text"][start:end] for start, end in by_keyword["matches"]] == ["removes", "oxides"]
     assert httpx.get(product.search.base_url.join("/docs")).status_code == httpx.codes.OK
 
-    # A course that stage one is still working on is not ready, and unknown ones are unknown.
+
+def test_course_that_is_not_ingested_is_not_ready_and_unknown_courses_are_not_found(
+    product: Product, database: Engine
+) -> None:
     with database.begin() as connection:
         connection.execute(text("INSERT INTO course (id) VALUES ('2')"))
         connection.execute(text("INSERT INTO resource (id, course_id, status) VALUES ('20', '2', 'processing')"))
     assert error_of(product.search.post("/courses/2/search", json={"query": "x"})) == (400, "embedding_not_ready")
     assert error_of(product.search.post("/courses/no/search", json={"query": "x"})) == (404, "course_not_found")
 
-    # A chunk changes, and the course is embedded again by itself; the count and the length stay the same.
+
+@on_postgres
+def test_edited_course_is_embedded_again(product: Product, database: Engine, vectors: VectorStore) -> None:
+    """Also if the edit keeps the number of chunks and the length of the text."""
+    product.load(course("3", list(SUBJECTS.values())))
+    product.wait_for("3", "done")
     edited = SUBJECTS["impedance"].replace("transmission lines", "lines ontransmission")
     with database.begin() as connection:
-        connection.execute(text("UPDATE chunk SET text = :text WHERE id = '102'"), {"text": edited})
+        connection.execute(text("UPDATE chunk SET text = :text WHERE id = '302'"), {"text": edited})
 
-    def answers_anew() -> bool:
-        response = product.search.post("/courses/1/search", json={"query": "impedance reflections lines", "top_k": 1})
+    def is_found() -> bool:
+        response = product.search.post("/courses/3/search", json={"query": "impedance reflections lines", "top_k": 1})
         return response.status_code == httpx.codes.OK and response.json()["results"][0]["text"] == edited
 
-    wait_until(answers_anew, 120, lambda: f"{product.status('1')}")
-    assert vectors.open("1").count() == len(SUBJECTS)
+    wait_until(is_found, LIMIT_SECONDS, lambda: f"{product.status('3')}")
+    assert vectors.open("3").count() == len(SUBJECTS)
 
-    # Triggered by hand it answers at once, and refuses while the course is being embedded.
-    product.load(course("3", 1000, [f"Board {number} has {number % 17} layers." for number in range(1500)]))
-    product.wait_for("3", "running")
-    assert error_of(product.search.post("/courses/3/embed")) == (409, "already_running")
-    assert error_of(product.search.post("/courses/3/search", json={"query": "x"})) == (400, "embedding_not_ready")
-    product.wait_for("3", "done")
-    assert product.search.post("/courses/3/embed").json() == {"status": "embedding_started"}
-    product.wait_for("3", "done")
-    assert vectors.open("3").count() == 1500
 
-    # A backfill over all courses from the Dagster UI.
-    generation = text("SELECT id, embedding_generation FROM course WHERE embedding_status = 'done' ORDER BY id")
-    with database.connect() as connection:
-        before = {str(course_id): number for course_id, number in connection.execute(generation)}
-    backfill_id = product.ui.backfill("1", "3")
+@on_postgres
+def test_request_and_backfill_publish_one_new_generation_each(product: Product, database: Engine) -> None:
+    generation = text("SELECT embedding_generation FROM course WHERE id IN ('4', '5') ORDER BY id")
 
-    def backfill_status() -> str:
-        status: str = product.ui.query(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
-        return status
+    def generations() -> list[int]:
+        with database.connect() as connection:
+            return list(connection.execute(generation).scalars())
 
-    wait_until(lambda: backfill_status() == "COMPLETED_SUCCESS", 120, backfill_status)
-    with database.connect() as connection:
-        after = {str(course_id): number for course_id, number in connection.execute(generation)}
-    assert after == {course_id: number + 1 for course_id, number in before.items()}
+    product.load(course("4", list(SUBJECTS.values())), course("5", list(SUBJECTS.values())))
+    for course_id in ("4", "5"):
+        product.wait_for(course_id, "done")
+    before = generations()
+    assert product.search.post("/courses/4/embed").json() == {"status": "embedding_started"}
+    product.wait_for("4", "done")
+    assert generations() == [before[0] + 1, before[1]]
 
-    # Dagster keeps its runs where it was told to.
-    if url := product.env.get("DAGSTER_POSTGRES_URL"):
-        dagster = create_engine(url.replace("postgresql://", "postgresql+psycopg2://"))
-        with dagster.connect() as connection:
-            assert connection.execute(text("SELECT count(*) FROM runs")).scalar_one() > 0
-        dagster.dispose()
+    backfill_id = product.ui.backfill("4", "5")
 
-    # A second start over the same directory is refused, and harms nothing.
+    def status() -> str:
+        answer: str = product.ui.query(BACKFILL_STATUS, id=backfill_id)["partitionBackfillOrError"]["status"]
+        return answer
+
+    wait_until(lambda: status() == "COMPLETED_SUCCESS", LIMIT_SECONDS, status)
+    assert generations() == [before[0] + 2, before[1] + 1]
+    dagster = create_engine(postgres_url(product.env["DAGSTER_POSTGRES_URL"]))
+    with dagster.connect() as connection:
+        assert connection.execute(text("SELECT count(*) FROM runs")).scalar_one() > 0
+    dagster.dispose()
+
+
+def test_second_start_in_the_same_directory_is_refused(product: Product) -> None:
     second = subprocess.run(
         [*COMMAND, "up"], cwd=product.directory, env=product.env, capture_output=True, text=True, check=False
     )
     assert second.returncode == 1
     assert "running already" in second.stdout
-    assert product.ask("1", "flux")
+    assert product.search.get("/healthz").status_code == httpx.codes.OK

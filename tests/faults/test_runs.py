@@ -66,6 +66,10 @@ def test_a_second_run_of_a_course_waits_for_the_first(deployment: Deployment) ->
     worker = deployment.freeze_half_way("doubled", lambda: deployment.launch("doubled"))
     first = deployment.row("doubled").embedding_run_id or ""
     second = deployment.ui.materialize("doubled")
+    request = deployment.parts.search.post("/courses/doubled/embed")
+    assert (request.status_code, request.json()["error"]["code"]) == (409, "already_running")
+    search = deployment.parts.search.post("/courses/doubled/search", json={"query": "x"})
+    assert (search.status_code, search.json()["error"]["code"]) == (400, "embedding_not_ready")
     deployment.wait_for_ticks()
     assert deployment.run(second).status is Status.QUEUED
     worker.resume()
@@ -98,13 +102,17 @@ def test_a_course_that_fails_does_not_fail_the_others_of_its_run(deployment: Dep
 
 
 @on_sqlite
-def test_every_cause_leads_to_one_run(deployment: Deployment) -> None:
-    """A new course, an edit, a request over HTTP or from the command line, the UI's materialize and backfill."""
+def test_every_cause_leads_to_one_run_and_a_deletion_to_none(deployment: Deployment) -> None:
+    """A new course, an edit, a request over HTTP or from the command line, the UI's materialize and backfill.
+
+    A deleted course loses its collection and its partition.
+    """
     course_ids = ("requested", "commanded", "edited", "backfilled", "materialized")
-    for course_id in course_ids:
+    for course_id in (*course_ids, "removed"):
         deployment.write(course_id)
-    for course_id in course_ids:
+    for course_id in (*course_ids, "removed"):
         deployment.wait_for(course_id, "done")
+    deployment.delete_course("removed")
     deployment.write("edited", edition="second")
     deployment.request("requested")
     assert deployment.parts.run("embed", "commanded").returncode == 0
@@ -116,17 +124,11 @@ def test_every_cause_leads_to_one_run(deployment: Deployment) -> None:
     for course_id in course_ids:
         deployment.assert_state(course_id, "done")
         assert len(deployment.runs_of(course_id)) == 2, deployment.history(course_id)
-
-
-@on_sqlite
-def test_a_deleted_course_loses_its_collection_and_its_partition(deployment: Deployment) -> None:
-    deployment.write("removed")
-    deployment.wait_for("removed", "done")
-    deployment.delete_course("removed")
     wait_until(lambda: deployment.documents("removed") is None, LIMIT_SECONDS, lambda: "its collection still exists")
     wait_until(
         lambda: "removed" not in partition_keys(deployment.dagster), LIMIT_SECONDS, lambda: "its partition still exists"
     )
+    assert len(deployment.runs_of("removed")) == 1
 
 
 def test_nothing_runs_unattended_afterwards(deployment: Deployment) -> None:
