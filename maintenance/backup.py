@@ -88,7 +88,7 @@ def _save_all(
     with progress("Saving", sum(fingerprint.chunks for fingerprint in published if fingerprint)) as advance:
         for pause in PAUSES_SECONDS:
             if pause and busy:
-                on_message(f"Waiting {pause:g} s for {len(busy)} courses that are being embedded …")
+                on_message(f"Waiting {pause:g} s: {len(busy)} of {len(courses)} courses are being embedded …")
                 time.sleep(pause)
             for course_id in list(busy):
                 try:

@@ -62,16 +62,18 @@ class SettingsResource(dg.ConfigurableResource[None]):
 
     SETTINGS: ClassVar[type[Settings]]
     SECRETS: ClassVar[tuple[str, ...]] = ()
-    """Fields for which the Dagster UI shows the name of the environment variable instead of the value."""
+    """Fields for which the Dagster UI shows the name of the environment variable instead of the value. So it does for
+    every URL with a password."""
 
     @classmethod
     def from_environment(cls) -> Self:
         """The resource with the values of the environment and `.env`. Secrets refer to environment variables."""
         configured, resource = cls.SETTINGS(), cls()
         values = {name: getattr(resource, name) for name in cls.model_fields}
-        for name in configured.model_fields_set.intersection(cls.SECRETS):
-            os.environ[name.upper()] = values[name]  # `dg.EnvVar` does not read `.env`
-            values[name] = dg.EnvVar(name.upper())
+        for name in configured.model_fields_set.intersection(values):
+            if name in cls.SECRETS or _has_password(values[name]):
+                os.environ[name.upper()] = values[name]  # `dg.EnvVar` does not read `.env`
+                values[name] = dg.EnvVar(name.upper())
         return cls(**values)
 
     def settings(self) -> Any:
@@ -84,6 +86,10 @@ class SettingsResource(dg.ConfigurableResource[None]):
         values = {name: getattr(self, name) for name in type(self).model_fields}
         changed = {name: value for name, value in values.items() if _differs(getattr(configured, name), value)}
         return self.SETTINGS(**changed) if changed else configured
+
+
+def _has_password(value: object) -> bool:
+    return isinstance(value, str) and "://" in value and "@" in value
 
 
 def _differs(configured: object, value: object) -> bool:

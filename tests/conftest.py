@@ -46,6 +46,7 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # xdist has no t
         return f"faults[{nodeid.rpartition('[')[2]}" if file.startswith("tests/faults/") else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> FileScheduling:
     return FileScheduling(config, log)
 

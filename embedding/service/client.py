@@ -119,11 +119,13 @@ class ServiceClient:
         )
         return retrying(self._request, method, path, **options)
 
-    def _request(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, *, timeout: httpx.Timeout, **options: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, **options)
+            response = self._http.request(method, path, timeout=timeout, **options)
         except httpx.ReadTimeout as error:
-            problem = "did not answer in time (EMBEDDING_SERVICE_TIMEOUT_SECONDS)"
+            problem = f"did not answer within {timeout.read:g} s"
+            if timeout.read == self._timeout_seconds:
+                problem += " (EMBEDDING_SERVICE_TIMEOUT_SECONDS)"
             raise RequestTimeoutError(f"The embedding service at {self.url} {problem}") from error
         except httpx.TransportError as error:
             raise self._unreachable(

@@ -8,6 +8,13 @@ import fcntl
 import os
 from pathlib import Path
 
+from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
+
+
+_retrying = Retrying(  # `lock_holder` in another process holds the lock for a moment
+    retry=retry_if_exception_type(BlockingIOError), stop=stop_after_attempt(5), wait=wait_fixed(0.05), reraise=True
+)
+
 
 class DirectoryInUseError(Exception):
     """Another process holds the lock on the directory."""
@@ -30,7 +37,7 @@ def lock_directory(directory: Path, name: str) -> int:
     path = directory / name
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _retrying(fcntl.flock, descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(descriptor)
         holder = path.read_text().strip()

@@ -45,9 +45,9 @@ def read_contents(
                 content = content_of(session, course, model_signature)
             except UnreadableContentError as error:
                 unreadable[course.id] = str(error)
-                continue
-            if is_due(course, content):
-                due[LaunchReason.of(course, content)] = content
+            else:
+                if is_due(course, content):
+                    due[LaunchReason.of(course, content)] = content
             if time.monotonic() - started > seconds:
                 return due, unreadable, course.id
     return due, unreadable, None

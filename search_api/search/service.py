@@ -89,7 +89,7 @@ class CourseSearch:
         self._indexes = indexes
         self._serve_while_reembedding = serve_while_reembedding
         self._max_bytes = indexes.get_cache_stats().max_bytes
-        self._too_large: set[IndexKey] = set()
+        self._too_large: dict[str, IndexKey] = {}
 
     def search(self, course_id: str, request: SearchRequest) -> SearchResponse:
         """The passages of the course that match the request best.
@@ -162,7 +162,7 @@ class CourseSearch:
 
     def _index(self, course: PublishedCourse, patience_seconds: float) -> CourseIndex:
         key = IndexKey(course.id, course.embedding_generation, course.embedding_fingerprint)
-        if key in self._too_large:
+        if self._too_large.get(course.id) == key:
             raise CourseTooLargeError
         return self._indexes.get(key, lambda: self._load(key, course), patience_seconds)
 
@@ -170,7 +170,7 @@ class CourseSearch:
         try:
             content = read_course(self._vector_store.open(course.id), self._max_bytes)
         except CourseTooLargeError:
-            self._too_large.add(key)
+            self._too_large[course.id] = key
             raise
         published = CourseFingerprint.parse(course.embedding_fingerprint)
         if published is not None and content.digest != published.content:

@@ -123,6 +123,14 @@ def test_reading_a_lock_holder_does_not_change_the_lock(tmp_path: Path) -> None:
     assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
 
 
+def test_a_program_can_lock_while_another_reads_the_holder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.close(lock_directory(tmp_path, ".lock"))
+    with (tmp_path / ".lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        monkeypatch.setattr("tenacity.nap.time.sleep", lambda _: other.close())
+        os.close(lock_directory(tmp_path, ".lock"))
+
+
 def test_locks_of_different_names_are_independent(tmp_path: Path) -> None:
     for descriptor in [lock_directory(tmp_path, name) for name in (".one", ".two")]:
         os.close(descriptor)

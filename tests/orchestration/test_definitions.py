@@ -34,6 +34,8 @@ PASSWORD = "hunter2"
 SECRETS = {
     "DATABASE_URL": f"postgresql://user:{PASSWORD}@db.example/catalogue",
     "EMBEDDING_SERVICE_TOKEN": PASSWORD,
+    "EMBEDDING_SERVICE_URL": f"https://user:{PASSWORD}@embedding.example",
+    "CHROMA_URL": f"https://user:{PASSWORD}@chroma.example",
 }
 
 
@@ -112,6 +114,8 @@ def test_a_secret_is_shown_as_the_name_of_its_environment_variable(
     shown = {name: shown_values(resource) for name, resource in resources.items()}
     assert PASSWORD not in json.dumps(shown)
     assert shown["catalogue"]["database_url"] == {"env": "DATABASE_URL"}
+    assert shown["vector_store"]["chroma_url"] == {"env": "CHROMA_URL"}
+    assert shown["gpu"]["embedding_service_url"] == {"env": "EMBEDDING_SERVICE_URL"}
     assert shown["gpu"]["embedding_service_token"] == {"env": "EMBEDDING_SERVICE_TOKEN"}
     with dg.build_resources(configured) as used:
         assert used.catalogue.settings().database_url == SECRETS["DATABASE_URL"]

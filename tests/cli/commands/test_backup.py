@@ -156,7 +156,7 @@ def test_course_embedded_while_it_is_read_is_read_again(
 
     monkeypatch.setattr(CourseCollection, "contents", contents_and_publication)
     result = backup("--output", "a.zip")
-    assert (result.exit_code, result.stderr) == (0, "Waiting 0.05 s for 1 courses that are being embedded …\n")
+    assert (result.exit_code, result.stderr) == (0, "Waiting 0.05 s: 1 of 1 courses are being embedded …\n")
     with open_archive(Path("a.zip")) as archive:
         assert archive.manifest.courses[0].generation == 2
     assert len(readings) == 2
