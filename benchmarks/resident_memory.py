@@ -1,4 +1,4 @@
-"""Measures the resident memory of the current process."""
+"""The resident memory of the current process."""
 
 from threading import Event, Thread
 from typing import Self

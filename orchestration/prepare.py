@@ -12,7 +12,7 @@ import dagster as dg
 
 from orchestration.assets import GPU_POOL
 from orchestration.course_status.dead_workers import end_abandoned_runs
-from orchestration.prepared_instance import mark_prepared
+from orchestration.instance.prepared import mark_prepared
 
 
 def prepare(instance: dg.DagsterInstance) -> list[str]:

@@ -135,7 +135,7 @@ def collection_materialization(
 ) -> dg.AssetMaterialization:
     """The materialization of the collection.
 
-    Rates and token counts are omitted if nothing was embedded, because zeros would look like a slow run in the plots.
+    Rates and token counts are omitted if nothing was embedded, because zeros would suggest a slow run in the plots.
 
     Args:
         course_id: The course.

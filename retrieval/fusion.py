@@ -1,6 +1,6 @@
 """Fuses the scores of the vector channel and the keyword channel into one score per chunk.
 
-The cosine measures how close a chunk is to the query in meaning. BM25 measures how many words of the query the chunk
+The cosine says how close a chunk is to the query in meaning. BM25 counts how many words of the query the chunk
 contains, and how rare they are. Which channel is better differs from query to query. So by default, the score of each
 channel has two parts:
 

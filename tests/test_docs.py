@@ -68,7 +68,10 @@ def test_documented_paths_exist() -> None:
 
 
 def test_dagster_instance_files_differ_only_in_storage() -> None:
-    files = [yaml.safe_load((ROOT / "orchestration" / name).read_text(encoding="utf-8")) for name in INSTANCE_FILES]
+    files = [
+        yaml.safe_load((ROOT / "orchestration" / "instance" / name).read_text(encoding="utf-8"))
+        for name in INSTANCE_FILES
+    ]
     storages = [file.pop("storage", None) for file in files]
     assert files[0] == files[1]
     assert storages == [None, {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}]

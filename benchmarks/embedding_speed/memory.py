@@ -1,4 +1,4 @@
-"""Measures the memory of bulk embedding beyond the weights. `main` starts it as a separate process."""
+"""Measurement of the memory of bulk embedding beyond the weights. `main` starts it as a separate process."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Measures the memory of indexing, which must not grow with the size of the course.
+"""Benchmark: the memory of indexing, which must not grow with the size of the course.
 
 Courses of three sizes are indexed from a SQLite catalogue into a Chroma server, twice: first all chunks are new, then
 none has changed. Each pass runs in a fresh process. Random unit vectors replace the model, whose memory is not part of

@@ -110,10 +110,10 @@ def read_set(directory: Path) -> RetrievalSet:
             missing = f"query {query_id!r}" if query_id not in judgements else f"chunk {chunk_id!r}"
             raise SetError(f"{location}: there is no {missing}")
         judgements[query_id][chunk_id] = score
-    judged = tuple(query for query in queries if any(score > 0 for score in query.judgements.values()))
-    if not judged:
+    answerable = tuple(query for query in queries if any(score > 0 for score in query.judgements.values()))
+    if not answerable:
         raise SetError(f"{directory / QRELS}: no query has a relevant chunk")
-    return RetrievalSet(directory.resolve().name, directory, judged, len(queries) - len(judged))
+    return RetrievalSet(directory.resolve().name, directory, answerable, len(queries) - len(answerable))
 
 
 def _judgements(file: Path) -> Iterator[tuple[str, str, str, float]]:

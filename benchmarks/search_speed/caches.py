@@ -1,4 +1,4 @@
-"""Measures the time that the caches save, in process: loading a course, simple requests, and expensive requests."""
+"""Benchmark: the time that the caches save, in process: loading a course, simple requests, and expensive requests."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""Measures search speed, compared with plain Chroma, LangChain and LlamaIndex, on the same courses and questions.
+"""Benchmark: search speed, compared with plain Chroma, LangChain and LlamaIndex, on the same courses and questions.
 
     python -m benchmarks.search_speed.main [--out FILE] [--sizes 300 5000 50000] [--seconds 3]
 
@@ -114,7 +114,7 @@ def measure(sizes: Sequence[int], seconds: float, systems: Sequence[str]) -> dic
 
 
 class SystemProcess:
-    """A process that measures one system. It executes the commands of `benchmarks.search_speed.worker`."""
+    """A process that runs the benchmark of one system. It executes the commands of `benchmarks.search_speed.worker`."""
 
     def __init__(self, name: str, environment: Mapping[str, str]) -> None:
         self.name = name

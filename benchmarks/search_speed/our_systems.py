@@ -1,6 +1,6 @@
 """The product (in process and over HTTP) and plain Chroma: `python -m benchmarks.search_speed.our_systems SYSTEM`.
 
-Query vectors are looked up instead of computed, in the search app too, so the measurements exclude query embedding.
+Query vectors are read from a table, in the search app too, so the measurements exclude query embedding.
 """
 
 import os
@@ -31,7 +31,7 @@ from search_api.search.schemas import SearchRequest
 from search_api.services import Services, assemble_services
 
 IN_PROCESS, OVER_HTTP, CHROMA = OUR_SYSTEMS = ("course-search, in process", "course-search, HTTP", "Chroma, HTTP")
-LOOK_UP = "look-up"
+LOOK_UP = "lookup"
 """Name and signature of the embedding model."""
 APP = "benchmarks.search_speed.our_systems:create_search_app"
 QUESTIONS, COURSE = "BENCHMARK_QUESTIONS", "BENCHMARK_COURSE"

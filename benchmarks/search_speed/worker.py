@@ -1,4 +1,4 @@
-"""The main loop of a process that measures one search system. It executes commands from its standard input.
+"""The main loop of a process that benchmarks one search system. It executes commands from its standard input.
 
 A command is one line with a JSON object, and so is its reply:
 

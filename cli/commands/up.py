@@ -200,7 +200,7 @@ def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, st
     if "dagster_home" in settings.model_fields_set and target.exists():
         console.print(f"The Dagster instance is configured by {target}")
     else:
-        shutil.copyfile(ROOT / "orchestration" / template, target)
+        shutil.copyfile(ROOT / "orchestration" / "instance" / template, target)
 
 
 def _choose_port(host: str, configured: int | None, usual: int, *, any_port: bool) -> int:

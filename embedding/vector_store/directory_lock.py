@@ -10,7 +10,6 @@ from pathlib import Path
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-
 _retrying = Retrying(  # `lock_holder` in another process holds the lock for a moment
     retry=retry_if_exception_type(BlockingIOError), stop=stop_after_attempt(5), wait=wait_fixed(0.05), reraise=True
 )

@@ -12,9 +12,9 @@ from orchestration.course_status.dead_workers import end_abandoned_runs
 from orchestration.course_status.decide import Change
 from orchestration.course_status.observe import find_changes
 from orchestration.course_status.record import endings_of, write_changes
+from orchestration.instance.prepared import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.launching.contents import UnreadableContentError, content_of
 from orchestration.partitions import OWNERS
-from orchestration.prepared_instance import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.resources import CatalogueResource, GpuResource
 
 

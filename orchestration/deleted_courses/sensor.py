@@ -6,8 +6,8 @@ from embedding.vector_store.errors import VectorStoreError
 from models.courses import list_course_ids
 from models.database import DatabaseUnavailableError
 from orchestration.deleted_courses.removal import TooManyDeletedError, find_deleted, remove_courses
+from orchestration.instance.prepared import SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.partitions import OWNERS, course_partitions, partition_keys
-from orchestration.prepared_instance import SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.resources import CatalogueResource, KeywordIndexResource, VectorStoreResource
 from orchestration.runs import courses_with_run
 from retrieval.keywords.store import KeywordStoreError

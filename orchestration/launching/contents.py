@@ -13,7 +13,7 @@ from orchestration.launching.launch_reasons import LaunchReason
 READING_SECONDS = 10.0
 """Time limit for requested courses, and again for changed courses. Dagster ends a tick after a minute."""
 UNCHANGED_READING_SECONDS = 0.2
-"""Time limit for courses that look unchanged."""
+"""Time limit for courses that seem unchanged."""
 
 
 class UnreadableContentError(Exception):

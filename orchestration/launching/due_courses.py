@@ -3,7 +3,7 @@
 A course is due if an embedding was requested, or if stage one has ingested it and its content (chunks and model)
 differs from the published content and from the content that was tried without success. One aggregate query counts the
 chunks of all courses, which reveals added and deleted chunks. An edited text changes only the digest of the content, so
-courses that look unchanged are read in rotation, a few per tick.
+courses that seem unchanged are read in rotation, a few per tick.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
@@ -23,7 +23,7 @@ class Candidates:
     changed: Sequence[Course]
     """Never embedded, or neither the published nor the attempted content has this number of chunks and this model."""
     unchanged: Sequence[Course]
-    """Courses that look unchanged. An edited text is found only by reading the chunks."""
+    """Courses that seem unchanged. An edited text is found only by reading the chunks."""
     ingested: Sequence[str]
     """Ids of the ingested courses that have chunks or were published before. Each of them gets a partition."""
     empty: Sequence[str]

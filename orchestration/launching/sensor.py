@@ -15,13 +15,13 @@ from models.courses import list_courses
 from models.database import DatabaseUnavailableError
 from models.ingestion import ingestion_by_course
 from orchestration.assets import course_chunks
+from orchestration.instance.prepared import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.jobs import embed_course
 from orchestration.launching.contents import DueCourses, read_contents
 from orchestration.launching.courses_per_run import group_courses
 from orchestration.launching.due_courses import Candidates, find_candidates
 from orchestration.launching.launch_reasons import LaunchReason, reason_tags, reasons_of, tag_filters
 from orchestration.partitions import OWNERS, course_partitions, partition_keys, range_tags
-from orchestration.prepared_instance import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.runs import courses_cancelled_since, courses_with_run
 

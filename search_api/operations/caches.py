@@ -26,7 +26,7 @@ class CacheState(BaseModel):
 
     hits: int
     misses: int
-    hit_rate: float = Field(description="Hits divided by look-ups, 0.0 to 1.0; 0.0 before the first look-up.")
+    hit_rate: float = Field(description="Hits divided by lookups, 0.0 to 1.0; 0.0 before the first lookup.")
     evictions: int = Field(description="Values removed to make room for others.")
     expirations: int = Field(description="Values removed because they reached ttl_seconds.")
     loads: int

@@ -25,8 +25,8 @@ NO_ROUTE = "none"
 """Label of static files, unknown paths and requests refused before routing. It bounds the number of series."""
 
 _CACHE_COUNTERS = {
-    "hits": "Look-ups that found the value in the cache.",
-    "misses": "Look-ups that did not find the value in the cache.",
+    "hits": "Lookups that found the value in the cache.",
+    "misses": "Lookups that did not find the value in the cache.",
     "evictions": "Values removed to make room for others.",
     "expirations": "Values removed because their time to live ended.",
     "loads": "Loads that succeeded.",
@@ -60,7 +60,7 @@ def add_metrics(app: FastAPI) -> None:
 
 
 class RequestMetricsMiddleware:
-    """Measures requests. It is the outermost middleware, so it includes requests that other middleware refuses."""
+    """Counts and times requests. It is the outermost middleware, so it includes requests that others refuse."""
 
     def __init__(self, app: ASGIApp, seconds: Histogram) -> None:
         self.app = app

@@ -77,7 +77,7 @@ class TestChunkPages:
 
 
 class TestInvalidText:
-    """A chunk whose text is not valid UTF-8 raises an error, and does not look like the end of the course."""
+    """A chunk whose text is not valid UTF-8 raises an error, and is not taken for the end of the course."""
 
     @pytest.fixture
     def sql_ascii_catalogue(self, postgres_server: PostgresServer) -> Iterator[Catalogue]:

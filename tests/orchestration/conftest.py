@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine
 
+from orchestration.instance.prepared import mark_prepared
 from orchestration.partitions import PARTITIONS_NAME
-from orchestration.prepared_instance import mark_prepared
 from tests.orchestration.ticks import Resources, all_resources
 from tests.support.courses import empty_catalogue
 from tests.support.tiny_models import make_tiny_qwen3

@@ -95,7 +95,7 @@ def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Part
     home.mkdir(parents=True)
     (directory / "data" / "logs").mkdir()
     template = "dagster-postgres.yaml" if "DAGSTER_POSTGRES_URL" in settings else "dagster.yaml"
-    shutil.copy(ROOT / "orchestration" / template, home / "dagster.yaml")
+    shutil.copy(ROOT / "orchestration" / "instance" / template, home / "dagster.yaml")
     migrate = [str(Path(sys.executable).with_name("alembic")), "-c", str(ROOT / "alembic.ini"), "upgrade", "head"]
     # before the parts start: two processes that create Dagster's storage at the same time break it
     prepare = [sys.executable, "-m", "orchestration.prepare"]

@@ -1,0 +1,1 @@
+"""The Dagster instance: its configuration files, and the mark that `orchestration.prepare` sets."""
