@@ -10,14 +10,14 @@ from xdist.scheduler import LoadFileScheduling
 
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
-from tests.support.chroma import chroma_server
+from tests.support.servers.chroma import chroma_server
 from tests.support.settings import SETTING_NAMES
 
 if TYPE_CHECKING:
     from xdist.remote import Producer
 
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
+settings.register_profile("deterministic", deadline=None, derandomize=True)
+settings.load_profile("deterministic")
 
 
 LONGEST = ("faults", "e2e", "benchmarks")

@@ -26,8 +26,8 @@ from orchestration.launching.due_courses import is_due
 from retrieval.keywords.store import KeywordSettings, KeywordStore
 from search_api.app import create_app
 from tests.support.catalogue import migrate, settings
-from tests.support.chroma import chroma_server
-from tests.support.postgres import postgres_server, postgres_url
+from tests.support.servers.chroma import chroma_server
+from tests.support.servers.postgres import postgres_server, postgres_url
 
 __all__ = ["postgres_server", "postgres_url"]
 

@@ -1,5 +1,5 @@
 """The PostgreSQL of the session, for the journey that runs on it."""
 
-from tests.support.postgres import postgres_server
+from tests.support.servers.postgres import postgres_server
 
 __all__ = ["postgres_server"]

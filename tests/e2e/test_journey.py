@@ -16,8 +16,8 @@ from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from models.database import postgres_url
-from tests.support.postgres import PostgresServer
 from tests.support.product import COMMAND, Product, running_product, wait_until
+from tests.support.servers.postgres import PostgresServer
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]

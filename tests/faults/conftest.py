@@ -10,9 +10,9 @@ import pytest
 
 from models.database import CatalogueSettings, create_catalogue_engine
 from tests.faults.deployment import BACKENDS, Deployment
-from tests.support.gated_embedding_service import gated_embedding_service
 from tests.support.parts import running_parts
-from tests.support.postgres import LocalPostgresServer
+from tests.support.servers.gated_embedding_service import gated_embedding_service
+from tests.support.servers.postgres import LocalPostgresServer
 from tests.support.tiny_models import make_tiny_qwen3
 
 

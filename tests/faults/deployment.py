@@ -24,10 +24,10 @@ from orchestration.runs import courses_of, unfinished_runs
 from retrieval.keywords.store import KeywordSettings, KeywordStore
 from tests.support.courses import read_course, write_course
 from tests.support.dagster_ui import DagsterUI
-from tests.support.gated_embedding_service import Gate
 from tests.support.parts import Parts
-from tests.support.postgres import LocalPostgresServer
 from tests.support.product import wait_until
+from tests.support.servers.gated_embedding_service import Gate
+from tests.support.servers.postgres import LocalPostgresServer
 
 LIMIT_SECONDS = 240.0
 """Limit of every wait. Nothing takes longer than a minute on an idle machine."""

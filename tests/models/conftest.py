@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.support.catalogue import BACKENDS, STAGE_ONE, Catalogue, Templates, create_database, drop_database
-from tests.support.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
+from tests.support.servers.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
 
 
 def _params(*variants: tuple[str, str]) -> list[object]:

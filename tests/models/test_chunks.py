@@ -7,7 +7,7 @@ from models import chunks
 from models.database import UnreadableDataError
 from models.tables import Chunk
 from tests.support.catalogue import Catalogue, migrate
-from tests.support.postgres import PostgresServer
+from tests.support.servers.postgres import PostgresServer
 
 
 class TestChunkPages:

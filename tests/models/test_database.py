@@ -23,8 +23,8 @@ from models.database import (
 )
 from models.tables import Course
 from tests.support.catalogue import Catalogue, create_stage_one, migrate, settings
-from tests.support.postgres import LocalPostgresServer, PostgresServer
 from tests.support.product import wait_until
+from tests.support.servers.postgres import LocalPostgresServer, PostgresServer
 
 
 def courses_of(engine: Engine) -> list[str]:

@@ -17,8 +17,8 @@ from embedding.vector_store.collections import CollectionInfo, VectorStore
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
-from tests.support.chroma import chroma_server
 from tests.support.product import wait_until
+from tests.support.servers.chroma import chroma_server
 
 pytestmark = pytest.mark.integration
 

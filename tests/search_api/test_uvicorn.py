@@ -11,7 +11,7 @@ from search_api.app import create_app
 from search_api.app_settings import SearchSettings
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
 from tests.support.product import wait_until
-from tests.support.server import serving
+from tests.support.servers.asgi import serving
 
 pytestmark = pytest.mark.integration
 

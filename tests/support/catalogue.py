@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 
 from models.database import CatalogueSettings, create_catalogue_engine, transaction
 from models.tables import Chunk, Course, Resource
-from tests.support.postgres import server
+from tests.support.servers.postgres import server
 
 BACKENDS = ("sqlite", "postgres")
 

@@ -24,9 +24,9 @@ from embedding.vector_store.directory_lock import lock_directory
 from embedding.vector_store.files import vector_store_settings
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
-from tests.support.chroma import chroma_server, wait_for_chroma
-from tests.support.foreign_server import foreign_server
 from tests.support.product import wait_until
+from tests.support.servers.chroma import chroma_server, wait_for_chroma
+from tests.support.servers.foreign_server import foreign_server
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration

@@ -37,8 +37,8 @@ from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_na
 from tests.cli.commands.test_status import NOON
 from tests.cli.conftest import publish_course, read_course
 from tests.support.catalogue import Catalogue, create_database, drop_database, migrate, settings
-from tests.support.chroma import chroma_server, has_collection
-from tests.support.foreign_server import foreign_server
+from tests.support.servers.chroma import chroma_server, has_collection
+from tests.support.servers.foreign_server import foreign_server
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration

@@ -22,7 +22,7 @@ from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
 from tests.cli.conftest import Pipeline, publish_course, read_course
 from tests.support.catalogue import Catalogue
-from tests.support.chroma import has_collection
+from tests.support.servers.chroma import has_collection
 
 pytestmark = pytest.mark.integration
 

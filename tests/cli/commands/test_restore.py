@@ -26,9 +26,9 @@ from models.database import DatabaseUnavailableError
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from tests.support.catalogue import Catalogue
-from tests.support.chroma import chroma_server
 from tests.support.courses import change_course, empty_catalogue, read_course
 from tests.support.published import MODEL, SIGNATURE, add_courses, publish, records_of
+from tests.support.servers.chroma import chroma_server
 
 pytestmark = pytest.mark.integration
 

@@ -15,7 +15,7 @@ from embedding.loader import load_embedding_model
 from embedding.model_files.directory import check_model_files
 from embedding.model_files.download import fetch_model
 from embedding.model_settings import EmbeddingSettings
-from tests.support.fake_hub import COMMIT, FakeHub, fake_hub
+from tests.support.servers.fake_hub import COMMIT, FakeHub, fake_hub
 
 pytestmark = pytest.mark.integration
 

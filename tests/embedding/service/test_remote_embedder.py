@@ -21,8 +21,8 @@ from embedding.factory import configured_signature, open_embedder
 from embedding.interface import Embedder
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import MAX_TEXTS_PER_REQUEST, RemoteEmbedder
-from tests.support.foreign_server import Answer, ForeignServer, foreign_server
 from tests.support.indexed_course import DIMENSIONS, vector_of
+from tests.support.servers.foreign_server import Answer, ForeignServer, foreign_server
 
 pytestmark = pytest.mark.integration
 

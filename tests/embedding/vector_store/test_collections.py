@@ -14,7 +14,7 @@ from embedding.vector_store.collections import CollectionInfo, CourseCollection,
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
-from tests.support.chroma import chroma_server
+from tests.support.servers.chroma import chroma_server
 
 pytestmark = pytest.mark.integration
 

@@ -14,8 +14,8 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import EMBED_BATCH, index_course
 from embedding.vector_store.server import VectorStoreSettings
-from tests.support.chroma import chroma_server
 from tests.support.indexed_course import IndexedCourse, StubEmbedder, vector_of
+from tests.support.servers.chroma import chroma_server
 
 pytestmark = pytest.mark.integration
 

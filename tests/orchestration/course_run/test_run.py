@@ -25,9 +25,9 @@ from tests.orchestration.ticks import (
     materialize,
     metadata_of,
 )
-from tests.support.chroma import has_collection
 from tests.support.courses import change_course, read_course, write_course
-from tests.support.foreign_server import foreign_server
+from tests.support.servers.chroma import has_collection
+from tests.support.servers.foreign_server import foreign_server
 
 pytestmark = pytest.mark.integration
 

@@ -7,7 +7,7 @@ from orchestration.deleted_courses import removal
 from orchestration.deleted_courses.removal import SMALL_REMOVAL, TooManyDeletedError, find_deleted, remove_courses
 from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
-from tests.support.chroma import has_collection
+from tests.support.servers.chroma import has_collection
 
 NO_RUNS: frozenset[str] = frozenset()
 

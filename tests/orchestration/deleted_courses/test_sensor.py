@@ -9,8 +9,8 @@ from embedding.vector_store.collections import VectorStore
 from orchestration.partitions import PARTITIONS_NAME
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
 from tests.orchestration.ticks import Resources, deleted_course_tick, materialize
-from tests.support.chroma import has_collection
 from tests.support.courses import write_course
+from tests.support.servers.chroma import has_collection
 
 pytestmark = pytest.mark.integration
 

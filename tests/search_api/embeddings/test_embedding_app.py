@@ -18,7 +18,7 @@ from search_api.app import create_embedding_app
 from search_api.app_settings import SearchSettings
 from search_api.embeddings import service as service_module
 from tests.search_api.app_harness import AppHarness
-from tests.support.server import serving
+from tests.support.servers.asgi import serving
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration

@@ -16,7 +16,7 @@ from embedding.model_settings import EmbeddingSettings
 from search_api.app import create_embedding_app
 from search_api.app_settings import SearchSettings
 from tests.search_api.app_harness import AppHarness
-from tests.support.server import serving
+from tests.support.servers.asgi import serving
 from tests.support.tiny_models import make_tiny_qwen3
 
 TOKEN = "s3cret"

@@ -23,7 +23,7 @@ from search_api.app_settings import SearchSettings
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
 from tests.support.browser import CHROMIUM, DRIVER, MISSING, chromium
 from tests.support.courses import change_course, empty_catalogue, read_course, write_course
-from tests.support.server import serving
+from tests.support.servers.asgi import serving
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = [

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from tests.support.indexed_course import vector_of
-from tests.support.server import serving
+from tests.support.servers.asgi import serving
 
 Answer = dict[str, Any]
 

@@ -11,7 +11,7 @@ from embedding.model_settings import EmbeddingSettings
 from search_api.app import create_embedding_app
 from search_api.app_settings import SearchSettings
 from search_api.services import ModelServices, open_embedding
-from tests.support.server import serving
+from tests.support.servers.asgi import serving
 
 
 class Gate:

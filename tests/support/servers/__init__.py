@@ -1,0 +1,1 @@
+"""Servers that tests start: Chroma, PostgreSQL, a fake hub, embedding services, and any ASGI app."""
