@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from maintenance.progress import progress
-from maintenance.rebuild import running_course_message, unknown_course_message
 from models.courses import courses_by_id, is_active, list_course_ids
 from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine, transaction
+from models.messages import not_found_message, running_message
 from models.tables import Course, EmbeddingStatus
 from models.text import one_line
 from search_api.http.errors import AlreadyRunningError, CourseNotFoundError
@@ -76,12 +76,12 @@ def select_course_ids(engine: Engine, course_ids: Sequence[str] | None, *, all_c
 
 def not_found_error(course_id: str) -> CourseNotFoundError:
     """The API's error for an unknown course."""
-    return CourseNotFoundError(unknown_course_message(course_id))
+    return CourseNotFoundError(not_found_message(course_id))
 
 
 def already_running_error(course: Course) -> AlreadyRunningError:
     """The API's error for a course that is being embedded."""
-    return AlreadyRunningError(running_course_message(course))
+    return AlreadyRunningError(running_message(course))
 
 
 def wait_for_courses(engine: Engine, course_ids: Sequence[str], *, silent: bool = False) -> dict[str, Course | None]:

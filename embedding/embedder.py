@@ -24,7 +24,7 @@ from embedding.engine.precision import Precision
 from embedding.errors import EmbeddingError
 from embedding.interface import Embedder, Embeddings, Pause, concatenate_embeddings, no_pause
 from embedding.loader import load_embedding_model
-from embedding.model_files.directory import ModelDirectory, read_model_directory
+from embedding.model_files.model_directory import ModelDirectory, read_model_directory
 from embedding.model_settings import EmbeddingSettings
 from models.text import without_surrogates
 

@@ -2,7 +2,7 @@
 
 from embedding.embedder import LocalEmbedder
 from embedding.interface import Embedder
-from embedding.model_files.directory import model_signature
+from embedding.model_files.model_directory import model_signature
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import RemoteEmbedder
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from embedding.engine.precision import Precision, cpu_precision, gpu_precision
 from embedding.errors import ModelUnavailableError
-from embedding.model_files.directory import read_model_directory
+from embedding.model_files.model_directory import read_model_directory
 from embedding.model_settings import EmbeddingSettings
 
 if TYPE_CHECKING:

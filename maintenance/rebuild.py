@@ -20,8 +20,7 @@ from models.course_state import (
 )
 from models.courses import get_course
 from models.database import Engine, transaction
-from models.tables import Course
-from models.text import quoted
+from models.messages import not_found_message, running_message
 from retrieval.keywords.store import KeywordStore, KeywordStoreError
 
 
@@ -47,9 +46,9 @@ def rebuild_course(engine: Engine, store: VectorStore, keywords: KeywordStore, c
     with transaction(engine) as session:
         course = get_course(session, course_id)
         if course is None:
-            raise CourseRefusedError(unknown_course_message(course_id))
+            raise CourseRefusedError(not_found_message(course_id))
         if not claim_course(session, course_id, owner):
-            raise CourseRefusedError(running_course_message(course))
+            raise CourseRefusedError(running_message(course))
 
     def check_ownership() -> None:
         with transaction(engine) as session:
@@ -71,17 +70,3 @@ def rebuild_course(engine: Engine, store: VectorStore, keywords: KeywordStore, c
             request_embedding(session, course_id, datetime.now(UTC))
     if not is_requested:
         raise RebuildLostError(f"Course {course_id} was taken over while its collection was deleted: rebuild it again")
-
-
-def unknown_course_message(course_id: str) -> str:
-    """The message for a course that does not exist."""
-    return f"There is no course {quoted(course_id)}"
-
-
-def running_course_message(course: Course) -> str:
-    """The message for a course that cannot be embedded or rebuilt now, because it is running."""
-    if (course.embedding_run_id or "").startswith(REBUILD_OWNER_PREFIX):
-        return (
-            f"Course {quoted(course.id)} is being rebuilt now; if that was interrupted, `make up` releases the course"
-        )
-    return f"Course {quoted(course.id)} is being embedded now"

@@ -17,7 +17,7 @@ from sqlmodel import col
 from models.fingerprint import chunk_hash
 from models.ids import IdColumns, id_equals
 from models.ingestion import ingestion_by_course
-from models.ready_to_embed import Position, read_lines
+from models.jsonl_rows import Position, read_lines
 from models.tables import Chunk, Course, Resource
 
 BATCH = 500

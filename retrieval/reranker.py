@@ -18,7 +18,7 @@ from pydantic import Field
 from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, padded_batches
 from embedding.errors import ModelUnavailableError
 from embedding.loader import load_model
-from embedding.model_files.directory import check_model_files
+from embedding.model_files.model_directory import check_model_files
 from models.settings import Settings
 from models.text import without_surrogates
 

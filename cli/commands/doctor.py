@@ -10,7 +10,7 @@ from rich.text import Text
 
 from cli.all_settings import ALL_SETTINGS
 from cli.courses import Json
-from maintenance.checks.examination import repair, run_checks
+from maintenance.checks.all_checks import repair, run_checks
 from maintenance.checks.findings import Diagnosis, Level
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from embedding.errors import ModelUnavailableError
-from embedding.model_files.directory import read_model_directory
+from embedding.model_files.model_directory import read_model_directory
 from embedding.model_settings import EmbeddingSettings
 
 APP = "search_api.app:create_embedding_app"

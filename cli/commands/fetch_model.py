@@ -6,9 +6,9 @@ from typing import Annotated
 import typer
 
 from embedding.errors import ModelFetchError
-from embedding.model_files.directory import check_model_files, read_model_directory
 from embedding.model_files.download import DEFAULT_REPOSITORY
 from embedding.model_files.download import fetch_model as fetch
+from embedding.model_files.model_directory import check_model_files, read_model_directory
 from embedding.model_settings import EmbeddingSettings
 from retrieval.reranker import RerankerSettings
 

@@ -25,7 +25,7 @@ from cli.processes import ProcessFailedError, Supervisor, free_port
 from embedding.errors import EmbeddingError, ModelUnavailableError
 from embedding.factory import configured_signature
 from embedding.model_files.demo_model import demo_model_settings, model_in_use
-from embedding.model_files.directory import read_model_directory
+from embedding.model_files.model_directory import read_model_directory
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
 from embedding.vector_store.server import VectorStoreSettings

@@ -16,7 +16,7 @@ from embedding.engine.attention import PACKED, LayerKV, register
 from embedding.engine.lean import LeanForward
 from embedding.engine.packing import PackedBatch, padding_rows
 from embedding.interface import Pause, no_pause
-from embedding.model_files.directory import Pooling
+from embedding.model_files.model_directory import Pooling
 
 if TYPE_CHECKING:
     import torch

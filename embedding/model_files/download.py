@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from embedding.errors import ModelFetchError, ModelUnavailableError
-from embedding.model_files.directory import read_model_directory
+from embedding.model_files.model_directory import read_model_directory
 
 DEFAULT_REPOSITORY = "Qwen/Qwen3-Embedding-0.6B"
 

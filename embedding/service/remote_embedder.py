@@ -25,6 +25,7 @@ from cachetools import LRUCache
 
 from embedding.errors import EmbeddingServiceError
 from embedding.interface import Embedder, Embeddings, Pause, concatenate_embeddings, no_pause
+from embedding.model_files.prompts import qwen3_query_prompt
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.client import RequestRefusedError, RequestTimeoutError, ServiceClient
 from embedding.vectors import UNIT_TOLERANCE, Vectors
@@ -289,7 +290,7 @@ def _estimated_counts(tokens: int, texts: Sequence[str]) -> tuple[int, ...]:
 def _query_prompt(model: str, settings: EmbeddingSettings) -> str:
     """The published prompt for Qwen3 models; no prompt for others, unless EMBEDDING_QUERY_INSTRUCTION is set."""
     has_prompt = "qwen3" in model.casefold() or "embedding_query_instruction" in settings.model_fields_set
-    return f"Instruct: {settings.embedding_query_instruction}\nQuery:" if has_prompt else ""
+    return qwen3_query_prompt(settings.embedding_query_instruction) if has_prompt else ""
 
 
 def _is_same_model(name: str, other_name: str) -> bool:

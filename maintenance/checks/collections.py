@@ -16,11 +16,12 @@ from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreEr
 from embedding.vectors import are_sound
 from maintenance.checks.findings import Finding, Level, first_few
 from maintenance.progress import progress
-from maintenance.rebuild import CourseRefusedError, rebuild_course, running_course_message, unknown_course_message
+from maintenance.rebuild import CourseRefusedError, rebuild_course
 from models.course_state import request_embedding
 from models.courses import courses_by_id, get_course, list_course_ids, list_courses
 from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.messages import not_found_message, running_message
 from models.tables import Course, EmbeddingStatus
 from models.text import counted
 from retrieval.keywords.store import KeywordSettings, KeywordStore
@@ -138,8 +139,8 @@ def check_courses(
                 return f"{course_id}: embedding_started"
             course = get_course(session, course_id)
         if course is None:
-            raise CourseRefusedError(unknown_course_message(course_id))
-        return f"{course_id}: {running_course_message(course)}"
+            raise CourseRefusedError(not_found_message(course_id))
+        return f"{course_id}: {running_message(course)}"
 
     def rebuild(course_id: str) -> str:
         rebuild_course(engine, store, KeywordStore(KeywordSettings()), course_id)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from models import course_state, courses
 from models.courses import PublishedCourse
 from models.database import CatalogueSettings, FileStamp, create_catalogue_engine, file_stamp, transaction
+from models.messages import not_found_message, running_message
 from models.tables import Course
 from models.text import quoted
 from search_api.http.errors import AlreadyRunningError, CourseNotFoundError
@@ -68,8 +69,7 @@ class Courses:
         with transaction(self._engine) as session:
             requested = course_state.request_embedding(session, course_id, datetime.now(UTC))
         if not requested:
-            self.get(course_id)
-            raise AlreadyRunningError(f"Course {quoted(course_id)} is being embedded now")
+            raise AlreadyRunningError(running_message(self.get(course_id)))
         logger.info("Embedding of course %s requested", quoted(course_id))
 
     def check(self) -> None:
@@ -83,4 +83,4 @@ class Courses:
 
 
 def _not_found(course_id: str) -> CourseNotFoundError:
-    return CourseNotFoundError(f"There is no course {quoted(course_id)}")
+    return CourseNotFoundError(not_found_message(course_id))

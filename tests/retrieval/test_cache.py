@@ -220,7 +220,7 @@ def test_get_cache_stats_removes_expired_values(sized: InstanceCache[str, bytes]
 
 
 def test_values_never_expire_with_infinite_ttl(clock: Clock) -> None:
-    cache: InstanceCache[str, int] = InstanceCache("infinite", ttl_seconds=math.inf, timer=clock)
+    cache: InstanceCache[str, int] = InstanceCache("infinite", max_entries=3, ttl_seconds=math.inf, timer=clock)
     cache.get("k", lambda: 1)
     clock.now += 1e12
     assert cache.peek("k") == 1
@@ -237,7 +237,9 @@ def test_least_recently_used_value_is_evicted(cache: InstanceCache[str, object])
 
 
 def test_values_are_evicted_until_max_bytes_is_met(clock: Clock) -> None:
-    cache: InstanceCache[str, bytes] = InstanceCache("bytes", max_bytes=10, size_of=len, timer=clock)
+    cache: InstanceCache[str, bytes] = InstanceCache(
+        "bytes", max_entries=9, ttl_seconds=60, max_bytes=10, size_of=len, timer=clock
+    )
     for key, size in (("a", 3), ("b", 3), ("c", 3)):
         cache.get(key, lambda size=size: bytes(size))  # type: ignore[misc]
     cache.get("d", lambda: bytes(7))
@@ -295,7 +297,7 @@ def test_failed_background_load_is_retried_by_the_next_call(
 
 
 def test_background_loads_are_limited(clock: Clock) -> None:
-    cache: InstanceCache[int, object] = InstanceCache("many", timer=clock)
+    cache: InstanceCache[int, object] = InstanceCache("many", max_entries=50, ttl_seconds=60, timer=clock)
     loads = [Load() for _ in range(BACKGROUND_LOADS + 1)]
     for key, load in enumerate(loads):
         with pytest.raises(StillLoadingError):
@@ -356,7 +358,7 @@ def test_log_messages_name_cache_and_key(clock: Clock, caplog: pytest.LogCapture
 def test_long_key_is_truncated_in_log_messages(clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     """A key may contain user input."""
     caplog.set_level(logging.DEBUG, "retrieval.cache")
-    cache: InstanceCache[str, str] = InstanceCache("log", timer=clock)
+    cache: InstanceCache[str, str] = InstanceCache("log", max_entries=1, ttl_seconds=60, timer=clock)
     for _ in range(2):
         cache.get("long\n" * 1000, str)
     cache.clear_cache()
@@ -369,4 +371,4 @@ def test_long_key_is_truncated_in_log_messages(clock: Clock, caplog: pytest.LogC
 )
 def test_invalid_limits_are_rejected(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Cache odd: "):
-        InstanceCache("odd", **limits)  # type: ignore[arg-type]
+        InstanceCache("odd", **{"max_entries": 1, "ttl_seconds": 60, **limits})  # type: ignore[arg-type]

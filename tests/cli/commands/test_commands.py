@@ -16,7 +16,7 @@ from pydantic import SecretStr
 
 from cli.commands.up import model_environment
 from cli.processes import free_port
-from embedding.model_files.directory import model_signature
+from embedding.model_files.model_directory import model_signature
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import RemoteEmbedder
 from embedding.vector_store.collections import CollectionInfo, VectorStore

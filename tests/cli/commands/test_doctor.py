@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 from cli.all_settings import ALL_SETTINGS
 from cli.main import app
 from cli.processes import free_port
-from embedding.model_files.directory import model_signature
+from embedding.model_files.model_directory import model_signature
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
 from embedding.vector_store.directory_lock import lock_directory
@@ -26,7 +26,7 @@ from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.files import SERVER_LOCK
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
-from maintenance.checks.examination import repair, run_checks
+from maintenance.checks.all_checks import repair, run_checks
 from maintenance.checks.findings import Finding, Level
 from maintenance.restore import NEW_SUFFIX, OLD_SUFFIX
 from models.course_state import claim_course, fail_course, request_embedding

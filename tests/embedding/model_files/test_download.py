@@ -12,8 +12,8 @@ import pytest
 
 from embedding.errors import ModelFetchError
 from embedding.loader import load_embedding_model
-from embedding.model_files.directory import check_model_files
 from embedding.model_files.download import fetch_model
+from embedding.model_files.model_directory import check_model_files
 from embedding.model_settings import EmbeddingSettings
 from tests.support.servers.fake_hub import COMMIT, FakeHub, fake_hub
 

@@ -14,7 +14,9 @@ from tests.search_api.app_harness import AppHarness
 @pytest.fixture
 def courses(harness: AppHarness) -> InstanceCache[str, bytes]:
     """A cache of the app with three hits and one miss."""
-    cache: InstanceCache[str, bytes] = InstanceCache("courses", max_bytes=100, size_of=len)
+    cache: InstanceCache[str, bytes] = InstanceCache(
+        "courses", max_entries=50, ttl_seconds=1800, max_bytes=100, size_of=len
+    )
     for _ in range(4):
         cache.get("abc123", lambda: b"0123456789")
     harness.caches["courses"] = cache
@@ -49,7 +51,7 @@ def test_stats_are_those_of_the_cache(courses: InstanceCache[str, bytes], client
 
 def test_missing_limits_are_null(harness: AppHarness, client: TestClient) -> None:
     """JSON has no infinity."""
-    harness.caches["models"] = InstanceCache("models", ttl_seconds=math.inf)
+    harness.caches["models"] = InstanceCache("models", max_entries=1, ttl_seconds=math.inf)
     stats = stats_of(client)["models"]
     assert (stats["ttl_seconds"], stats["max_bytes"]) == (None, None)
 
@@ -62,7 +64,7 @@ def test_stats_without_caches_are_empty(harness: AppHarness, client: TestClient)
 def test_clear_removes_values_but_not_counts(
     harness: AppHarness, courses: InstanceCache[str, bytes], client: TestClient
 ) -> None:
-    harness.caches["others"] = InstanceCache("others")
+    harness.caches["others"] = InstanceCache("others", max_entries=50, ttl_seconds=1800)
     harness.caches["others"].get("k", str)
     response = client.delete("/caches")
     assert response.status_code == 200

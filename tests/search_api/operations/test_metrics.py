@@ -90,8 +90,8 @@ def test_duration_includes_the_whole_response() -> None:
 
 
 def test_cache_metrics_are_current(harness: AppHarness, client: TestClient) -> None:
-    courses: InstanceCache[str, bytes] = InstanceCache("courses", size_of=len)
-    harness.caches |= {"courses": courses, "models": InstanceCache("models")}
+    courses: InstanceCache[str, bytes] = InstanceCache("courses", max_entries=50, ttl_seconds=1800, size_of=len)
+    harness.caches |= {"courses": courses, "models": InstanceCache("models", max_entries=50, ttl_seconds=1800)}
     for _ in range(4):
         courses.get("abc123", lambda: b"0123456789")
     assert samples(client, "course_search_cache_hits_total") == {("courses",): 3, ("models",): 0}

@@ -88,7 +88,9 @@ class ServiceSetup:
         self.load_allowed = threading.Event()
         self.load_allowed.set()
         self.clock = Clock()
-        self.cache: InstanceCache[Path, Reranker] = InstanceCache("rerank model", ttl_seconds=60, timer=self.clock)
+        self.cache: InstanceCache[Path, Reranker] = InstanceCache(
+            "rerank model", max_entries=1, ttl_seconds=60, timer=self.clock
+        )
 
     @property
     def stub(self) -> StubReranker:

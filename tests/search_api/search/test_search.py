@@ -8,6 +8,9 @@ from starlette.testclient import TestClient
 
 from embedding.errors import EmbeddingError, ModelUnavailableError
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError
+from retrieval.course_index import FILTERS
+from search_api.page.routes import FILES
+from search_api.search.schemas import SearchFilters
 from tests.search_api.app_harness import AppHarness
 
 
@@ -25,6 +28,12 @@ def texts(client: TestClient, **body: Any) -> list[str]:
     status, answer = search(client, {"query": "copper", **body})
     assert status == 200, answer
     return [result["text"] for result in answer["results"]]
+
+
+def test_request_index_and_page_have_the_same_filters() -> None:
+    assert tuple(SearchFilters.model_fields) == FILTERS
+    page = (FILES / "page.js").read_text(encoding="utf-8")
+    assert f"const FILTERS = {json.dumps(FILTERS)};" in page
 
 
 def test_search_with_query_top_k_and_filters(harness: AppHarness, client: TestClient) -> None:

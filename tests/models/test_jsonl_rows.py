@@ -7,7 +7,7 @@ from dagster import DagsterInstance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.ready_to_embed import read_lines
+from models.jsonl_rows import read_lines
 from models.tables import Chunk
 
 LINE: dict[str, Any] = {

@@ -7,13 +7,13 @@ so a sensor reads the signature of a model in milliseconds.
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from embedding.errors import ModelUnavailableError
+from embedding.model_files.prompts import query_prompt, stored_prompt
 from embedding.model_settings import EmbeddingSettings
 
 Pooling = Literal["cls", "mean", "lasttoken"]
@@ -45,7 +45,6 @@ _SIGNED_FILES = (
     "added_tokens.json",
     "merges.txt",
 )
-_INSTRUCT_PROMPT = re.compile(r"Instruct: .*(?P<rest>\n+Query: ?)", re.DOTALL)
 _SLICES = 16
 _SLICE_BYTES = 64 * 1024
 
@@ -68,19 +67,8 @@ class ModelDirectory:
     document_prompt: str
 
     def query_prompt(self, settings: EmbeddingSettings) -> str:
-        """Return the prompt to put before every query.
-
-        It is the stored prompt. If that prompt contains a task and EMBEDDING_QUERY_INSTRUCTION is set, the setting
-        replaces the task. A Qwen3 directory without a stored prompt gets the one of the model card
-        (huggingface.co/Qwen/Qwen3-Embedding-0.6B), which has no space after `Query:`.
-        """
-        task = settings.embedding_query_instruction
-        if self.stored_query_prompt is None:
-            return f"Instruct: {task}\nQuery:" if self.model_type == "qwen3" else ""
-        instruct = _INSTRUCT_PROMPT.fullmatch(self.stored_query_prompt)
-        if instruct and "embedding_query_instruction" in settings.model_fields_set:
-            return f"Instruct: {task}{instruct['rest']}"
-        return self.stored_query_prompt
+        """The prompt to put before every query; see `embedding.model_files.prompts`."""
+        return query_prompt(self.stored_query_prompt, self.model_type, settings)
 
     def signature(self, max_tokens: int) -> str:
         """Return the model signature: 16 hex digits that change with everything that changes document vectors.
@@ -143,8 +131,8 @@ def read_model_directory(path: Path) -> ModelDirectory:
         weights=weights,
         max_tokens=_max_tokens(config, sentence, _read_object(path, "tokenizer_config.json", optional=True)),
         lower_case=bool(sentence.get("do_lower_case")),
-        stored_query_prompt=_prompt(prompts, "query"),
-        document_prompt=_prompt(prompts, "document", "passage", "corpus") or "",
+        stored_query_prompt=stored_prompt(prompts, "query"),
+        document_prompt=stored_prompt(prompts, "document", "passage", "corpus") or "",
     )
 
 
@@ -221,15 +209,6 @@ def _pooling(path: Path, config: dict[str, Any], pooling: dict[str, Any]) -> Poo
     if pooling.get("include_prompt") is False:
         raise ModelUnavailableError(path, "pooling without the prompt's tokens is not supported")
     return cast(Pooling, modes[0])
-
-
-def _prompt(settings: dict[str, Any], *names: str) -> str | None:
-    """Return the first of the named prompts that is stored, else the default prompt, else None."""
-    prompts = settings.get("prompts") or {}
-    for name in (*names, settings.get("default_prompt_name")):
-        if isinstance(prompts.get(name), str):
-            return str(prompts[name])
-    return None
 
 
 def _max_tokens(config: dict[str, Any], sentence: dict[str, Any], tokenizer: dict[str, Any]) -> int:

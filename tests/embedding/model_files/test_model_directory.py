@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from embedding.errors import EmbeddingError, ModelUnavailableError
-from embedding.model_files.directory import model_signature, read_model_directory
+from embedding.model_files.model_directory import model_signature, read_model_directory
 from embedding.model_settings import EmbeddingSettings
 from tests.support.tiny_models import QUERY_PROMPT
 
@@ -274,7 +274,7 @@ def test_imports_and_signature_do_not_import_torch(tiny_qwen3: Path) -> None:
         "import sys\n"
         "import embedding.embedder, embedding.factory, embedding.loader\n"
         "import embedding.model_files.demo_model, embedding.model_files.download\n"
-        "from embedding.model_files.directory import model_signature\n"
+        "from embedding.model_files.model_directory import model_signature\n"
         "from embedding.model_settings import EmbeddingSettings\n"
         "print(model_signature(EmbeddingSettings(embedding_model_path=sys.argv[1])))\n"
         "heavy = {'torch', 'transformers', 'tokenizers', 'huggingface_hub', 'chromadb'} & sys.modules.keys()\n"
