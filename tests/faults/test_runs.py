@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from orchestration.partitions import partition_keys
-from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_sqlite
+from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_postgres, on_sqlite
 from tests.support.product import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -61,7 +61,7 @@ def test_the_courses_of_a_terminated_run_are_cancelled(deployment: Deployment) -
         assert [run.run_id for run in deployment.runs_of(course_id)] == [run_id]
 
 
-@on_sqlite
+@on_postgres
 def test_a_second_run_of_a_course_waits_for_the_first(deployment: Deployment) -> None:
     worker = deployment.freeze_half_way("doubled", lambda: deployment.launch("doubled"))
     first = deployment.row("doubled").embedding_run_id or ""

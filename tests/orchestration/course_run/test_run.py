@@ -1,9 +1,11 @@
 """A run of one course with a real catalogue, Chroma server and model: what it writes, and how it fails."""
 
-from contextlib import suppress
+import resource
+from contextlib import closing, suppress
 from pathlib import Path
 
 import dagster as dg
+import psutil
 import pytest
 from sqlalchemy import Engine
 
@@ -12,6 +14,7 @@ from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import RemoteEmbedder
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.indexing import EMBED_BATCH
+from embedding.vector_store.server import VectorStoreSettings
 from models import course_state
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
@@ -26,7 +29,7 @@ from tests.orchestration.ticks import (
     metadata_of,
 )
 from tests.support.courses import change_course, read_course, write_course
-from tests.support.servers.chroma import has_collection
+from tests.support.servers.chroma import chroma_process, has_collection
 from tests.support.servers.foreign_server import foreign_server
 
 pytestmark = pytest.mark.integration
@@ -177,6 +180,32 @@ def test_a_run_that_cannot_reach_the_vector_store_requests_another(
     assert course.embedding_status == EmbeddingStatus.FAILED
     assert "cannot be reached" in (course.embedding_error or "")
     assert course.embedding_requested_at is not None
+
+
+@pytest.mark.usefixtures("resources")
+def test_a_full_disk_of_the_vector_store_publishes_nothing(
+    instance: dg.DagsterInstance, catalogue: Engine, tmp_path: Path, course_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, port = tmp_path / "chroma", free_port()
+    monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr("orchestration.course_run.run.PATIENCE_SECONDS", 0.0)
+    write_course(catalogue, course_id, texts(course_id))
+    with chroma_process(directory, port) as (_, process):
+        assert materialize(instance, all_resources(), course_id).success
+        published = read_course(catalogue, course_id)
+        write_course(catalogue, course_id, texts(course_id, EMBED_BATCH * 2))
+        size = (directory / "chroma.sqlite3").stat().st_size
+        process.rlimit(psutil.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # no file may grow
+        assert not materialize(instance, all_resources(), course_id).success
+    failed = read_course(catalogue, course_id)
+    assert failed.embedding_status == EmbeddingStatus.FAILED
+    assert "Chroma at" in (failed.embedding_error or "")
+    assert failed.embedding_generation == published.embedding_generation
+    assert failed.embedding_fingerprint == published.embedding_fingerprint
+    with chroma_process(directory, port):
+        assert materialize(instance, all_resources(), course_id).success
+        with closing(VectorStore(VectorStoreSettings())) as store:
+            assert store.open(course_id).count() == EMBED_BATCH * 2
 
 
 @pytest.mark.usefixtures("_course")

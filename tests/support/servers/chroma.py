@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
@@ -19,6 +20,13 @@ CHROMA = Path(sys.executable).with_name("chroma")
 @contextmanager
 def chroma_server(directory: Path, port: int | None = None) -> Iterator[str]:
     """Run a Chroma server and yield its URL. The same directory and port restart the same server."""
+    with chroma_process(directory, port) as (url, _):
+        yield url
+
+
+@contextmanager
+def chroma_process(directory: Path, port: int | None = None) -> Iterator[tuple[str, psutil.Process]]:
+    """Run a Chroma server and yield its URL and process."""
     port = port or free_port()
     url = f"http://127.0.0.1:{port}"
     log = directory.with_suffix(".log").open("ab")
@@ -29,7 +37,7 @@ def chroma_server(directory: Path, port: int | None = None) -> Iterator[str]:
     )
     try:
         wait_for_chroma(url)
-        yield url
+        yield url, psutil.Process(process.pid)
     finally:
         process.terminate()
         process.wait(timeout=120)
