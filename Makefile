@@ -72,7 +72,7 @@ $(BASELINES)/.ready: benchmarks/search_speed/baseline-requirements.txt
 eval: $(READY) ## Evaluate search quality on the retrieval sets in DATA; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.search_quality.main $(DATA) $(if $(OUT),--out $(OUT))
 
-lock: ## Update all pinned versions in constraints.txt
+lock: ## Update all pinned versions in constraints.txt, except torch
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet $$(grep '^torch==' constraints.txt)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

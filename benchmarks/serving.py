@@ -1,6 +1,6 @@
 """Starts the parts of the product that a benchmark needs, without Dagster: catalogue, Chroma server, search app.
 
-All files are in a temporary directory, which is deleted at the end. All ports are free ones.
+All files are in a temporary directory, which is deleted at the end. The ports are chosen from the free ports.
 """
 
 import os

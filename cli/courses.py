@@ -64,7 +64,7 @@ def select_course_ids(engine: Engine, course_ids: Sequence[str] | None, *, all_c
         Exit: there are no courses.
     """
     if bool(course_ids) == all_courses:
-        raise typer.BadParameter("give course ids or --all, not both")
+        raise typer.BadParameter("give either course ids or --all")
     if course_ids:
         return list(dict.fromkeys(course_ids))
     with transaction(engine) as session:

@@ -11,18 +11,26 @@ PRODUCT_LOCK = ".up.lock"
 
 
 class LauncherSettings(Settings):
-    """A port that is not set is its usual port if that is free, and any free port otherwise."""
+    """Settings of `up`. If a port is not set, `up` uses the usual port if it is free, and otherwise any free port."""
 
     search_host: str = Field("127.0.0.1", description="Address the search app listens on.")
-    search_port: int | None = Field(None, ge=1, le=65535, description="Port of the search app, usually 8000.")
+    search_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of the search app; 8000, or any free port if 8000 is in use."
+    )
     dagster_host: str = Field("127.0.0.1", description="Address the Dagster UI listens on.")
-    dagster_port: int | None = Field(None, ge=1, le=65535, description="Port of the Dagster UI, usually 3000.")
+    dagster_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of the Dagster UI; 3000, or any free port if 3000 is in use."
+    )
     chroma_port: int | None = Field(
-        None, ge=1, le=65535, description="Port of the Chroma server that `up` starts, usually 8001; loopback only."
+        None,
+        ge=1,
+        le=65535,
+        description="Port of the Chroma server that `up` starts on loopback; 8001, or any free port if 8001 is in use.",
     )
     dagster_home: Path = Field(
         Path("./data/dagster"), description="Directory of the Dagster instance: its state and logs."
     )
     dagster_postgres_url: str | None = Field(
-        None, description="PostgreSQL for Dagster's own state instead of files in DAGSTER_HOME."
+        None,
+        description="URL of a PostgreSQL database for Dagster's own state, instead of SQLite files in DAGSTER_HOME.",
     )

@@ -111,8 +111,8 @@ class Supervisor:
         """Wait until the condition holds, and check meanwhile that every program still runs.
 
         Args:
-            condition: Polled.
-            seconds: Longest wait.
+            condition: Called repeatedly until it returns true.
+            seconds: Maximum wait.
             error: Message if the time is up.
             program: Program whose log the message ends with.
 

@@ -7,7 +7,7 @@ from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import RemoteEmbedder
 
 SIGNATURE_TIMEOUT_SECONDS = 5.0
-"""Upper limit of the time-out when only the signature is read: sensors and the doctor must not block for long."""
+"""Upper limit of the timeout when only the signature is read: sensors and the doctor must not block for long."""
 
 
 def open_embedder(settings: EmbeddingSettings, patience_seconds: float = 0.0) -> Embedder:

@@ -51,5 +51,5 @@ class EmbeddingSettings(Settings):
     embedding_service_timeout_seconds: float = Field(
         30.0,
         gt=0,
-        description="Time-out of a request to the embedding service, in seconds; for queries at most 10 seconds.",
+        description="Timeout of a request to the embedding service, in seconds; for queries at most 10 seconds.",
     )

@@ -119,7 +119,7 @@ def record_attempt(session: Session, course_id: str, run_id: str, fingerprint: s
 
 
 def report_progress(session: Session, course_id: str, run_id: str, progress: float) -> bool:
-    """Record the share of finished batches, 0.0 to 1.0.
+    """Record the share of finished chunks, 0.0 to 1.0.
 
     Returns:
         False if the run no longer owns the course and should stop.

@@ -1,4 +1,4 @@
-"""Access to the catalogue: engines with time-outs, one transaction per request, driver errors translated.
+"""Access to the catalogue: engines with timeouts, one transaction per request, driver errors translated.
 
 If the database is unreachable or locked, or the connection is lost, the error is a `DatabaseUnavailableError`. The next
 transaction opens a new connection, so no process needs a restart once the database is reachable again.
@@ -44,7 +44,7 @@ class CatalogueSettings(Settings):
     database_timeout_seconds: int = Field(
         5,
         gt=0,
-        description="Time-out for connecting, for locks and for answers of the database, in seconds; "
+        description="Timeout for connecting, for locks and for answers of the database, in seconds; "
         "one statement may take twelve times as long.",
     )
 
@@ -91,7 +91,7 @@ def create_catalogue_engine(settings: CatalogueSettings, *, create_file: bool = 
 
     SQLite runs in WAL mode, so that readers and the writer do not block each other. Every transaction opens the file
     again, so that a moved or replaced file is noticed. A missing file is an error, unless `create_file` is set (as in
-    the migrations). PostgreSQL connections are pooled, and pinged at checkout; `models.postgres` sets their time-outs.
+    the migrations). PostgreSQL connections are pooled, and pinged at checkout; `models.postgres` sets their timeouts.
 
     Raises:
         ValueError: DATABASE_URL is invalid (see `catalogue_url`).

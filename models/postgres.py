@@ -1,6 +1,6 @@
-"""PostgreSQL connections with a time-out for every wait.
+"""PostgreSQL connections with a timeout for every wait.
 
-TCP time-outs cover an unreachable machine, and `statement_timeout` covers a slow statement. Neither covers a *frozen*
+TCP timeouts cover an unreachable machine, and `statement_timeout` covers a slow statement. Neither covers a *frozen*
 server process (a paused container, a stuck disk): the machine still acknowledges packets, and libpq waits forever. So
 psycopg2 waits in the callback `wait`, which polls the socket with a time limit.
 """
@@ -13,7 +13,7 @@ from psycopg2.extensions import POLL_OK, POLL_READ, STATUS_BEGIN
 from sqlalchemy import URL
 
 STATEMENT_FACTOR = 12
-"""Ratio of the time-out for statements to DATABASE_TIMEOUT_SECONDS. Counting a large `chunk` table takes long."""
+"""Ratio of the timeout for statements to DATABASE_TIMEOUT_SECONDS. Counting a large `chunk` table takes long."""
 
 
 class TimedConnection(psycopg2.extensions.connection):
@@ -43,9 +43,9 @@ def wait(connection: psycopg2.extensions.connection) -> None:
 
 
 def connect_args(url: URL, timeout_seconds: int) -> dict[str, Any]:
-    """Connection arguments for psycopg2 that set all time-outs.
+    """Connection arguments for psycopg2 that set all timeouts.
 
-    The time-out for connecting, locks and pings is `timeout_seconds`; for a statement, it is `STATEMENT_FACTOR` times
+    The timeout for connecting, locks and pings is `timeout_seconds`; for a statement, it is `STATEMENT_FACTOR` times
     as long. The client encoding is UTF-8 even if the database has no encoding (SQL_ASCII).
     """
     psycopg2.extensions.set_wait_callback(wait)

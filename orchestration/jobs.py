@@ -1,4 +1,4 @@
-"""The Dagster job of this stage. In the queue that both stages share, a job is a task type."""
+"""The Dagster job that embeds courses."""
 
 import dagster as dg
 

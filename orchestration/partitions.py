@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import dagster as dg
 
-# Backfill policies and per-partition checks are beta in the pinned Dagster. The warnings would fill every log.
+# Backfill policies are beta and per-partition checks are in preview. The warnings would fill every log.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 

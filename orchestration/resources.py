@@ -35,6 +35,7 @@ from orchestration.search_link import SearchLinkSettings
 from retrieval.keywords.store import KeywordSettings, KeywordStore
 
 PATIENCE_SECONDS = 60.0
+"""How long a run waits for an unavailable database, vector store or embedding service."""
 
 T = TypeVar("T")
 
@@ -62,8 +63,8 @@ class SettingsResource(dg.ConfigurableResource[None]):
 
     SETTINGS: ClassVar[type[Settings]]
     SECRETS: ClassVar[tuple[str, ...]] = ()
-    """Fields for which the Dagster UI shows the name of the environment variable instead of the value. So it does for
-    every URL with a password."""
+    """Fields for which the Dagster UI shows the name of the environment variable instead of the value. The same applies
+    to every URL that contains `@`, because it may contain a password."""
 
     @classmethod
     def from_environment(cls) -> Self:

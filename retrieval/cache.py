@@ -23,7 +23,7 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 BACKGROUND_LOADS = 16
-"""Maximum number of concurrent background loads per cache. Time in the queue counts towards a caller's time-out."""
+"""Maximum number of concurrent background loads per cache. Time in the queue counts towards a caller's timeout."""
 
 
 class StillLoadingError(Exception):
@@ -98,7 +98,7 @@ class InstanceCache(Generic[K, V]):
     def get(self, key: K, load: Callable[[], V], timeout_seconds: float | None = None) -> V:
         """The value of the key, loaded if it is not cached.
 
-        Without a time-out, the first caller loads on its thread and the others wait. With a time-out, the load runs on
+        Without a timeout, the first caller loads on its thread and the others wait. With a timeout, the load runs on
         a background thread, and its value is cached even if all callers have timed out.
 
         Args:
@@ -108,7 +108,7 @@ class InstanceCache(Generic[K, V]):
             timeout_seconds: Maximum wait for a value that is not cached; None means no limit.
 
         Raises:
-            StillLoadingError: The value was not loaded within the time-out.
+            StillLoadingError: The value was not loaded within the timeout.
         """
         with self._lock:
             entry = self._find(key)
@@ -187,7 +187,7 @@ class InstanceCache(Generic[K, V]):
         try:
             # A daemon thread, so that a hanging load cannot keep the process alive.
             threading.Thread(target=run, name=f"{self.name}-load", daemon=True).start()
-        except RuntimeError:  # the system cannot start a thread: load in the caller, ignoring the time-out
+        except RuntimeError:  # the system cannot start a thread: load in the caller, ignoring the timeout
             run()
 
     def _load(self, key: K, loading: "_Load[V]", load: Callable[[], V]) -> None:

@@ -56,12 +56,12 @@ class RerankerSettings(Settings):
     )
     reranker_instruction: str = Field(
         "Given a web search query, retrieve relevant passages that answer the query",
-        description="Instruction in the prompt of the rerank model: when a passage is relevant to a query.",
+        description="Instruction in the prompt of the rerank model. It describes when a passage is relevant.",
     )
     reranker_timeout_seconds: float = Field(
         2.0,
         gt=0,
-        description="Time-out of reranking in a search; after it, the results keep the order of the fused scores.",
+        description="Timeout of reranking in a search; after it, the results keep the order of the fused scores.",
     )
     reranker_top_n: int = Field(30, ge=1, description="Number of best passages of a search that are reranked.")
 

@@ -9,25 +9,29 @@ class SearchSettings(Settings):
     """The token that guards the API, its limits, and the sizes of its caches."""
 
     internal_token: SecretStr | None = Field(
-        None, description="If set, every request must send it in the header X-Internal-Token."
+        None,
+        description="If set, requests must send it in the header X-Internal-Token, except for health probes, the API "
+        "documentation and the files of the search page.",
     )
-    search_max_top_k: int = Field(20, ge=5, description="Largest top_k of a search; the default of a request is 5.")
-    search_max_query_chars: int = Field(2000, ge=1, description="Longest query of a search, in characters.")
-    embed_max_texts: int = Field(64, ge=1, description="Most texts per request to POST /embed or POST /v1/embeddings.")
+    search_max_top_k: int = Field(20, ge=5, description="Maximum top_k of a search; the default of a request is 5.")
+    search_max_query_chars: int = Field(2000, ge=1, description="Maximum length of a query, in characters.")
+    embed_max_texts: int = Field(
+        64, ge=1, description="Maximum number of texts per request to POST /embed or POST /v1/embeddings."
+    )
     embedding_queue_limit: int = Field(
         32,
         ge=0,
-        description="Most queries that may wait for the embedding model, and most bulk requests; further ones get "
-        "503 overloaded.",
+        description="Maximum number of queries, and separately of bulk requests, that may wait for the model. "
+        "Further requests get 503 overloaded.",
     )
-    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1, description="Largest request body, in bytes.")
+    max_request_bytes: int = Field(4 * 1024 * 1024, ge=1, description="Maximum size of a request body, in bytes.")
     serve_while_reembedding: bool = Field(
         False,
-        description="Search the last published generation while a course is not `done`, instead of answering "
-        "embedding_not_ready; the answer is marked as stale.",
+        description="Search the last published generation while a course is not `done`, if it is still available; "
+        "otherwise the answer is embedding_not_ready. The response is marked as stale.",
     )
     cache_max_entries: int = Field(
-        50, ge=1, description="Most courses kept in memory; also the size of the model caches."
+        50, ge=1, description="Maximum number of courses in memory, and of entries in each model cache."
     )
     cache_ttl_seconds: float = Field(
         1800.0, gt=0, description="Time to live of cached courses and queries, in seconds."

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+# From config.json of huggingface.co/Qwen/Qwen3-Embedding-0.6B
 VOCABULARY = 151_669
 HIDDEN, FEED_FORWARD, HEADS, KEY_HEADS, HEAD_SIZE = 1024, 3072, 16, 8, 128
 LAYERS = 28

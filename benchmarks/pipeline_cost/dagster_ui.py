@@ -88,7 +88,7 @@ class EmbeddedCourse:
     """Duration of reading, embedding and writing."""
 
 
-class DagsterUi:
+class DagsterUI:
     """Client of a Dagster web server.
 
     Args:

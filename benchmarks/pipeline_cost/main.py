@@ -1,4 +1,4 @@
-"""Benchmark: the cost of orchestration: the product compared with a plain script that does the same work.
+"""Benchmark of the cost of orchestration: the product compared with a plain script that does the same work.
 
 The plain script (`plain_script.py`) reads the same chunks from the same catalogue, embeds them with the same embedder
 in the same batches and writes them to the same Chroma server, without orchestration. The product runs as `make up`

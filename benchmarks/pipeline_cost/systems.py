@@ -10,7 +10,7 @@ from typing import Self
 
 from rich.console import Console
 
-from benchmarks.pipeline_cost.dagster_ui import DagsterUi, EmbeddedCourse, Run
+from benchmarks.pipeline_cost.dagster_ui import DagsterUI, EmbeddedCourse, Run
 from benchmarks.pipeline_cost.stage_one import StageOne
 from cli.commands.up import RunningProduct
 
@@ -88,7 +88,7 @@ class Systems:
 
     def __init__(self, product: RunningProduct, directory: Path) -> None:
         self.stage_one = StageOne(directory / "catalogue.db")
-        self.ui = DagsterUi(product.dagster_url)
+        self.ui = DagsterUI(product.dagster_url)
         self._supervisor = product.supervisor
         self._plain_result = directory / "plain.json"
 

@@ -221,7 +221,7 @@ def _figures(retrieval_set: RetrievalSet, chunks: int, measurements: Measurement
     return {
         "name": retrieval_set.name,
         "chunks": chunks,
-        "unjudged_queries": retrieval_set.unjudged,
+        "queries_without_relevant_chunk": retrieval_set.queries_without_relevant_chunk,
         "first_call_ms": _latency(measurements.first_seconds),
         "groups": groups,
     }
@@ -271,8 +271,8 @@ def _print_set(figures: Mapping[str, Any]) -> None:
         console.print(f"{prefix}hybrid - {group['better_channel']} (the better channel): {', '.join(gains)}")
     first = figures["first_call_ms"]
     console.print(f"first call of a query, which embeds it: p50 {first['p50_ms']:.1f} ms, p99 {first['p99_ms']:.1f} ms")
-    if figures["unjudged_queries"]:
-        console.print(f"{figures['unjudged_queries']} queries without a relevant chunk were left out")
+    if figures["queries_without_relevant_chunk"]:
+        console.print(f"{figures['queries_without_relevant_chunk']} queries without a relevant chunk were left out")
     console.print()
 
 

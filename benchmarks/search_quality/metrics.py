@@ -28,7 +28,8 @@ class Estimate(NamedTuple):
 def ndcg(ranking: Sequence[str], judgements: Judgements, depth: int = 10) -> float:
     """Normalized discounted cumulative gain: the gain of the ranking divided by that of the ideal ranking.
 
-    The gain is linear in the relevance score, and discounted by log2(rank + 1).
+    The gain is linear in the relevance score, and discounted by log2(rank + 1) (Järvelin and Kekäläinen, "Cumulated
+    gain-based evaluation of IR techniques", TOIS 2002). One judgement must be above 0.
     """
     gains = [judgements.get(chunk_id, 0.0) for chunk_id in ranking[:depth]]
     ideal = sorted(judgements.values(), reverse=True)[:depth]
@@ -36,7 +37,7 @@ def ndcg(ranking: Sequence[str], judgements: Judgements, depth: int = 10) -> flo
 
 
 def recall(ranking: Sequence[str], judgements: Judgements, depth: int = 20) -> float:
-    """Share of the relevant chunks that are among the first `depth` results."""
+    """Share of the relevant chunks that are among the first `depth` results. One judgement must be above 0."""
     relevant = _relevant(judgements)
     return len(relevant.intersection(ranking[:depth])) / len(relevant)
 

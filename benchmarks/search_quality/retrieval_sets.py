@@ -45,7 +45,7 @@ class RetrievalSet:
     name: str
     directory: Path
     queries: tuple[Query, ...]
-    unjudged: int
+    queries_without_relevant_chunk: int
     """Number of queries that were left out because no chunk is relevant to them."""
 
     def corpus(self) -> io.BytesIO:

@@ -1,4 +1,4 @@
-"""Benchmark: the time that the caches save, in process: loading a course, simple requests, and expensive requests."""
+"""Benchmark of the time that the caches save, in process: loading a course, simple requests, and expensive requests."""
 
 import statistics
 import time

@@ -63,7 +63,8 @@ def request_embeddings(engine: Engine, course_ids: Sequence[str]) -> dict[str, A
     refusals: dict[str, ApiError | None] = dict.fromkeys(course_ids)
     for start in range(0, len(course_ids), BATCH):
         with transaction(engine) as session:
-            for course_id in sorted(course_ids[start : start + BATCH]):  # one lock order: no deadlock of two commands
+            # A fixed lock order prevents deadlocks between two commands.
+            for course_id in sorted(course_ids[start : start + BATCH]):
                 if not request_embedding(session, course_id, datetime.now(UTC)):
                     course = get_course(session, course_id)
                     refusals[course_id] = already_running_error(course) if course else not_found_error(course_id)

@@ -56,7 +56,7 @@ def restore(
             old = swap_directories(engine, directory, new, courses)
         except (DatabaseUnavailableError, OSError, KeyboardInterrupt) as error:
             print_error(str(error) or "Interrupted")
-            fail("The restore is half done, and no course can be searched: run it again.")
+            fail("The restore is incomplete, and no course can be searched. Run it again.")
         try:
             shutil.rmtree(old)
         except OSError as error:
@@ -68,6 +68,6 @@ def restore(
 
 def _confirm(question: str) -> None:
     if not sys.stdin.isatty():
-        raise CannotRestoreError("There is no terminal to ask for a confirmation: say --yes")
+        raise CannotRestoreError("There is no terminal to ask for a confirmation: use --yes")
     if not typer.confirm(question):
         raise CannotRestoreError("Not confirmed")

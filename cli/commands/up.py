@@ -67,7 +67,7 @@ def up() -> None:
                 f"  Search page   {product.search_url}\n"
                 f"  Search API    {product.search_url}/docs\n"
                 f"  Courses       {product.search_url}/courses\n\n"
-                "Next: load a course, and the sensor embeds it by itself:\n"
+                "Next: load a course, and the pipeline embeds it automatically:\n"
                 "  [bold].venv/bin/course-search load data/samples/pcb-en.jsonl[/]"
             )
             while True:
@@ -206,7 +206,7 @@ def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, st
 def _choose_port(host: str, configured: int | None, usual: int, *, any_port: bool) -> int:
     if configured is not None:
         if not _is_free(host, configured):
-            raise CannotStartError(f"Port {configured} is taken. Stop what listens there, or configure another port.")
+            raise CannotStartError(f"Port {configured} is in use. Stop what uses it, or configure another port.")
         return configured
     if not any_port and _is_free(host, usual):
         return usual

@@ -33,7 +33,7 @@ _PROBE_PREFIX = 9
 """Length of the prefix with which `create_encoder` tests the KV cache, in tokens."""
 
 _MAX_COSINE_DISTANCE = {4: 1e-5, 2: 5e-3}
-"""Largest cosine distance between two correct implementations, by bytes per number. Errors cause larger ones."""
+"""Maximum cosine distance between two correct implementations, by bytes per number. Errors cause larger ones."""
 
 
 class Encoder(Protocol):

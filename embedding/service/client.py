@@ -1,4 +1,4 @@
-"""HTTP client of an embedding service, with time-outs, retries and translated errors.
+"""HTTP client of an embedding service, with timeouts, retries and translated errors.
 
 The service is `course-search embedding-service` or any server with OpenAI's embeddings API, such as
 text-embeddings-inference, vLLM or Infinity. A request is retried if the service is busy (429, 503) or the connection
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
 MODELS_SECONDS = 5.0
-"""Time-out for listing the models, which needs no computation."""
+"""Timeout for listing the models, which needs no computation."""
 _BUSY = (429, 502, 503, 504)
 _REFUSED = (400, 413, 422)
 _MAX_REASON_LENGTH = 300
@@ -90,7 +90,7 @@ class ServiceClient:
 
         Args:
             body: The JSON body of the request.
-            max_seconds: Upper limit of the time-out, which is otherwise EMBEDDING_SERVICE_TIMEOUT_SECONDS.
+            max_seconds: Upper limit of the timeout, which is otherwise EMBEDDING_SERVICE_TIMEOUT_SECONDS.
 
         Raises:
             RequestRefusedError: The service rejects this request.

@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 MAX_TEXTS_PER_REQUEST = 64
 """Initial number of texts per request. It is reduced if the server accepts fewer."""
 MAX_QUERY_SECONDS = 10.0
-"""Upper limit of the time-out for queries, because a user waits for the search."""
+"""Upper limit of the timeout for queries, because a user waits for the search."""
 MIN_HALVED_CHARACTERS = 500
 """A rejected text with fewer characters is not halved, because its length cannot be the reason."""
 _PROBE = "dimensions"

@@ -2,7 +2,7 @@
 
 
 class VectorStoreError(Exception):
-    """A call to the vector store failed: server unreachable, time-out, damaged index."""
+    """A call to the vector store failed: server unreachable, timeout, damaged index."""
 
 
 class VectorStoreUnreachableError(VectorStoreError):

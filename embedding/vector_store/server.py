@@ -1,7 +1,7 @@
-"""The connection to the Chroma server, with time-outs, retries and translated errors.
+"""The connection to the Chroma server, with timeouts, retries and translated errors.
 
-Chroma's client has no setting for a time-out and raises errors of many types. `ChromaConnection` gives every call a
-time-out and raises every failure as a `VectorStoreError`.
+Chroma's client has no setting for a timeout and raises errors of many types. `ChromaConnection` gives every call a
+timeout and raises every failure as a `VectorStoreError`.
 """
 
 import logging
@@ -32,8 +32,10 @@ class VectorStoreSettings(Settings):
     """The address of the Chroma server, and the directory of its files."""
 
     chroma_db_dir: Path = Field(Path("./data/chroma"), description="Directory of the Chroma server's files.")
-    chroma_url: str = Field("http://127.0.0.1:8001", description="URL of the Chroma server.")
-    chroma_timeout_seconds: float = Field(10.0, gt=0, description="Time-out of a request to Chroma, in seconds.")
+    chroma_url: str = Field(
+        "http://127.0.0.1:8001", description="URL of the Chroma server. If set, `course-search up` starts none."
+    )
+    chroma_timeout_seconds: float = Field(10.0, gt=0, description="Timeout of a request to Chroma, in seconds.")
 
 
 def no_check() -> None:
@@ -131,7 +133,7 @@ class ChromaConnection:
         from chromadb import HttpClient
         from chromadb.config import Settings as ChromaSettings
 
-        # The constructor calls the server without a time-out, so check first that the server answers.
+        # The constructor calls the server without a timeout, so check first that the server answers.
         httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).raise_for_status()
         url = urlsplit(self._url)
         try:
@@ -171,5 +173,5 @@ class ChromaConnection:
 
 
 def _http_sessions(client: "Client") -> list[httpx.Client]:
-    """The client's HTTP connections, which are private: Chroma has no time-out setting, and its `close` leaks them."""
+    """The client's HTTP connections, which are private: Chroma has no timeout setting, and its `close` leaks them."""
     return [part._server._session for part in (client, client._admin_client)]  # type: ignore[union-attr]

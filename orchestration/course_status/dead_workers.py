@@ -5,7 +5,7 @@ machine or container). Then the run stays `STARTED` forever and keeps its slot i
 worker locks a separate file. The kernel releases the lock when the process ends for any reason. A run whose file is not
 locked has no worker. A suspended worker keeps its lock and counts as alive.
 
-A run without a lock file may still be starting. It is ended only after `START_TIMEOUT`, measured from the start or
+A run without a worker tag may still be starting. It is ended only after `START_TIMEOUT`, measured from the start or
 creation time that Dagster recorded, with the clock of this machine.
 """
 

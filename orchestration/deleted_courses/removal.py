@@ -16,7 +16,8 @@ from retrieval.keywords.store import KeywordStore
 MAX_REMOVALS = 50
 """Maximum number of collections removed per tick."""
 SMALL_REMOVAL = 3
-"""At most this many courses are removed even if fewer remain. At least one course with a collection must remain."""
+"""Up to this many courses may be removed at once even if fewer courses remain. At least one course with a
+collection must remain."""
 
 
 class TooManyDeletedError(Exception):

@@ -11,9 +11,9 @@ from orchestration.launching.due_courses import Candidates, completed_contents, 
 from orchestration.launching.launch_reasons import LaunchReason
 
 READING_SECONDS = 10.0
-"""Time limit for requested courses, and again for changed courses. Dagster ends a tick after a minute."""
+"""Time limit in seconds, once for requested and once for changed courses. Dagster ends a tick after a minute."""
 UNCHANGED_READING_SECONDS = 0.2
-"""Time limit for courses that seem unchanged."""
+"""Time limit in seconds for courses that seem unchanged."""
 
 
 class UnreadableContentError(Exception):
@@ -54,7 +54,9 @@ def read_contents(
 
 
 def content_of(session: Session, course: Course, model_signature: str | None) -> CourseFingerprint:
-    """The fingerprint of the current chunks. If the model is unavailable, with the signature of the last used model.
+    """The fingerprint of the current chunks.
+
+    If the model is unavailable, it has the signature of the published or last attempted content.
 
     Raises:
         UnreadableContentError: A chunk cannot be read. The transaction can still be used.

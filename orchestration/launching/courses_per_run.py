@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Sequence
 
 COURSES_PER_RUN = 10
-"""Starting a run takes seconds and loading the model takes longer, while most courses take little time. A larger number
-would make the last courses of a run wait long."""
+"""Maximum number of courses in a run. Starting a run takes seconds and loading the model takes longer, while most
+courses take little time. A larger number would make the last courses of a run wait long."""
 
 
 def group_courses(course_ids: Iterable[str], partition_keys: Sequence[str]) -> list[list[str]]:

@@ -14,7 +14,7 @@ from models.tables import EmbeddingStatus
 Status = Annotated[str, WithJsonSchema({"type": "string", "enum": [status.value for status in EmbeddingStatus]})]
 
 
-Progress = Annotated[float, Field(description="Finished batches divided by all batches, 0.0 to 1.0.")]
+Progress = Annotated[float, Field(description="Finished chunks divided by all chunks, 0.0 to 1.0.")]
 
 
 Failure = Annotated[str | None, Field(description="The error of the latest embedding; null if it did not fail.")]

@@ -2,7 +2,7 @@
 
 Queries that arrive while others are computed share the next batch: a batch of eight costs little more than one query.
 Bulk calls are computed one after the other. A query interrupts them before the next layer of the model, so it waits for
-a small part of a second; bulk work then resumes at that layer. Both queues are bounded: further calls are refused at
+a fraction of a second; bulk work then resumes at that layer. Both queues are bounded: further calls are refused at
 once, because an unbounded queue would turn a burst of calls into minutes of waiting.
 """
 
@@ -19,15 +19,15 @@ from embedding.interface import Embedder, Embeddings, concatenate_embeddings
 from search_api.http.errors import EmbeddingServiceUnavailableError, OverloadedError
 
 QUERY_BATCH_SIZE = 16
-"""Most queries in a batch; the first query of a larger one would wait too long for the last."""
+"""Maximum number of queries in a batch; the first query of a larger one would wait too long for the last."""
 BATCH_WINDOW_SECONDS = 0.002
-"""Longest wait for as many queries as the last batch had, because busy clients send their next query at once. After a
-batch of one query, the next query does not wait."""
+"""Maximum wait for a batch as large as the previous one: a busy client sends its next query when it has an answer.
+After a batch of one query there is no wait."""
 PAUSE_FACTOR = 2
-"""Longest pause of bulk work, as a multiple of the time it computed since its last pause. So bulk work makes progress
+"""Maximum pause of bulk work, as a multiple of the time it computed since its last pause. So bulk work makes progress
 even if queries never stop."""
 MAX_PAUSE_SECONDS = 0.2
-"""Longest pause of bulk work before a layer of the model."""
+"""Maximum pause of bulk work in seconds before a layer of the model."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ class ModelQueue:
 
     Args:
         model: Returns the model; called before every batch.
-        queue_limit: Most calls that may wait in each of the two queues, in addition to the running call.
+        queue_limit: Maximum number of calls that may wait in each of the two queues, in addition to the running call.
     """
 
     def __init__(self, model: Callable[[], Embedder], queue_limit: int) -> None:

@@ -27,6 +27,7 @@ from search_api.http.error_responses import GUARDED_RESPONSES, openapi_responses
 from search_api.http.errors import InvalidRequestError, ModelNotFoundError, check_at_most
 
 MIN_DIMENSIONS = 32
+"""The model card allows 32 to 1024 (huggingface.co/Qwen/Qwen3-Embedding-0.6B)."""
 
 router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED_RESPONSES)
 openai_router = APIRouter(

@@ -115,7 +115,7 @@ def _api_error(raised: Exception) -> ApiError:
         case RequestValidationError():
             error = InvalidRequestError(_validation_message(raised))
         case HTTPException(status_code=400):  # FastAPI's answer to any exception while it parses the body
-            error = InvalidRequestError(f"{_NOT_JSON}: it must be UTF-8 and not be nested too deeply")
+            error = InvalidRequestError(f"{_NOT_JSON}: it must be UTF-8 and must not be nested too deeply")
         case HTTPException():
             error = _FRAMEWORK_ERRORS.get(raised.status_code, InternalError)()
         case database.DatabaseUnavailableError():

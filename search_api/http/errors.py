@@ -86,7 +86,7 @@ class UnsupportedMediaTypeError(ApiError):
 
 
 class InvalidRequestError(ApiError):
-    """The body is not valid JSON, or does not fit the schema; the message names the field and the reason."""
+    """The body is not valid JSON, or does not match the schema; the message names the field and the reason."""
 
     status, code = 422, "invalid_request"
 

@@ -20,10 +20,13 @@ from search_api.operations.schemas import (
     Component,
     Components,
     ModelComponents,
+    ModelNotReadyResponse,
     ModelReadiness,
     NotReadyResponse,
     Readiness,
 )
+
+_NOT_READY = openapi_responses(NotReadyError)[503]
 
 R = TypeVar("R", Readiness, ModelReadiness)
 
@@ -41,10 +44,7 @@ async def alive() -> Alive:
 @app_readiness.get(
     "/readyz",
     summary="Readiness",
-    responses={
-        **openapi_responses(NotReadyError),
-        503: {**openapi_responses(NotReadyError)[503], "model": NotReadyResponse},
-    },
+    responses={503: {**_NOT_READY, "model": NotReadyResponse}},
     response_model=Readiness,
 )
 def ready(services: AppServices) -> Readiness | JSONResponse:
@@ -60,7 +60,12 @@ def ready(services: AppServices) -> Readiness | JSONResponse:
     )
 
 
-@model_readiness.get("/readyz", summary="Readiness", response_model=ModelReadiness)
+@model_readiness.get(
+    "/readyz",
+    summary="Readiness",
+    responses={503: {**_NOT_READY, "model": ModelNotReadyResponse}},
+    response_model=ModelReadiness,
+)
 def model_ready(services: AppModelServices) -> ModelReadiness | JSONResponse:
     """Check the embedding model."""
     return _answer(ModelReadiness(components=ModelComponents(model=_state(services.embedding.check))))

@@ -19,7 +19,7 @@ from retrieval.cache import InstanceCache
 from search_api.http.dependencies import AppModelServices
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds in seconds. A search takes milliseconds on a GPU, tenths of a second on a CPU."""
+"""Upper bounds in seconds: from a search with a cached query to a slow search on a CPU."""
 
 NO_ROUTE = "none"
 """Label of static files, unknown paths and requests refused before routing. It bounds the number of series."""
@@ -37,7 +37,7 @@ _CACHE_COUNTERS = {
 _CACHE_GAUGES = {
     "entries": "Values in the cache.",
     "bytes": "Total bytes of the values in the cache.",
-    "max_entries": "Largest number of values in the cache.",
+    "max_entries": "Maximum number of values in the cache.",
 }
 
 

@@ -51,3 +51,7 @@ class Readiness(BaseModel):
 
 class NotReadyResponse(ErrorResponse, Readiness):
     """The error and the state of each dependency."""
+
+
+class ModelNotReadyResponse(ErrorResponse, ModelReadiness):
+    """The error and the state of the model."""

@@ -1,6 +1,6 @@
 """Shares the rerank model between threads: loaded on first use, one call at a time, with a time limit.
 
-A search has an order without reranking, so failures and time-outs are not errors: the result then contains a reason
+A search has an order without reranking, so failures and timeouts are not errors: the result then contains a reason
 instead of scores. A forward pass cannot be interrupted, so a call that timed out stops before its next batch.
 """
 
@@ -86,7 +86,7 @@ class RerankService:
         except _NotAvailableError as error:
             reason = f"the rerank model is not available: {error}"
         except TimeoutError:
-            reason = f"time-out after {self._timeout} s"
+            reason = f"timeout after {self._timeout} s"
         except RerankerError as error:
             logger.warning("A search was not reranked: %s", error)
             reason = str(error)

@@ -11,6 +11,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 
 from search_api.search.schemas import SearchRequest
 
@@ -27,7 +28,7 @@ class FastSearchRoute(APIRoute):
                 return await handle_by_fastapi(request)
             try:
                 search = SearchRequest.model_validate_json(await request.body())
-            except ValidationError:
+            except (ValidationError, ClientDisconnect):
                 return await handle_by_fastapi(request)
             response: Response = await run_in_threadpool(
                 self.endpoint, request.path_params["course_id"], search, request.state.services

@@ -39,6 +39,5 @@ def search_course(course_id: CourseId, request: SearchRequest, services: AppServ
         check_at_most(settings.search_max_query_chars, len(query), "query", "characters")
     check_at_most(settings.search_max_top_k, request.top_k, "top_k")
     answer = services.search.search(course_id, request)
-    return Response(
-        answer.model_dump_json(), media_type="application/json"
-    )  # without the validation of a returned model, which takes a third of the time
+    # FastAPI would validate a returned model again, which takes a third of the request's time.
+    return Response(answer.model_dump_json(), media_type="application/json")

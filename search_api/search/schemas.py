@@ -1,7 +1,7 @@
 """Request and response body of a search.
 
-`query`, `top_k` and `filters` are enough for most callers. The other fields say how to search; their defaults were
-chosen by measurements (`docs/adr/0011`).
+`query`, `top_k` and `filters` are enough for most callers. The other fields control the search; their defaults were
+chosen from measurements (`docs/adr/0011`).
 """
 
 from typing import Annotated, Any, Literal, Self
@@ -118,7 +118,8 @@ class SearchRequest(RequestBody):
     weights: ChannelWeights | None = Field(
         None,
         description="Weights of both channels. If given, `weighted` fusion is the weighted mean of cosine similarity "
-        "and BM25; if null, it is certainty-weighted: a channel counts more if few chunks stand out in it.",
+        "and BM25 divided by the highest BM25 score. If null, `weighted` fusion is certainty-weighted (a channel "
+        "counts more if few chunks stand out in it), and `rrf` uses 0.7 and 0.3.",
     )
     thresholds: ScoreThresholds = ScoreThresholds()
     rerank: Literal["weight", "model"] = Field(

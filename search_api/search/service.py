@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 LOAD_PATIENCE_SECONDS = 1.0
 """How long a search waits for a course to be loaded before it searches in Chroma instead."""
 LONG_PATIENCE_SECONDS = 20.0
-"""The same if Chroma cannot answer: for keyword searches, and for courses that are not `done`."""
+"""How long it waits if Chroma cannot answer instead: in keyword searches, and in courses that are not `done`."""
 _ATTEMPTS = 3
 """Attempts of a search whose course is published while it is being loaded."""
 

@@ -1,7 +1,8 @@
 """The product as `course-search up` starts it: real database, Chroma server, Dagster daemon and web server, HTTP.
 
 Once on SQLite with text ids, and once on PostgreSQL (also for Dagster's storage) with integer ids in tables that stage
-one has already created. Each test has its own course. `tests/faults` covers requests, edits and backfills on SQLite.
+one has already created. No two tests use the same course. `tests/faults` covers requests, edits and
+backfills on SQLite.
 """
 
 import subprocess

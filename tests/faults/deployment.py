@@ -150,7 +150,7 @@ class Deployment:
         wait_until(lambda: not unfinished_runs(self.dagster), LIMIT_SECONDS, lambda: f"{unfinished_runs(self.dagster)}")
 
     def wait_for_log(self, run_id: str, pattern: str) -> None:
-        """Wait until the worker of a run has written something to its stderr."""
+        """Wait until the stderr of a run's worker contains the pattern."""
         directory = self.parts.directory / "data" / "dagster" / "storage" / run_id
 
         def log() -> str:
@@ -159,7 +159,7 @@ class Deployment:
         wait_until(lambda: re.search(pattern, log()) is not None, LIMIT_SECONDS, lambda: f"{pattern!r} not in {log()}")
 
     def wait_for_ticks(self) -> None:
-        """Wait until both sensors have ticked twice: what they have not done by then, they do not do."""
+        """Wait until both sensors have ticked twice. By then they have reacted to the current state."""
         for _ in range(2):
             self._wait_for_ticks_since(time.time())
 

@@ -1,4 +1,4 @@
-"""Runs that are killed, cancelled, deleted or superseded, each of them with a course of its own.
+"""Runs that are killed, cancelled, deleted or superseded, each with a separate course.
 
 A worker is stopped half way (SIGSTOP) before anything happens to its run, so the tests depend on no timing.
 """

@@ -261,7 +261,7 @@ def test_load_continues_after_the_time_out_and_is_cached(cache: InstanceCache[st
         with pytest.raises(StillLoadingError, match=r"things: 'k' is still loading after 0.001 s"):
             cache.get("k", load, timeout_seconds=0.001)
     load.release.set()
-    assert cache.get("k", unexpected_load) == "value"  # waits for the same load, without time-out
+    assert cache.get("k", unexpected_load) == "value"  # waits for the same load, without timeout
     wait_until(lambda: stats(cache).entries == 1)
     assert cache.get("k", unexpected_load, timeout_seconds=0) == "value"
     assert (load.calls, stats(cache).loads) == (1, 1)

@@ -234,7 +234,7 @@ def test_scores_without_documents_are_empty(reranker: Reranker) -> None:
     assert reranker.scores(QUERY, []).shape == (0,)
 
 
-# Time-outs and errors
+# Timeouts and errors
 
 
 def test_scores_stop_before_a_batch_if_should_stop_is_true(tiny_reranker: Path) -> None:

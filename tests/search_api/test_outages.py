@@ -70,7 +70,7 @@ def test_searches_time_out_together_if_chroma_hangs(harness: AppHarness, hanging
         search(client)  # imports Chroma's client
         connections = len(hanging_server.connections)
         assert set(pool.map(lambda _: search(client), range(20))) == {(503, "vector_store_error")}
-        assert len(hanging_server.connections) - connections < 20, "one search after the other waits for a time-out"
+        assert len(hanging_server.connections) - connections < 20, "one search after the other waits for a timeout"
         assert client.get("/readyz").json()["components"]["vector_store"]["ok"] is False
 
 

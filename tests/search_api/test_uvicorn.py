@@ -1,6 +1,7 @@
 """The app behind a real HTTP server: raw paths, chunked bodies, logged errors, clean start and stop."""
 
 import json
+import re
 import socket
 from collections.abc import Iterator
 
@@ -76,6 +77,26 @@ def test_chunked_body_within_the_limit_is_accepted(harness: AppHarness, url: str
     response = httpx.post(f"{url}/embed", content=chunks(), headers={"content-type": "application/json"})
     assert response.status_code == 200
     assert harness.embedder.embedded_texts == ["copper"]
+
+
+def test_client_that_disconnects_while_it_sends_the_body_is_no_error_of_the_app(
+    url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
+        connection.sendall(
+            b"POST /courses/c/search HTTP/1.1\r\nHost: x\r\n"
+            b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+        )
+    counted = re.compile(r'duration_seconds_count\{.*search.*status="(\d+)"\}')
+    wait_until(
+        lambda: counted.search(httpx.get(f"{url}/metrics").text) is not None,
+        LIMIT_SECONDS,
+        lambda: httpx.get(f"{url}/metrics").text,
+        every=0.01,
+    )
+    assert counted.findall(httpx.get(f"{url}/metrics").text) == ["422"]
+    assert "Traceback" not in caplog.text
 
 
 def test_unexpected_error_is_logged_with_its_traceback(

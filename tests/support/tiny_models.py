@@ -3,12 +3,13 @@
 `make_tiny_qwen3` imitates Qwen3-Embedding, `make_tiny_reranker` Qwen3-Reranker, and `make_tiny_bert` a mean-pooled
 sentence-transformers model. `python -m tests.support.tiny_models DIR` writes the tiny Qwen3 to a directory.
 
-Random weights would give all texts nearly the same vector. So that search can be tested, the weights of the tiny Qwen3
-average word vectors: each word has a random direction; attention is almost uniform and copies these directions (the
-value and output projections of the first layer are the identity); the end token, whose embedding is near zero, becomes
-their average. Texts with common words then have similar vectors. The embeddings of function words and of the query
-prompt are so short, below the epsilon of the layer norm, that they hardly count. Wrong masks or positions still change
-the vectors, through the queries and keys of the attention and through the small random feed-forward.
+Random weights would give all texts nearly the same vector. To make search testable, the weights of the tiny Qwen3
+compute an average of word vectors. Each word has a random direction. Attention is almost uniform and copies these
+directions, because the value and output projections of the first layer are the identity. The end token, whose embedding
+is near zero, becomes their average. Texts with common words then have similar vectors. The embeddings of function words
+and of the query prompt have an RMS far below the square root of the RMS norm's epsilon, so they hardly count. Wrong
+masks or positions still change the vectors, through the queries and keys of the attention and through the small random
+feed-forward.
 """
 
 import json

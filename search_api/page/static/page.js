@@ -74,6 +74,7 @@ async function search() {
   if (!query.trim()) return;
   const filters = Object.fromEntries(FILTERS.map((name) => [name, form.elements[name].value || null]));
   const topK = form.elements.top_k.value;
+  searching.abort();
   const { signal } = (searching = new AbortController());
   const started = performance.now();
   element("search").disabled = true;
@@ -86,7 +87,7 @@ async function search() {
   } catch (error) {
     if (!signal.aborted) showError(error);
   } finally {
-    element("search").disabled = false;
+    if (!signal.aborted) element("search").disabled = false;
   }
 }
 

@@ -169,7 +169,7 @@ def test_sets_are_evaluated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sys.argv", ["search_quality", str(tmp_path / "data"), "--out", str(out)])
     main.main()
     [tiny] = json.loads(out.read_text())["sets"]
-    assert (tiny["name"], tiny["chunks"], tiny["unjudged_queries"]) == ("tiny", 5, 1)
+    assert (tiny["name"], tiny["chunks"], tiny["queries_without_relevant_chunk"]) == ("tiny", 5, 1)
     groups = tiny["groups"]
     assert {name: group["queries"] for name, group in groups.items()} == {"all": 3, "en": 2, "zh": 1}
     # the relevant copy counts, although the result is the other copy, which has the lower id

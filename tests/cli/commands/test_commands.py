@@ -121,7 +121,7 @@ def test_up_reports_a_taken_port() -> None:
         port = server.getsockname()[1]
         result = course_search("up", SEARCH_PORT=str(port))
     assert result.returncode == 1
-    assert f"Port {port} is taken" in result.stdout
+    assert f"Port {port} is in use" in result.stdout
 
 
 def test_invalid_setting_is_reported_in_one_line() -> None:

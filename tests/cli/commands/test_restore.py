@@ -348,7 +348,7 @@ def restore_at_terminal(*arguments: str, answer: str) -> subprocess.CompletedPro
 
 def test_restore_asks_for_confirmation(stopped_product: Engine, archive: str) -> None:
     before = snapshot(stopped_product)
-    assert_refused(restore(archive), "say --yes")
+    assert_refused(restore(archive), "use --yes")
     refused = restore_at_terminal(archive, answer="\n")
     assert f"Replace everything in {CHROMA.absolute()}? [y/N]" in refused.stdout
     assert (refused.returncode, refused.stderr.splitlines()[1:]) == (1, ["Not confirmed", "Nothing was changed."])
@@ -368,7 +368,7 @@ def test_database_failure_during_the_restore_is_completed_by_the_next_restore(
         result = restore(archive, "--yes")
     assert result.exit_code == 1
     assert result.stderr.endswith(
-        "The database is unavailable\nThe restore is half done, and no course can be searched: run it again.\n"
+        "The database is unavailable\nThe restore is incomplete, and no course can be searched. Run it again.\n"
     )
     assert status_and_fingerprint(stopped_product, "kept") == (NOT_STARTED, None)
     assert restore(archive, "--yes").exit_code == 0

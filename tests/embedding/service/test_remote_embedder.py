@@ -191,7 +191,7 @@ def test_every_text_gets_its_vector_for_any_limit_of_the_server(server: ForeignS
     assert all(np.array_equal(vector, vector_of(text)) for vector, text in zip(embeddings.vectors, texts, strict=True))
 
 
-# Retries and time-outs
+# Retries and timeouts
 
 
 def test_busy_server_is_asked_again_after_its_retry_after(server: ForeignServer, pauses: list[float]) -> None:
@@ -238,7 +238,7 @@ def test_queries_have_a_shorter_time_out_than_documents(
     with pytest.raises(EmbeddingServiceUnreachableError, match=r"did not answer within 0\.2 s$"):
         embedder.embed_queries(["x"])
     released.set()
-    server.change_answer = lambda _: time.sleep(0.5)  # longer than the time-out of queries
+    server.change_answer = lambda _: time.sleep(0.5)  # longer than the timeout of queries
     assert embedder.embed_documents(["x"]).truncated == 0
 
 

@@ -128,6 +128,7 @@ def test_choose_a_course_and_search_it(page: Page, course_id: str) -> None:
     page.open()
     page.choose_course(course_id)
     page.wait_for("status", "Ready to search")
+    assert not any(page[empty].is_displayed() for empty in ("error", "embedding-error", "summary"))
     page["query"].send_keys("What does photosynthesis turn light into?", Keys.ENTER)
     page.wait_for("summary", "3 results")
     assert page.texts()[0] == TEXTS[0]

@@ -204,7 +204,7 @@ def test_rerank_returns_at_the_time_out_and_the_model_stops_before_its_next_batc
     with setup.service(SHORT_TIMEOUT) as service:
         with setup.stub.blocked():
             reranking = rerank_until_started(service, setup.stub, ["a", "b", "c"])
-            assert (reranking.scores, reranking.reason) == (None, "time-out after 0.25 s")
+            assert (reranking.scores, reranking.reason) == (None, "timeout after 0.25 s")
             setup.clock.now += 1
         assert setup.stub.stopped_early.wait(LIMIT_SECONDS)
     assert setup.stub.scored_documents == ["a"]
@@ -223,7 +223,7 @@ def test_call_that_timed_out_in_the_queue_is_not_computed(setup: ServiceSetup) -
     with setup.service(SHORT_TIMEOUT) as service:
         with setup.stub.blocked():
             assert rerank_until_started(service, setup.stub, ["a"]).scores is None
-            assert service.rerank("second", ["a"]).reason == "time-out after 0.25 s"
+            assert service.rerank("second", ["a"]).reason == "timeout after 0.25 s"
         rerank_until_scored(service, "third")
     assert "second" not in setup.stub.queries
 

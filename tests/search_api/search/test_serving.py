@@ -315,9 +315,9 @@ class TestReranking:
     def test_failure_keeps_the_order_and_degrades_the_answer(
         self, client: TestClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        calls = self.stub_reranking(monkeypatch, Reranking(None, "time-out after 2.0 s"))
+        calls = self.stub_reranking(monkeypatch, Reranking(None, "timeout after 2.0 s"))
         answer = ask(client, rerank="model", top_k=2)
-        assert (texts(answer), answer["degraded"]) == (["first", "second"], "not reranked: time-out after 2.0 s")
+        assert (texts(answer), answer["degraded"]) == (["first", "second"], "not reranked: timeout after 2.0 s")
         assert ask(client, top_k=2)["degraded"] is None
         assert len(calls) == 1, "a search without `rerank: model` does not call it"
 
