@@ -1,9 +1,9 @@
 """Embeds texts with a local model. This is the only module that loads the embedding model (`embedding.loader`).
 
-A text is tokenized with special tokens and truncated by token. An encoder (`embedding.engine.encoders`) turns batches
-of token ids into unit vectors, so that the dot product of two vectors is their cosine. On the CPU, documents are
-embedded for throughput: each core computes a separate batch. Queries are embedded for latency: all cores compute one
-batch, and the KV cache of the query prompt is reused.
+A text is tokenized with special tokens and truncated to the token limit. An encoder (`embedding.engine.encoders`) turns
+batches of token ids into unit vectors, so that the dot product of two vectors is their cosine. On the CPU, documents
+are embedded for throughput: each core computes a separate batch. Queries are embedded for latency: all cores compute
+one batch, and the KV cache of the query prompt is reused.
 """
 
 import logging

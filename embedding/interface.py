@@ -39,7 +39,9 @@ class Embedder:
     max_tokens: int
     """Longer texts are truncated. The limit includes the prompt and special tokens."""
     device: str
+    """`cuda`, `cpu` or `remote`."""
     dtype: str
+    """Number format of the computation, like `bfloat16`; `remote` for a service."""
     signature: str
     """The model signature. Embedders with the same signature may write to the same collection."""
 

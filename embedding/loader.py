@@ -132,7 +132,7 @@ def _load_weights(path: Path, precision: Precision, language_model: bool) -> "Pr
         )
     except Exception as error:
         raise ModelUnavailableError(path, f"its model cannot be loaded ({_reason(error)})") from error
-    # Embeddings do not use the pooler of BERT-like models, a classification head, and many weight files lack it.
+    # Embeddings do not use the pooler of BERT-like models (a layer for classification), and many files lack it.
     if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
         raise ModelUnavailableError(path, f"its weights lack {len(missing)} tensors ({missing[0]}, …)")
     model.config.use_cache = False

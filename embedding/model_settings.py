@@ -21,7 +21,10 @@ class EmbeddingSettings(Settings):
         "auto", description="auto and cuda try the GPU first and fall back to the CPU with a warning."
     )
     embedding_max_tokens: int = Field(
-        512, ge=1, le=1024, description="Longer texts are truncated. The limit counts tokens, including special tokens."
+        512,
+        ge=1,
+        le=1024,
+        description="Longer texts are truncated. The limit counts tokens, including the prompt and special tokens.",
     )
     embedding_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",

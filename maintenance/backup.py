@@ -29,7 +29,7 @@ class CourseBusyError(Exception):
 
 
 class CourseLeftOutError(Exception):
-    """The course is not embedded, so there is nothing to save."""
+    """The course is not embedded, or was deleted: there is nothing to save."""
 
 
 class CourseDamagedError(Exception):

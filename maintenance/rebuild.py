@@ -54,7 +54,7 @@ def rebuild_course(engine: Engine, store: VectorStore, keywords: KeywordStore, c
         with transaction(engine) as session:
             is_owner = owns_course(session, course_id, owner)
         if not is_owner:
-            raise RebuildLostError(f"Course {course_id} was taken over, and nothing was deleted: rebuild it again")
+            raise RebuildLostError(f"Course {course_id} was taken over: rebuild it again")
 
     try:
         store.delete(course_id, check_ownership)

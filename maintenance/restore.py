@@ -66,7 +66,7 @@ def everything_stopped(directory: Path, other_locks: Sequence[tuple[Path, str]] 
         CannotRestoreError: A process is running, or the directory is a mount point.
     """
     if directory.is_mount():
-        raise CannotRestoreError(f"{directory} is a mount point: set CHROMA_DB_DIR to a directory inside of it")
+        raise CannotRestoreError(f"{directory} is a mount point: set CHROMA_DB_DIR to a directory inside it")
     with ExitStack() as stack:
         for locked_directory, name in (*other_locks, (directory, SERVER_LOCK)):
             try:

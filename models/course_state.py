@@ -1,12 +1,14 @@
 """The state machine of a course row. No other module updates the `embedding_…` columns.
 
-Several processes write the row, so every write is *one conditional UPDATE* that returns whether it changed the row. A
-run writes only while it owns the course, so an old run never overwrites the result of a newer one.
+Several processes write the row, so every write, except those of a restore, is *one conditional UPDATE* that
+returns whether it changed the row. A run writes only while it owns the course, so an old run never overwrites the
+result of a newer one.
 
     function                from                                                 to                owner afterwards
     request_embedding       any but running                                      pending           none
     mark_queued             any but running                                      pending           the run
     claim_course            any, unless another run is embedding the course      running           the run
+    record_attempt          running, by the owner                                running           the run
     report_progress         running, by the owner                                running           the run
     publish                 running, by the owner                                done              the run
     fail_course             running, by the owner                                failed            the run
@@ -128,7 +130,10 @@ def report_progress(session: Session, course_id: str, run_id: str, progress: flo
 
 
 def publish(session: Session, course_id: str, run_id: str, fingerprint: str) -> bool:
-    """Set `done` and increment the generation: from now on, searches use the new content. The last step of a run."""
+    """Set `done` and increment the generation: from now on, searches use the new content.
+
+    It is the last write of a run to this row.
+    """
     return _write(
         session,
         course_id,

@@ -1,8 +1,8 @@
 """The fingerprint of a course: a digest of its chunks and the embedding model, as one line of text.
 
-A course must be embedded again when its chunks or the model have changed. Equal fingerprints mean equal collections,
-even if the chunks come from different databases. A run computes the fingerprint from the same chunks that it embeds, so
-the published fingerprint always matches the collection.
+A course must be embedded again when its chunks or the model have changed. Equal fingerprints mean the same chunks and
+the same model, even if the chunks come from different databases. A run computes the fingerprint from the same chunks
+that it embeds, so the published fingerprint always matches the collection.
 """
 
 import hashlib

@@ -1,7 +1,8 @@
 """Loads Ready-to-Embed rows into the catalogue, as stage one would.
 
-One load is one transaction. If lines are invalid, or chunks belong to other courses, all these lines are reported and
-nothing is written. Rows are processed in batches, so memory holds one batch and one digest per row.
+One load is one transaction. If lines are invalid, or chunks belong to other courses, nothing is written; the first 20
+of these lines are reported, and the number of the others. Rows are processed in batches, so memory holds one batch and
+one digest per row.
 """
 
 from collections.abc import Iterable

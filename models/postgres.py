@@ -23,7 +23,10 @@ class TimedConnection(psycopg2.extensions.connection):
 
     @property
     def wait_seconds(self) -> float:
-        """The time limit for the next answer. Outside a transaction, it only connects or pings, which are quick."""
+        """The time limit for the next answer, longer than `statement_timeout`, so the server's own error arrives first.
+
+        Outside a transaction, psycopg2 only connects or pings, which are quick.
+        """
         return self.timeout_seconds * (STATEMENT_FACTOR + 1 if self.status == STATUS_BEGIN else 1)
 
 

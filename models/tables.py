@@ -96,13 +96,14 @@ class Course(SQLModel, table=True):
     embedding_error: str | None = Field(default=None, sa_column=Column(Text))
 
     embedding_run_id: str | None = Field(default=None, sa_column=Column(String))
-    """The Dagster run that owns the course. Only this run may write progress and result."""
+    """The Dagster run or rebuild (`rebuild-…`) that owns the course. Only this run may write progress and result."""
     embedding_requested_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
     """Time of a request for an embedding that no run has claimed yet."""
     embedding_generation: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    """Number of publications. Readers use it in the key of a cached course."""
+    """Incremented by every publication, and twice by a restore. Readers use it in the key of a cached course."""
     embedding_attempted: str | None = Field(default=None, sa_column=Column(String))
-    """Fingerprint that the last run tried to publish. A failed course is not retried until its content differs."""
+    """Fingerprint that the last run tried to publish. A failed course is embedded again only if its
+    content or the model differs, or if an embedding is requested."""
     embedding_fingerprint: str | None = Field(default=None, sa_column=Column(String))
     """Fingerprint of the published collection (see `models.fingerprint`)."""
 

@@ -61,8 +61,8 @@ class InstanceCache(Generic[K, V]):
     Args:
         name: Name in log messages and statistics.
         max_entries: Maximum number of values.
-        ttl_seconds: Lifetime of a value from its load on; hits do not extend it. The next call of any method removes
-            expired values.
+        ttl_seconds: Lifetime of a value from its load on; hits do not extend it. The next call of any method but
+            `clear_cache_stats` removes expired values.
         max_bytes: Maximum size of all values together. A single larger value is returned but not cached.
         size_of: Returns the size of a value in bytes; required with `max_bytes`.
         timer: A monotonic clock, in seconds.
@@ -103,8 +103,8 @@ class InstanceCache(Generic[K, V]):
 
         Args:
             key: The key.
-            load: Loads the value; never called concurrently for one key. All waiting callers raise its error. Errors
-                are not cached: the next call loads again.
+            load: Loads the value; not called concurrently for one key, unless the cache is cleared. All waiting callers
+                raise its error. Errors are not cached: the next call loads again.
             timeout_seconds: Maximum wait for a value that is not cached; None means no limit.
 
         Raises:

@@ -6,13 +6,13 @@ channel has two parts:
 
 * *strength*: the cosine, or BM25 divided by the highest BM25 score of any chunk for the query;
 * *certainty*: how far the chunk stands out from the other chunks, as the softmax of its standard score (z-score). If a
-  channel scores one chunk far above the others, the certainty of this chunk is near 1. If many chunks score alike, each
-  certainty is small, and the other channel decides.
+  channel scores one chunk far above the others, its certainty approaches 1 as the course grows. If many chunks score
+  alike, each certainty is small, and the other channel decides.
 
 The default fused score is the weighted mean of both channels (certainty-weighted fusion). The weight of the vector
 channel is lower if the embedding model cannot read the query, because the cosines are noise then. If the caller gives
-weights, the fused score is the plain weighted sum of the strengths. The constants were tuned on several retrieval sets
-(docs/adr/0011).
+weights, the fused score is the weighted mean of the strengths. The third method is reciprocal rank fusion (RRF). The
+constants were tuned on several retrieval sets (docs/adr/0011).
 """
 
 from typing import NamedTuple
@@ -24,7 +24,8 @@ Scores = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
 CERTAINTY = 3.0
-"""Factor of the certainty in a channel's score; the factor of the strength is 1. Both are at most 1."""
+"""Factor of the certainty in a channel's score; that of the strength is 1. Strength and certainty are each at most
+1."""
 VECTOR_SHARPNESS, KEYWORD_SHARPNESS = 1.4, 0.5
 """Factor of the standard score in the softmax (an inverse temperature); lower for BM25, which has a longer tail."""
 ILLEGIBLE, LEGIBLE = 0.5, 0.9

@@ -23,7 +23,8 @@ from retrieval.fusion import FusedScores, Mask, Scores, Weights
 from retrieval.keywords.analysis import terms
 
 _TOLERANCE = 1e-6
-"""Scores that differ by less count as equal: rounding in the matrix product can differ by this much between rows."""
+"""Scores are rounded to multiples of this before they are compared: rounding in the matrix product can differ by this
+much between rows."""
 
 
 class Method(StrEnum):
@@ -68,7 +69,8 @@ class SearchOptions:
     method: Method = Method.HYBRID
     fusion: Fusion = Fusion.WEIGHTED
     weights: Weights | None = None
-    """None: certainty-weighted fusion, or the default weights in RRF (see `retrieval.fusion`)."""
+    """None: certainty-weighted fusion, or the default weights for the query's legibility in RRF
+    (`retrieval.fusion`)."""
     thresholds: Thresholds = Thresholds()
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Accepted values for each metadata field. A hit has an accepted value in every field."""
@@ -100,6 +102,7 @@ class Hit(NamedTuple):
     record: Record
     """The best chunk with this text; of equal ones, the first by id."""
     score: float
+    """Vector: -1.0 to 1.0. Keyword and weighted fusion: up to 1.0. RRF: up to 1/61. Reranked: a probability."""
     copies: tuple[Record, ...] = ()
     """The other chunks with this text."""
     row: int = -1

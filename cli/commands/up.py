@@ -93,7 +93,7 @@ def run_product(
         any_port: For ports that are not configured, use any free port instead of the usual one.
 
     Raises:
-        CannotStartError: a port is taken, or there is no model.
+        CannotStartError: a port is in use, or there is no model.
         DirectoryInUseError: the product is running already.
         ProcessFailedError: a program did not start.
     """

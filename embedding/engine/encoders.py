@@ -1,9 +1,9 @@
 """Encoders: token ids → unit vectors, with the fastest implementation that is correct on this machine.
 
 Every model can compute padded batches (`PaddedEncoder`). Qwen3-Embedding computes packed batches (`PackedEncoder`),
-with the stock model or, on the CPU, with the forward pass in `embedding.engine.lean`. The packed implementations depend
-on CPU instructions and on internal operations of torch and transformers. So `create_encoder` compares their vectors
-with those of the stock model on padded batches before it uses them.
+with the stock model or, on the CPU, with the forward pass in `embedding.engine.onednn_forward`. The packed
+implementations depend on CPU instructions and on internal operations of torch and transformers. So `create_encoder`
+compares their vectors with those of the stock model on padded batches before it uses them.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from embedding.engine.attention import PACKED, LayerKV, register
-from embedding.engine.lean import LeanForward
+from embedding.engine.onednn_forward import OneDnnForward
 from embedding.engine.packing import PackedBatch, padding_rows
 from embedding.interface import Pause, no_pause
 from embedding.model_files.model_directory import Pooling
@@ -118,8 +118,8 @@ def create_encoder(
 
 def packed_forwards_for(device: str) -> dict[str, CreateForward]:
     """Return the implementations for packed batches on a device type, fastest first."""
-    lean: dict[str, CreateForward] = {"lean": LeanForward} if device == "cpu" else {}
-    return lean | {"packed": StockForward}
+    onednn: dict[str, CreateForward] = {"oneDNN": OneDnnForward} if device == "cpu" else {}
+    return onednn | {"packed": StockForward}
 
 
 class PaddedEncoder:

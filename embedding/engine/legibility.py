@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 COMMON_CHINESE_CHARACTERS = (
     "的一是不了在人有我他这个们中来上大为和国地到以说时要就出会可也你对生能而子那得于着下自之年过发后作里"
 )
-"""The fifty commonest characters, about a third of any Chinese text."""
+"""Fifty of the most frequent characters in Chinese texts."""
 MIN_KNOWN_SHARE = 0.9
 """A model reads Chinese if it knows at least this share of `COMMON_CHINESE_CHARACTERS`."""
 
@@ -56,7 +56,7 @@ class LegibilityScorer:
         return min(1.0, readable / letters)
 
     def _is_readable(self, text: str, start: int, end: int) -> bool:
-        """Whether the token's script is known, and the token is not a single letter split off a word."""
+        """Whether the token is more than a single letter of a word. Wide characters are readable if Chinese is."""
         if unicodedata.east_asian_width(text[start]) in "WF":
             return self._reads_chinese
         if end - start != 1 or not text[start].isalpha():

@@ -75,8 +75,11 @@ class ModelDirectory:
 
         The digest covers the configuration, the tokenizer, the pooling, the document prompt, the weights and the
         maximum length of a text. It does not cover the device, the query prompt or the model's name. To avoid reading
-        gigabytes, it covers only the size, the header and 16 slices of each weight file; a retrained model differs in
-        these parts.
+        gigabytes, it covers only the size, the header and 16 slices of each weight file; a retrained model is assumed
+        to differ in these parts.
+
+        Raises:
+            ModelUnavailableError: A file cannot be read.
         """
         digest = hashlib.sha256()
 
@@ -105,7 +108,7 @@ def model_signature(settings: EmbeddingSettings) -> str:
     """Return the signature of the configured local model without loading it.
 
     Raises:
-        ModelUnavailableError: The directory is missing or incomplete.
+        ModelUnavailableError: The directory is missing, incomplete or broken, or the model is not supported.
     """
     return read_model_directory(settings.embedding_model_path).signature(settings.embedding_max_tokens)
 

@@ -1,8 +1,8 @@
 """HTTP client of an embedding service, with timeouts, retries and translated errors.
 
 The service is `course-search embedding-service` or any server with OpenAI's embeddings API, such as
-text-embeddings-inference, vLLM or Infinity. A request is retried if the service is busy (429, 503) or the connection
-fails. The pause before a retry is the `Retry-After` of the response, or grows exponentially.
+text-embeddings-inference, vLLM or Infinity. A request is retried if the service is busy (429, 502, 503, 504) or
+the connection fails. The pause before a retry grows exponentially and is at least the `Retry-After` of the response.
 """
 
 import logging
@@ -68,7 +68,9 @@ class ServiceClient:
                 headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else None,
             )
         except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise EmbeddingServiceError(f"EMBEDDING_SERVICE_URL or _TOKEN cannot be used: {error}") from error
+            raise EmbeddingServiceError(
+                f"EMBEDDING_SERVICE_URL or EMBEDDING_SERVICE_TOKEN cannot be used: {error}"
+            ) from error
         weakref.finalize(self, self._http.close)
 
     def models(self) -> list[dict[str, Any]]:

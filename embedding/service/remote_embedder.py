@@ -58,7 +58,8 @@ class ServedModel:
 class RemoteEmbedder(Embedder):
     """The model of the service at EMBEDDING_SERVICE_URL. Threads may share an instance.
 
-    If the service restarts with another model, the next call fails and updates `signature`.
+    If the service restarts with another model, the next call fails. If the new model has the expected name, the
+    call also updates `signature`.
 
     Args:
         settings: The address of the service, and the name of the model that it must run.
@@ -128,7 +129,7 @@ class RemoteEmbedder(Embedder):
         Known only for recent queries to a native service; otherwise 1.0.
         """
         with self._lock:
-            return self._legibility.get(text, 1.0)
+            return self._legibility.get(without_surrogates(text), 1.0)
 
     # The model of the service
 

@@ -4,7 +4,7 @@
     <name of the collection>.npy     vectors, float32, one row per record
     <name of the collection>.jsonl   records: ids, texts, metadata, hashes
 
-Its integrity is protected in three places:
+Its integrity is protected in three ways:
 
 * The zip comment, which is the last 64 bytes, is the SHA-256 of all bytes before it. A truncated or changed file is
   rejected.
@@ -245,7 +245,7 @@ class Archive:
             npy.read_magic(vectors)
             header = npy.read_array_header_1_0(vectors)
             if header != ((course.chunks, course.dimensions), False, _VECTOR):
-                raise ArchiveError(f"The vectors of course {course.course_id} do not have the size in the manifest")
+                raise ArchiveError(f"the vectors of course {course.course_id} do not have the size in the manifest")
             while lines := _read_lines(records):
                 rows = vectors.read(len(lines) * course.dimensions * _VECTOR.itemsize)
                 yield (
@@ -253,7 +253,7 @@ class Archive:
                     np.frombuffer(rows, _VECTOR).reshape(len(lines), course.dimensions).astype(np.float32),
                 )
             if vectors.read(1):
-                raise ArchiveError(f"Course {course.course_id} has more vectors than records")
+                raise ArchiveError(f"course {course.course_id} has more vectors than records")
 
 
 @contextmanager

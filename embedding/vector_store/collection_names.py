@@ -16,7 +16,7 @@ _HASHED = PREFIX + ".h"  # `h` is not a hex digit, so no escaped id begins like 
 def collection_name(course_id: str) -> str:
     """The name of the course's collection: valid for Chroma and unique per course id.
 
-    If the escaped id is too long, the name contains its SHA-256 instead; the collection's metadata contain the id.
+    If the escaped id is too long, the name contains its SHA-256 instead; the collection's metadata contains the id.
 
     Raises:
         ValueError: The id is empty or cannot be encoded as UTF-8.

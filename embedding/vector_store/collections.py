@@ -37,7 +37,7 @@ READ_BATCH = 2500
 
 @dataclass(frozen=True)
 class CollectionInfo:
-    """The course and the embedding model of a collection, as its metadata record them."""
+    """The course and the embedding model of a collection, as its metadata records them."""
 
     course_id: str
     model_name: str

@@ -15,7 +15,7 @@ SERVER_ADDRESS = ".server.url"
 
 
 def vector_store_settings() -> VectorStoreSettings:
-    """The settings, with the URL of the server that runs over CHROMA_DB_DIR unless CHROMA_URL is set."""
+    """The settings, with the URL of the running server that uses CHROMA_DB_DIR unless CHROMA_URL is set."""
     settings = VectorStoreSettings()
     directory, address = settings.chroma_db_dir, settings.chroma_db_dir / SERVER_ADDRESS
     if "chroma_url" in settings.model_fields_set or not address.exists() or not lock_holder(directory, SERVER_LOCK):

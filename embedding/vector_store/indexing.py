@@ -2,10 +2,11 @@
 
 Every record is stored with hashes of its chunk. A pass over the chunks embeds new and changed texts, updates changed
 metadata, and removes records whose chunk no longer exists. After an interruption the next pass embeds only what is
-missing. The cost grows with the number of changes; memory holds one page of chunks, and one integer per chunk.
+missing. The cost grows with the number of changes; memory holds one page of chunks, and two integers per chunk.
 
-A pass reads back every record it writes, and removes records that differ, so every record in a collection is correct.
-Vectors of different models cannot be compared, so a collection is rebuilt if the model has changed.
+A pass reads back every record it writes, and removes records that differ. Records of a batch whose check was
+interrupted are kept unchecked. Vectors of different models cannot be compared, so a collection is rebuilt if the model
+has changed.
 """
 
 import logging
@@ -52,7 +53,8 @@ class VectorCheck:
     expected_dimensions: int
     """Dimensions of the model's vectors."""
     checked: int
-    """Number of records written by this pass. Kept records were checked by the pass that wrote them."""
+    """Number of records written by this pass. Kept records were checked by the pass
+    that wrote them, unless it was interrupted."""
     unsound: int
     """Number of checked records whose vector is not a finite unit vector, or that differ when read back."""
 
@@ -157,9 +159,10 @@ def _index(
         raise EmptyCourseError(f"Course {course_id} has no chunks: nothing to embed until stage one writes some")
     expected_info = CollectionInfo(course_id, embedder.name, embedder.signature)
     collection = store.create(expected_info, before_write)
-    rebuilt = collection.info != expected_info
+    info = collection.info
+    rebuilt = (info.course_id, info.model_signature) != (course_id, embedder.signature)
     if rebuilt:
-        logger.info("The collection of course %s is of another model (%s) and is rebuilt", course_id, collection.info)
+        logger.info("The collection of course %s is of another model (%s) and is rebuilt", course_id, info)
         store.delete(course_id, before_write)
         collection = store.create(expected_info, before_write)
     indexing = _IndexingPass(collection, embedder, on_page)

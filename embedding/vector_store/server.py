@@ -71,7 +71,7 @@ class ChromaConnection:
         """Whether the server answers a heartbeat. Fast, because it does not import Chroma's client."""
         try:
             return httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).is_success
-        except httpx.HTTPError:
+        except (httpx.HTTPError, httpx.InvalidURL):
             return False
 
     def call(self, operation: Callable[[], T], before_attempt: Callable[[], None] = no_check) -> T:

@@ -68,8 +68,7 @@ def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Ite
             keywords = KeywordStore(KeywordSettings())
             yield from _run_check("keywords", check_keyword_indexes(engine, store, keywords))
         if catalogue_works:
-            signature = configured_signature(model_in_use(EmbeddingSettings())) if model_works else None
-            yield from _run_check("states", check_states(engine, signature))
+            yield from _run_check("states", _check_states(engine, model_works=model_works))
     finally:
         store.close()
         engine.dispose()
@@ -100,6 +99,11 @@ def _check_collections(engine: Engine, store: VectorStore, *, deep: bool) -> Ite
         except EmbeddingError as error:
             yield Finding("model", Level.ERROR, str(error))
     yield from check_courses(engine, store, collections, deep=deep, model=model)
+
+
+def _check_states(engine: Engine, *, model_works: bool) -> Iterator[Finding]:
+    signature = configured_signature(model_in_use(EmbeddingSettings())) if model_works else None
+    yield from check_states(engine, signature)
 
 
 def _run_check(name: str, findings: Iterator[Finding]) -> Generator[Finding, None, bool]:

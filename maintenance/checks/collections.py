@@ -206,6 +206,6 @@ def _fault_of_contents(
 
 
 def _is_of_this_product(collection: CourseCollection) -> bool:
-    """Whether this product created the collection: its metadata contain a course id, and its name is that course's."""
+    """Whether this product created the collection: its metadata contains a course id, and its name is that course's."""
     course_id = collection.info.course_id
     return bool(course_id) and collection.name == collection_name(course_id)

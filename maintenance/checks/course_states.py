@@ -26,7 +26,7 @@ def check_states(engine: Engine, signature: str | None) -> Iterator[Finding]:
     outdated = [course.id for course in courses if _is_outdated(course, ingestion, signature)]
     if failed:
         message = f"{counted(len(failed), 'failed course')}: {first_few(failed)}"
-        advice = "`course-search status` shows the reason; remove it, then run `course-search embed COURSE`"
+        advice = "`course-search status` shows the reason; fix the cause, then run `course-search embed COURSE`"
         yield Finding("states", Level.WARNING, message, advice, failed)
     if active:
         message = f"{counted(len(active), 'course')} pending or running: {first_few(active)}"

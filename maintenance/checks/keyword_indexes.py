@@ -1,6 +1,6 @@
 """Checks that every published course has a keyword index, and that every index belongs to a course.
 
-All findings are warnings: a course without an index can be searched, because the first search builds the index from the
+All problems are warnings: a course without an index can be searched, because the first search builds the index from the
 collection.
 """
 

@@ -111,7 +111,11 @@ class KeywordIndex:
         )
 
     def save(self, path: Path) -> None:
-        """Write the index to a file atomically."""
+        """Write the index to a file atomically.
+
+        Raises:
+            OSError: The file cannot be written.
+        """
         temporary = path.with_name(f".{path.name}.{uuid4().hex}")
         header = {"format": _FORMAT, "analysis": ANALYSIS_VERSION}
         path.parent.mkdir(parents=True, exist_ok=True)

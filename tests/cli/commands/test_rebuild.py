@@ -220,7 +220,7 @@ def test_course_published_before_the_deletion_keeps_its_collection(
     monkeypatch.setattr(VectorStore, "delete", delete_late)
     result = rebuild(courses[0])
     assert result.exit_code == 1
-    assert "was taken over, and nothing was deleted" in result.stderr
+    assert "was taken over: rebuild it again" in result.stderr
     assert has_collection(vector_store, courses[0])
     row = read_course(catalogue, courses[0])
     assert (row.embedding_status, row.embedding_generation, row.embedding_error) == ("done", 2, None)

@@ -316,7 +316,7 @@ def test_too_little_disk_space_is_refused(
 def test_mount_point_is_refused(stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(stopped_product)
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "chroma")
-    assert_refused(restore(archive, "--yes"), "is a mount point: set CHROMA_DB_DIR to a directory inside of it")
+    assert_refused(restore(archive, "--yes"), "is a mount point: set CHROMA_DB_DIR to a directory inside it")
     assert snapshot(stopped_product) == before
 
 

@@ -20,7 +20,7 @@ from embedding.engine.encoders import (
     create_encoder,
     packed_forwards_for,
 )
-from embedding.engine.lean import LeanForward
+from embedding.engine.onednn_forward import OneDnnForward
 from embedding.engine.packing import PackedBatch
 from embedding.interface import Pause
 from embedding.loader import load_embedding_model
@@ -64,7 +64,7 @@ def wide_qwen3(tmp_path_factory: pytest.TempPathFactory, _one_torch_thread: None
 
 @pytest.fixture(
     scope="module",
-    params=[(forward, precision) for forward in (LeanForward, StockForward) for precision in PRECISIONS],
+    params=[(forward, precision) for forward in (OneDnnForward, StockForward) for precision in PRECISIONS],
     ids=lambda parameters: f"{parameters[0].__name__}-{parameters[1]}",
 )
 def packed(wide_qwen3: Path, request: pytest.FixtureRequest) -> tuple[PackedEncoder, Precision]:
@@ -149,7 +149,7 @@ def test_padded_encoder_agrees_with_transformers(stock: Any) -> None:
 # Choice of the implementation
 
 
-class FailingForward(LeanForward):
+class FailingForward(OneDnnForward):
     """Fails after it took the weights out of the model."""
 
     def __init__(self, model: Any) -> None:
@@ -187,15 +187,15 @@ def encoder_for(
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_cpu_uses_lean_forward_without_a_warning(
+def test_cpu_uses_onednn_forward_without_a_warning(
     wide_qwen3: Path, precision: Precision, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert isinstance(encoder_for(wide_qwen3, precision=precision).forward, LeanForward)
+    assert isinstance(encoder_for(wide_qwen3, precision=precision).forward, OneDnnForward)
     assert caplog.records == []
 
 
 def test_stock_forward_is_the_fallback_on_the_cpu_and_the_only_one_on_a_gpu() -> None:
-    assert list(packed_forwards_for("cpu").values()) == [LeanForward, StockForward]
+    assert list(packed_forwards_for("cpu").values()) == [OneDnnForward, StockForward]
     assert list(packed_forwards_for("cuda").values()) == [StockForward]
 
 

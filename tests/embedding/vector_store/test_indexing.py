@@ -114,6 +114,11 @@ class TestIncrementalIndexing:
         assert (report.embedded, report.rebuilt, report.complete) == (150, True, True)
         assert course.collection.info.model_signature == "another signature"
 
+    def test_another_name_of_the_same_model_embeds_nothing(self, course: IndexedCourse) -> None:
+        course.index()
+        course.embedder.name = "another name"
+        assert course.index().kept == 150
+
     def test_records_without_text_hash_are_kept_until_they_change(self, course: IndexedCourse) -> None:
         course.index()
         ids = list(course.chunks)

@@ -7,9 +7,9 @@ Differences from the stock model:
 * The residual addition and the gating of the feed-forward are fused into the preceding matrix product.
 * In the last layer, attention and feed-forward are computed only for the last token of each text.
 
-Compared with the stock model, a query takes 0.63 of the time in bfloat16 and 0.30 in float32, and bulk work 0.96. The
-oneDNN operations are internal to torch, made for its compiler. So `embedding.engine.encoders` compares the vectors with
-those of the stock model before it uses them.
+Compared with the stock model, a query takes 0.63 of the time in bfloat16 and 0.30 in float32, and bulk work
+0.96 and 0.48 (docs/adr/0012). The oneDNN operations are internal to torch, made for its compiler. So
+`embedding.engine.encoders` compares the vectors with those of the stock model before it uses them.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class LeanForward:
+class OneDnnForward:
     """The forward pass of a Qwen3 model over packed batches, on the CPU."""
 
     def __init__(self, model: "PreTrainedModel") -> None:
