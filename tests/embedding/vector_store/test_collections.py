@@ -37,6 +37,13 @@ def test_info_returns_course_and_model(vector_store: VectorStore, collection: Co
     assert (info.model_name, info.model_signature) == ("model", "signature")
 
 
+def test_invalid_url_is_an_error_of_the_store() -> None:
+    with closing(VectorStore(VectorStoreSettings(chroma_url="http://127.0.0.1:port"))) as store:
+        assert not store.answers()
+        with pytest.raises(VectorStoreError):
+            store.check()
+
+
 def test_query_returns_texts_cosines_and_metadata(collection: CourseCollection) -> None:
     nested = {"heading_path": ["A", "B"], "page": 3, "lecture_title": "讲座", "null": None}
     collection.upsert([record("a", **nested), record("b")], AXES[:2])
