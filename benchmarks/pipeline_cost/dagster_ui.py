@@ -6,9 +6,12 @@ from typing import Any
 
 import httpx
 
+from orchestration.partitions import JOB, PARTITION_TAG, PARTITIONS_NAME
+from orchestration.runs import UNFINISHED
+
 LOCATION = {"repositoryLocationName": "course_search", "repositoryName": "__repository__"}
 ASSET = {"path": ["course_collection"]}
-JOB, SENSOR, PARTITIONS = "embed_course", "stage_one_sensor", "courses"
+SENSOR = "stage_one_sensor"
 
 ADD_PARTITION = """
 mutation ($location: RepositorySelector!, $name: String!, $key: String!) {
@@ -52,12 +55,11 @@ query ($ids: [String!]!) {
     __typename ... on Runs { results { runId creationTime startTime endTime } } ... on PythonError { message }
   }
 }"""
-
-UNFINISHED = """
-query {
-  answer: runsOrError(
-    filter: {statuses: [NOT_STARTED, MANAGED, QUEUED, STARTING, STARTED, CANCELING]}, limit: 1
-  ) { __typename ... on Runs { results { runId } } ... on PythonError { message } }
+UNFINISHED_RUNS = """
+query ($statuses: [RunStatus!]) {
+  answer: runsOrError(filter: {statuses: $statuses}, limit: 1) {
+    __typename ... on Runs { results { runId } } ... on PythonError { message }
+  }
 }"""
 
 
@@ -100,13 +102,13 @@ class DagsterUI:
 
     def add_partition(self, course_id: str) -> None:
         """Add the partition of the course, which otherwise the sensor adds."""
-        self._query(ADD_PARTITION, location=LOCATION, name=PARTITIONS, key=course_id)
+        self._query(ADD_PARTITION, location=LOCATION, name=PARTITIONS_NAME, key=course_id)
 
     def launch_runs(self, course_ids: Sequence[str]) -> None:
         """Launch one run per course."""
         selector = {**LOCATION, "jobName": JOB}
         for course_id in course_ids:
-            tags = [{"key": "dagster/partition", "value": course_id}]
+            tags = [{"key": PARTITION_TAG, "value": course_id}]
             self._query(LAUNCH_RUN, params={"selector": selector, "executionMetadata": {"tags": tags}})
 
     def launch_backfill(self, course_ids: Sequence[str]) -> None:
@@ -120,7 +122,7 @@ class DagsterUI:
 
     def is_idle(self) -> bool:
         """Whether all runs have ended."""
-        return not self._query(UNFINISHED)["results"]
+        return not self._query(UNFINISHED_RUNS, statuses=[status.value for status in UNFINISHED])["results"]
 
     def embedded_courses(self, course_ids: Sequence[str], since: float) -> list[EmbeddedCourse]:
         """The materializations of the courses since a time in seconds since the epoch."""
