@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 settings.register_profile("deterministic", deadline=None, derandomize=True)
 settings.load_profile("deterministic")
 
+# A shell ignores SIGINT in a background job, and its children inherit that; some tests send it to a child.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = ("faults", "e2e", "benchmarks")
 """Folders whose tests take longest; they start first."""

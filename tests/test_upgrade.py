@@ -155,6 +155,7 @@ def test_courses_are_searched(
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("CHROMA_URL", chroma_url)
     monkeypatch.setenv("KEYWORD_INDEX_DIR", str(release / "keywords"))
+    monkeypatch.setattr("search_api.search.service.LOAD_PATIENCE_SECONDS", 120.0)  # on a busy machine
     with TestClient(create_app()) as client:
         answers = {
             course_id: client.post(f"/courses/{course_id}/search", json={"query": query}).json()
