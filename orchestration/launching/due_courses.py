@@ -66,7 +66,7 @@ def find_candidates(
             continue
         if course.embedding_requested_at is not None:
             requested.append(course)
-        elif has_content and _looks_unchanged(completed_contents(course), stage_one, model_signature):
+        elif has_content and _seems_unchanged(completed_contents(course), stage_one, model_signature):
             unchanged.append(course)
         elif has_content:
             changed.append(course)
@@ -91,7 +91,7 @@ def completed_contents(course: Course) -> list[CourseFingerprint]:
     return [fingerprint for content in contents if (fingerprint := CourseFingerprint.parse(content))]
 
 
-def _looks_unchanged(completed: Iterable[CourseFingerprint], stage_one: Ingestion, model_signature: str | None) -> bool:
+def _seems_unchanged(completed: Iterable[CourseFingerprint], stage_one: Ingestion, model_signature: str | None) -> bool:
     return any(
         content.chunks == stage_one.chunks and (model_signature is None or content.model == model_signature)
         for content in completed
