@@ -22,7 +22,7 @@ from typing import NamedTuple
 from embedding.vector_store.archive import Archive, SavedCourse
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
-from embedding.vector_store.files import SERVER_LOCK
+from embedding.vector_store.files import SERVER_LOCK, foreign_files
 from embedding.vector_store.offline import OfflineVectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from maintenance.progress import progress
@@ -63,8 +63,13 @@ def everything_stopped(directory: Path, other_locks: Sequence[tuple[Path, str]] 
         other_locks: Directory and name of each further lock to hold.
 
     Raises:
-        CannotRestoreError: A process is running, or the directory is a mount point.
+        CannotRestoreError: A process is running, or the directory is a mount point or contains other files.
     """
+    if foreign := foreign_files(directory):
+        raise CannotRestoreError(
+            f"{directory} contains {foreign[0].name}, which is not a file of Chroma. A restore would delete it: set "
+            "CHROMA_DB_DIR to a directory that contains nothing else"
+        )
     if directory.is_mount():
         raise CannotRestoreError(f"{directory} is a mount point: set CHROMA_DB_DIR to a directory inside it")
     with ExitStack() as stack:

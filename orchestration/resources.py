@@ -213,8 +213,12 @@ class GpuResource(SettingsResource):
         return self._embedder
 
     def signature(self) -> str:
-        """The signature of the configured model. Does not load the weights. Raises the same errors as `embedder`."""
-        return configured_signature(self.settings())
+        """The signature of the configured model, for sensors. Does not load the weights; errors as `embedder`.
+
+        The settings are read again, because a run reads them anew: with old settings, a sensor would not recognize what
+        the run has published.
+        """
+        return configured_signature(EmbeddingSettings())
 
 
 class SearchAppResource(SettingsResource):

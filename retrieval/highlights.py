@@ -19,11 +19,9 @@ def matches(text: str, query_terms: Sequence[str]) -> list[tuple[int, int]]:
     """Start and end of each match in code points, ascending. Overlapping and adjacent matches are merged."""
     wanted = frozenset(query_terms)
     spans: list[tuple[int, int]] = []
-    for term, start, end in zip(*_tokens(text), strict=True):
-        if term not in wanted:
-            continue
+    for start, end in sorted((start, end) for term, start, end in zip(*_tokens(text), strict=True) if term in wanted):
         if spans and start <= spans[-1][1]:
-            spans[-1] = (min(start, spans[-1][0]), max(end, spans[-1][1]))
+            spans[-1] = (spans[-1][0], max(end, spans[-1][1]))
         else:
             spans.append((start, end))
     return spans

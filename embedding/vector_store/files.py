@@ -39,6 +39,17 @@ def orphaned_directories(directory: Path) -> list[Path]:
     return [path for path in candidates if path.name not in known]
 
 
+def foreign_files(directory: Path) -> list[Path]:
+    """What the directory contains besides the files of Chroma and of this product."""
+    if not directory.exists():
+        return []
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if not path.name.startswith((".", "chroma.sqlite3")) and not _is_uuid(path.name)
+    )
+
+
 def _is_uuid(name: str) -> bool:
     try:
         return str(UUID(name)) == name

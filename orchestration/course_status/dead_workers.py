@@ -44,8 +44,9 @@ def end_abandoned_runs(instance: dg.DagsterInstance) -> list[str]:
     """
     directory = _directory(instance)
     lines = []
-    unfinished = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
-    for record in instance.get_run_records(dg.RunsFilter(statuses=unfinished)):
+    # A run that is QUEUED has no worker yet, and Dagster's run monitoring ends a run that stays STARTING.
+    with_worker = [dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+    for record in instance.get_run_records(dg.RunsFilter(statuses=with_worker)):
         run = record.dagster_run
         if not _is_of_this_product(run) or not (reason := _reason_to_end(record, directory)):
             continue

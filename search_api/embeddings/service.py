@@ -47,7 +47,7 @@ class EmbeddingService:
     Args:
         load: Loads the model, or connects to the service that runs it.
         queue_limit: Queries, and bulk calls, that may wait while another call uses the model.
-        models: Cache whose statistics count the uses of the model. If its entry expires, the model stays loaded.
+        models: Cache whose statistics count the computations. If its entry expires, the model stays loaded.
         queries: Cache of embedded queries.
     """
 
@@ -69,7 +69,7 @@ class EmbeddingService:
             self._models.get(_KEY, self._load)
         except EmbeddingError as error:
             logger.error("The embedding model is not available: %s", error)
-        self._queue = ModelQueue(lambda: self.model, queue_limit)
+        self._queue = ModelQueue(self._use_model, queue_limit)
 
     @property
     def model(self) -> Embedder:
@@ -78,14 +78,22 @@ class EmbeddingService:
         Raises:
             EmbeddingServiceUnavailableError: It could not be loaded or reached; the message says why.
         """
-        if self._failure is not None:
-            may_pass = isinstance(self._failure, EmbeddingServiceError)
-            if not may_pass or time.monotonic() - self._failed_at <= RETRY_SECONDS:
-                raise EmbeddingServiceUnavailableError(str(self._failure))
+        self._raise_recent_failure()
+        return self._embedder or self._use_model()
+
+    def _use_model(self) -> Embedder:
+        """The model for a computation, which the cache counts. Raises the same errors as `model`."""
+        self._raise_recent_failure()
         try:
             return self._models.get(_KEY, self._load)
         except EmbeddingError as error:
             raise EmbeddingServiceUnavailableError(str(error)) from error
+
+    def _raise_recent_failure(self) -> None:
+        if self._failure is not None:
+            may_pass = isinstance(self._failure, EmbeddingServiceError)
+            if not may_pass or time.monotonic() - self._failed_at <= RETRY_SECONDS:
+                raise EmbeddingServiceUnavailableError(str(self._failure))
 
     def check(self) -> None:
         """Check that texts can be embedded. If a remote embedding service is used, this sends a request.

@@ -83,7 +83,11 @@ def get_cache_stats(services: AppServices) -> CacheStates:
 
 @router.delete("/caches", summary="Clear the caches")
 def clear_cache(services: AppServices) -> CacheStates:
-    """Remove all values. Requests in progress keep the values they use; later requests load them again. Counts stay."""
+    """Remove all values.
+
+    Requests in progress keep the values they use; later requests load courses and queries again. A loaded model stays
+    in memory. Counts stay.
+    """
     for cache in services.caches.values():
         cache.clear_cache()
     return _states(services)

@@ -131,3 +131,12 @@ def test_every_field_with_a_secret_type_is_declared_as_secret(name: str) -> None
         if SecretStr in get_args(resource.SETTINGS.model_fields[field_name].annotation)
     }
     assert secret_fields <= set(resource.SECRETS)
+
+
+def test_sensors_see_a_changed_model_at_once(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A code server lives for long, and every run reads the settings anew."""
+    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tiny_model))
+    gpu = GpuResource.from_environment()
+    before = gpu.signature()
+    monkeypatch.setenv("EMBEDDING_MAX_TOKENS", "100")
+    assert gpu.signature() != before

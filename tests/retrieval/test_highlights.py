@@ -11,7 +11,7 @@ from retrieval.keywords.analysis import analyse, terms
 
 VOCABULARY = """
 copper Coppers plating plated dying die skies sky ties happily happy hoping hop hashMap HTTPServer node.js c++ C don't
-state-of-the-art 复杂度 时间复杂度 阻焊层 ｃｏｐｐｅｒ ﬁlm films 3.14 utf-8 my_var ½ é e\u0301 😀 the
+state-of-the-art 复杂度 时间复杂度 阻焊层 马克思主义 ｃｏｐｐｅｒ ﬁlm films 3.14 utf-8 my_var ½ é e\u0301 😀 the
 """
 WORDS = st.sampled_from(VOCABULARY.split())
 TEXTS = st.lists(WORDS, max_size=12).flatmap(

@@ -49,6 +49,16 @@ def test_stats_are_those_of_the_cache(courses: InstanceCache[str, bytes], client
     }
 
 
+def test_every_computation_of_the_model_is_counted(harness: AppHarness, client: TestClient) -> None:
+    """A search whose query is cached does not use the model."""
+    harness.add_searchable_course("c", "copper")
+    before = harness.app_services.caches["embedding_models"].get_cache_stats()
+    for query in ("copper", "copper", "solder"):
+        assert client.post("/courses/c/search", json={"query": query}).status_code == 200
+    after = harness.app_services.caches["embedding_models"].get_cache_stats()
+    assert (after.hits - before.hits, after.misses - before.misses, after.loads) == (2, 0, 1)
+
+
 def test_missing_limits_are_null(harness: AppHarness, client: TestClient) -> None:
     """JSON has no infinity."""
     harness.caches["models"] = InstanceCache("models", max_entries=1, ttl_seconds=math.inf)
