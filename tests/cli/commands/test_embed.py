@@ -13,8 +13,10 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from models.course_state import claim_course, fail_course, request_embedding
 from models.database import Session
-from tests.cli.conftest import Pipeline, publish_course, read_course
 from tests.support.catalogue import Catalogue
+from tests.support.commands import Pipeline
+from tests.support.courses import read_course
+from tests.support.published import publish_row
 
 
 def embed(*arguments: str) -> Result:
@@ -25,7 +27,7 @@ def embed(*arguments: str) -> Result:
 def courses(catalogue: Catalogue) -> Catalogue:
     for course_id in ("done", "new", "running"):
         catalogue.add_course(course_id)
-    publish_course(catalogue, "done")
+    publish_row(catalogue.engine, "done")
     with catalogue.session() as session:
         claim_course(session, "running", "run")
     return catalogue
@@ -40,10 +42,10 @@ def test_refused_courses_are_reported_and_the_others_are_requested(courses: Cata
         "There is no course 'nobody'",
     ]
     for course_id in ("done", "new"):
-        assert read_course(courses, course_id).embedding_status == "pending"
-        assert read_course(courses, course_id).embedding_requested_at is not None
-    assert read_course(courses, "done").embedding_generation == 1
-    assert read_course(courses, "running").embedding_status == "running"
+        assert read_course(courses.engine, course_id).embedding_status == "pending"
+        assert read_course(courses.engine, course_id).embedding_requested_at is not None
+    assert read_course(courses.engine, "done").embedding_generation == 1
+    assert read_course(courses.engine, "running").embedding_status == "running"
 
 
 def test_rows_are_locked_in_the_order_of_ids(courses: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,7 +89,7 @@ def test_wait_ends_when_the_courses_are_done(courses: Catalogue, pipeline: Pipel
         result = embed("done", "new", "--wait")
     assert result.exit_code == 0
     assert {"done: done", "new: done"} < set(result.stdout.splitlines())
-    assert read_course(courses, "done").embedding_generation == 2
+    assert read_course(courses.engine, "done").embedding_generation == 2
 
 
 def test_wait_reports_a_failed_course(courses: Catalogue, pipeline: Pipeline) -> None:
@@ -117,7 +119,7 @@ def test_wait_reports_a_stall_once(courses: Catalogue, monkeypatch: pytest.Monke
     def echo(message: str, **options: object) -> None:
         printed.append(message)
         if "make up" in message:
-            publish_course(courses, "new")
+            publish_row(courses.engine, "new")
 
     monkeypatch.setattr("cli.courses.typer.echo", echo)
     assert embed("new", "--wait").exit_code == 0
@@ -130,7 +132,7 @@ def test_course_ids_or_all_must_be_given(courses: Catalogue, command: str, argum
     result = CliRunner().invoke(app, [command, *arguments])
     assert result.exit_code == 2
     assert "--all" in result.stderr
-    assert read_course(courses, "new").embedding_status == "not_started"
+    assert read_course(courses.engine, "new").embedding_status == "not_started"
 
 
 def test_all_fails_without_courses(catalogue: Catalogue) -> None:
@@ -151,4 +153,4 @@ def test_ctrl_c_stops_waiting_but_keeps_the_request(courses: Catalogue) -> None:
         _, errors = waiting.communicate(timeout=120)
     assert waiting.returncode == 130
     assert "Traceback" not in errors
-    assert read_course(courses, "new").embedding_requested_at is not None
+    assert read_course(courses.engine, "new").embedding_requested_at is not None

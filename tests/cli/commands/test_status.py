@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from models.course_state import claim_course, fail_course, request_embedding
-from tests.cli.conftest import publish_course
 from tests.support.catalogue import Catalogue
+from tests.support.published import publish_row
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -29,7 +29,7 @@ def courses(catalogue: Catalogue) -> Catalogue:
     catalogue.add_course("b", ["succeeded"], ["text", "text"])
     catalogue.add_course("c")
     catalogue.add_course("电路")
-    publish_course(catalogue, "b")
+    publish_row(catalogue.engine, "b")
     with catalogue.session() as session:
         request_embedding(session, "c", NOON)
         claim_course(session, "电路", "run")
@@ -104,7 +104,7 @@ def test_watch_ends_when_no_course_is_active(
         monkeypatch.setenv("TTY_COMPATIBLE", "1")
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     # the first pause follows the first display
-    monkeypatch.setattr("cli.commands.status.time", SimpleNamespace(sleep=lambda _: publish_course(courses, "c")))
+    monkeypatch.setattr("cli.commands.status.time", SimpleNamespace(sleep=lambda _: publish_row(courses.engine, "c")))
     result = status("--watch")
     assert ("1 not_started, 1 pending" in result.stderr) == terminal
     assert result.stdout.endswith("4 courses: 2 done, 1 failed, 1 not_started\n")

@@ -20,7 +20,7 @@ from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
 from models.tables import EmbeddingStatus
 from tests.support.catalogue import Catalogue
-from tests.support.courses import change_course, empty_catalogue
+from tests.support.courses import change_course
 from tests.support.published import MODEL, SIGNATURE, add_courses, publish
 
 pytestmark = pytest.mark.integration
@@ -32,12 +32,6 @@ TEXTS = ["copper foil", "焊膏", "", "a \n line"]
 def _short_pauses(monkeypatch: pytest.MonkeyPatch, chroma_url: str) -> None:
     monkeypatch.setattr("maintenance.backup.PAUSES_SECONDS", (0.0, 0.05, 0.05, 0.05))
     monkeypatch.setenv("CHROMA_URL", chroma_url)
-
-
-@pytest.fixture
-def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Engine:
-    monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/catalogue.db")
-    return empty_catalogue(tmp_path / "catalogue.db")
 
 
 def unique(name: str) -> str:

@@ -20,8 +20,10 @@ from embedding.vector_store.records import Record
 from models.course_state import REBUILD_OWNER_PREFIX, claim_course, fail_unfinished
 from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
-from tests.cli.conftest import Pipeline, publish_course, read_course
 from tests.support.catalogue import Catalogue
+from tests.support.commands import Pipeline
+from tests.support.courses import read_course
+from tests.support.published import publish_row
 from tests.support.servers.chroma import has_collection
 
 pytestmark = pytest.mark.integration
@@ -40,7 +42,7 @@ def courses(
     ids = sorted(f"{uuid4()}" for _ in range(2))
     for course_id in ids:
         catalogue.add_course(course_id)
-        publish_course(catalogue, course_id)
+        publish_row(catalogue.engine, course_id)
         collection = vector_store.create(CollectionInfo(course_id, "model", "m"))
         collection.upsert([Record("c", "text", {}, "hash")], np.eye(4, dtype=np.float32)[:1])
         KeywordStore(KeywordSettings()).save(course_id, "0" * 64, KeywordIndexBuilder().build())
@@ -63,13 +65,13 @@ def test_rebuild_deletes_the_collection_and_requests_an_embedding(
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{course_id}: collection deleted, embedding_started\n"
     assert not has_collection(vector_store, course_id)
-    row = read_course(catalogue, course_id)
+    row = read_course(catalogue.engine, course_id)
     assert (row.embedding_status, row.embedding_progress, row.embedding_run_id) == ("pending", 0.0, None)
     assert (row.embedding_fingerprint, row.embedding_attempted, row.embedding_generation) == (None, None, 1)
     assert row.embedding_requested_at is not None
     assert has_collection(vector_store, other_id)
     assert KeywordStore(KeywordSettings()).directories() == [directory_name(other_id)]
-    assert read_course(catalogue, other_id).embedding_status == "done"
+    assert read_course(catalogue.engine, other_id).embedding_status == "done"
 
 
 def test_keyword_index_that_cannot_be_deleted_fails_the_course(
@@ -82,7 +84,7 @@ def test_keyword_index_that_cannot_be_deleted_fails_the_course(
     result = rebuild(courses[0])
     assert result.exit_code == 1
     assert "A keyword index cannot be deleted: Permission denied" in result.stderr
-    row = read_course(catalogue, courses[0])
+    row = read_course(catalogue.engine, courses[0])
     assert row.embedding_status == "failed"
     assert "The rebuild failed: A keyword index cannot be deleted" in (row.embedding_error or "")
     assert row.embedding_requested_at is not None
@@ -94,7 +96,7 @@ def test_wait_reports_the_outcome_of_the_embedding(
     course_id, other_id = courses
     with pipeline():
         assert f"{course_id}: done\n" in rebuild(course_id, "--wait").stdout
-    assert read_course(catalogue, course_id).embedding_generation == 2
+    assert read_course(catalogue.engine, course_id).embedding_generation == 2
     with pipeline(**{other_id: "no luck"}):
         result = rebuild(other_id, "--wait")
     assert result.exit_code == 1
@@ -114,7 +116,7 @@ def test_running_course_is_refused_and_others_are_rebuilt(
         "There is no course 'unknown'",
     ]
     assert has_collection(vector_store, running_id)
-    assert read_course(catalogue, running_id).embedding_run_id == "run"
+    assert read_course(catalogue.engine, running_id).embedding_run_id == "run"
     assert not has_collection(vector_store, other_id)
 
 
@@ -126,7 +128,7 @@ def test_several_courses_need_a_confirmation(
         assert result.exit_code == 1
         assert "Delete the collections of 2 courses" in result.stderr
         assert all(has_collection(vector_store, course_id) for course_id in courses)
-        assert all(read_course(catalogue, course_id).embedding_status == "done" for course_id in courses)
+        assert all(read_course(catalogue.engine, course_id).embedding_status == "done" for course_id in courses)
     assert rebuild("--all", answer="y\n").exit_code == 0
     assert not any(has_collection(vector_store, course_id) for course_id in courses)
 
@@ -140,11 +142,11 @@ def test_unreachable_chroma_fails_the_first_course_and_skips_the_others(
     assert result.exit_code == 1
     assert "cannot be reached" in result.stderr
     assert f"0 of 2 courses were rebuilt; those after {course_id} were not changed" in result.stderr
-    row = read_course(catalogue, course_id)
+    row = read_course(catalogue.engine, course_id)
     assert row.embedding_status == "failed"
     assert "The rebuild failed: Chroma at" in (row.embedding_error or "")
     assert row.embedding_requested_at is not None, "the pipeline embeds it when Chroma is reachable again"
-    assert read_course(catalogue, other_id).embedding_status == "done"
+    assert read_course(catalogue.engine, other_id).embedding_status == "done"
 
 
 def test_no_run_can_claim_the_course_during_the_deletion(
@@ -158,7 +160,7 @@ def test_no_run_can_claim_the_course_during_the_deletion(
         assert not claim_course(session, courses[0], "run")
     connection.close()  # ends the rebuild with an error
     rebuilding.join()
-    assert read_course(catalogue, courses[0]).embedding_status == "failed"
+    assert read_course(catalogue.engine, courses[0]).embedding_status == "failed"
 
 
 @pytest.fixture
@@ -175,7 +177,7 @@ def killed_course(catalogue: Catalogue, courses: list[str], silent_server: socke
 def test_killed_rebuild_leaves_a_running_course_that_the_pipeline_can_fail(
     catalogue: Catalogue, killed_course: str
 ) -> None:
-    row = read_course(catalogue, killed_course)
+    row = read_course(catalogue.engine, killed_course)
     assert row.embedding_status == "running"
     owner = row.embedding_run_id or ""
     assert owner.startswith(REBUILD_OWNER_PREFIX)
@@ -194,13 +196,15 @@ def test_course_taken_over_during_the_deletion_is_an_error_and_requested(
     def delete_slowly(store: VectorStore, course_id: str, before_write: Callable[[], None]) -> None:
         delete(store, course_id, before_write)
         with catalogue.session() as session:
-            fail_unfinished(session, course_id, read_course(catalogue, course_id).embedding_run_id or "", "interrupted")
+            fail_unfinished(
+                session, course_id, read_course(catalogue.engine, course_id).embedding_run_id or "", "interrupted"
+            )
 
     monkeypatch.setattr(VectorStore, "delete", delete_slowly)
     result = rebuild(courses[0])
     assert result.exit_code == 1
     assert "was taken over while its collection was deleted: rebuild it again" in result.stderr
-    row = read_course(catalogue, courses[0])
+    row = read_course(catalogue.engine, courses[0])
     assert row.embedding_status == "pending", "its collection was deleted"
     assert row.embedding_requested_at is not None
 
@@ -213,8 +217,10 @@ def test_course_published_before_the_deletion_keeps_its_collection(
 
     def delete_late(store: VectorStore, course_id: str, *before_write: Callable[[], None]) -> None:
         with catalogue.session() as session:
-            fail_unfinished(session, course_id, read_course(catalogue, course_id).embedding_run_id or "", "interrupted")
-        publish_course(catalogue, course_id)
+            fail_unfinished(
+                session, course_id, read_course(catalogue.engine, course_id).embedding_run_id or "", "interrupted"
+            )
+        publish_row(catalogue.engine, course_id)
         delete(store, course_id, *before_write)
 
     monkeypatch.setattr(VectorStore, "delete", delete_late)
@@ -222,5 +228,5 @@ def test_course_published_before_the_deletion_keeps_its_collection(
     assert result.exit_code == 1
     assert "was taken over: rebuild it again" in result.stderr
     assert has_collection(vector_store, courses[0])
-    row = read_course(catalogue, courses[0])
+    row = read_course(catalogue.engine, courses[0])
     assert (row.embedding_status, row.embedding_generation, row.embedding_error) == ("done", 2, None)
