@@ -93,6 +93,14 @@ def test_too_little_disk_space_is_refused(
     assert snapshot(stopped_product) == before
 
 
+def test_directory_with_other_files_is_refused(stopped_product: Engine, archive: str) -> None:
+    """A restore replaces the directory."""
+    (CHROMA / "samples").mkdir()
+    before = snapshot(stopped_product)
+    assert_refused(restore(archive, "--yes"), "contains samples, which is not a file of Chroma")
+    assert snapshot(stopped_product) == before
+
+
 def test_mount_point_is_refused(stopped_product: Engine, archive: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = snapshot(stopped_product)
     monkeypatch.setattr(Path, "is_mount", lambda path: path.name == "chroma")
