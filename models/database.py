@@ -53,8 +53,11 @@ class DatabaseUnavailableError(Exception):
     """The database is unreachable or locked, denied access, or the connection was lost. A later attempt may succeed."""
 
 
-class UnreadableDataError(Exception):
-    """A row contains bytes that are not valid text in UTF-8, or in the encoding of the database."""
+class UnreadableDataError(DatabaseUnavailableError):
+    """A row contains bytes that are not valid text in UTF-8, or in the encoding of the database.
+
+    A later attempt succeeds only after the row has been corrected.
+    """
 
 
 class DatabaseNotMigratedError(DatabaseUnavailableError):
@@ -188,7 +191,8 @@ def database_errors() -> Iterator[None]:
             message = f"The database has not been migrated ({_reason(error)}): run `alembic upgrade head`."
             raise DatabaseNotMigratedError(message) from error
         if "Could not decode to UTF-8" in str(error.orig) or getattr(error.orig, "pgcode", None) in _INVALID_TEXT:
-            raise UnreadableDataError(_reason(error)) from error
+            reason = f"The database contains text that cannot be decoded ({_reason(error)})"
+            raise UnreadableDataError(f"{reason}: correct or delete the row.") from error
         if _is_unavailable(error):
             raise DatabaseUnavailableError(f"The database cannot be used: {_reason(error)}.") from error
         raise

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from sqlalchemy import Select, case, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Select, String, case, cast, func, select
+from sqlalchemy.orm import Mapped, Session
 from sqlmodel import col
 
 from models.ids import can_hold, id_equals
@@ -31,10 +31,11 @@ def ingestion_by_course(session: Session, course_ids: Collection[str] | None = N
 
     Takes three queries, regardless of the number of courses. Resources and chunks are counted in separate queries,
     because their `course_id` columns may have different types. The queries read no text: the database can count chunks
-    in the index on `chunk.course_id`.
+    in the index on `chunk.course_id`. Rows without a course are left out, because their id may be undecodable.
     """
     courses = select(col(Course.id))
-    resources, chunks = _resources_by_course(), _chunks_by_course()
+    resources = _resources_by_course().having(_has_course(session, col(Resource.course_id)))
+    chunks = _chunks_by_course().having(_has_course(session, col(Chunk.course_id)))
     if course_ids is not None:
         courses = courses.where(col(Course.id).in_(course_ids))
         resources = resources.where(col(Resource.course_id).in_(course_ids))
@@ -57,6 +58,15 @@ def ingestion_of_course(session: Session, course_id: str) -> Ingestion:
         count = _chunks_by_course().where(id_equals(col(Chunk.course_id), course_id))
         _, chunks = session.execute(count).first() or ("", 0)
     return Ingestion(resources, succeeded, chunks)
+
+
+def _has_course(session: Session, course_id: Mapped[str]) -> ColumnElement[bool]:
+    """A condition on a group, so that it is checked once per course and not once per row.
+
+    The columns may have different types and collations.
+    """
+    collation = "BINARY" if session.get_bind().dialect.name == "sqlite" else "C"
+    return cast(course_id, String).collate(collation).in_(select(cast(col(Course.id), String)))
 
 
 def _resources_by_course() -> Select[str, int, int]:

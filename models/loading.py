@@ -15,6 +15,7 @@ from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
+from models.database import UnreadableDataError, database_errors
 from models.fingerprint import chunk_hash
 from models.ids import IdColumns, id_equals
 from models.ingestion import ingestion_by_course
@@ -132,20 +133,18 @@ class _Loader:
     def _flush(self) -> None:
         """Compare the batch with the database, and write new and changed rows unless the load has problems."""
         chunks = {row.id: row for _, row in self._batch if isinstance(row, Chunk)}
-        stored = {chunk.id: chunk for chunk in self._session.scalars(select(Chunk).where(col(Chunk.id).in_(chunks)))}
-        for chunk in stored.values():
-            self._session.expunge(chunk)
+        stored = self._stored_identities(list(chunks))
         for position, row in self._batch:
             if isinstance(row, str):
                 self._add_problem(position, row)
-            elif row.id in stored and stored[row.id].course_id != row.course_id:
-                self._add_problem(position, f"id {row.id!r} already belongs to course {stored[row.id].course_id!r}")
+            elif row.id in stored and stored[row.id][0] != row.course_id:
+                self._add_problem(position, f"id {row.id!r} already belongs to course {stored[row.id][0]!r}")
         self._batch.clear()
         if self._problems:
             return
         self._ensure_courses(list(dict.fromkeys(chunk.course_id for chunk in chunks.values())))
         new = [chunk for chunk in chunks.values() if chunk.id not in stored]
-        changed = [c for c in chunks.values() if c.id in stored and self._seen[c.id] != _identity(stored[c.id])]
+        changed = [c for c in chunks.values() if c.id in stored and self._seen[c.id] != stored[c.id]]
         if new:
             self._session.execute(insert(Chunk), [chunk.model_dump() for chunk in new])
         if changed:
@@ -154,6 +153,20 @@ class _Loader:
             self._courses[chunk.course_id].new += 1
         for chunk in changed:
             self._courses[chunk.course_id].changed += 1
+
+    def _stored_identities(self, ids: list[str]) -> dict[str, tuple[str, str]]:
+        """The identities of the stored chunks among `ids`. That of an unreadable chunk differs from every other."""
+        chunks = select(Chunk).where(col(Chunk.id).in_(ids))
+        try:
+            # Without a savepoint, an error would abort the whole transaction on PostgreSQL.
+            with database_errors(), self._session.begin_nested():
+                return {chunk.id: _identity(chunk) for chunk in self._session.scalars(chunks)}
+        except (TypeError, ValueError, UnreadableDataError):
+            if len(ids) > 1:
+                half = len(ids) // 2
+                return self._stored_identities(ids[:half]) | self._stored_identities(ids[half:])
+        owners = select(col(Chunk.id), col(Chunk.course_id)).where(col(Chunk.id).in_(ids))
+        return {chunk_id: (course_id, "") for chunk_id, course_id in self._session.execute(owners)}
 
     def _add_problem(self, position: Position, problem: str) -> None:
         self._problem_count += 1

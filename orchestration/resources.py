@@ -27,6 +27,7 @@ from models.database import (
     DatabaseUnavailableError,
     Engine,
     Session,
+    UnreadableDataError,
     create_catalogue_engine,
     transaction,
 )
@@ -124,7 +125,7 @@ class CatalogueResource(SettingsResource):
 
         Raises:
             DatabaseUnavailableError: The database is still unavailable after `PATIENCE_SECONDS`. Raised at once if the
-                database is not migrated.
+                database is not migrated, or if a row cannot be read.
         """
 
         def run_operation() -> T:
@@ -229,4 +230,6 @@ class SearchAppResource(SettingsResource):
 
 
 def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, DatabaseUnavailableError) and not isinstance(error, DatabaseNotMigratedError)
+    return isinstance(error, DatabaseUnavailableError) and not isinstance(
+        error, DatabaseNotMigratedError | UnreadableDataError
+    )

@@ -20,7 +20,7 @@ from embedding.vector_store.indexing import IndexReport, index_course
 from models import course_state
 from models.chunks import chunk_page
 from models.courses import get_course
-from models.database import DatabaseUnavailableError, Session
+from models.database import DatabaseUnavailableError, Session, UnreadableDataError
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.ingestion import ingestion_of_course
 from models.tables import Chunk, Course, EmbeddingStatus
@@ -150,9 +150,10 @@ class CourseRun:
         Returns:
             The reason.
         """
-        retry = isinstance(error, (DatabaseUnavailableError, EmbeddingServiceUnreachableError)) or (
-            isinstance(error, VectorStoreUnreachableError) and not self._vector_store.store().answers()
-        )
+        retry = (
+            isinstance(error, (DatabaseUnavailableError, EmbeddingServiceUnreachableError))
+            and not isinstance(error, UnreadableDataError)
+        ) or (isinstance(error, VectorStoreUnreachableError) and not self._vector_store.store().answers())
         reason = str(error) or type(error).__name__
         if not isinstance(error, Exception):
             retry = not self._is_being_cancelled()

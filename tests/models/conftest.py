@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.catalogue import BACKENDS, STAGE_ONE, Catalogue, Templates, create_database, drop_database
-from tests.support.servers.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
+from tests.support.catalogue import BACKENDS, STAGE_ONE, Catalogue, Templates, create_database, drop_database, migrate
+from tests.support.servers.postgres import PostgresServer, postgres_server, postgres_url  # noqa: F401 - fixtures
 
 
 def _params(*variants: tuple[str, str]) -> list[object]:
@@ -46,3 +46,14 @@ def text_catalogue(request: pytest.FixtureRequest, templates: Templates) -> Iter
 def integer_catalogue(request: pytest.FixtureRequest, templates: Templates) -> Iterator[Catalogue]:
     """A catalogue on both databases, with integer ids in all of stage one's tables."""
     yield from _catalogue(templates, *request.param)
+
+
+@pytest.fixture
+def sql_ascii_catalogue(postgres_server: PostgresServer) -> Iterator[Catalogue]:  # noqa: F811
+    """A catalogue on PostgreSQL whose text columns accept any bytes."""
+    url = postgres_server.create_sql_ascii_database()
+    migrate(url)
+    catalogue = Catalogue(url, "text")
+    yield catalogue
+    catalogue.engine.dispose()
+    drop_database(url)

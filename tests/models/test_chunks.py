@@ -1,13 +1,10 @@
-from collections.abc import Iterator
-
 import pytest
 from sqlalchemy import text
 
 from models import chunks
 from models.database import UnreadableDataError
 from models.tables import Chunk
-from tests.support.catalogue import Catalogue, migrate
-from tests.support.servers.postgres import PostgresServer
+from tests.support.catalogue import Catalogue
 
 
 class TestChunkPages:
@@ -78,15 +75,6 @@ class TestChunkPages:
 
 class TestInvalidText:
     """A chunk whose text is not valid UTF-8 raises an error, and is not taken for the end of the course."""
-
-    @pytest.fixture
-    def sql_ascii_catalogue(self, postgres_server: PostgresServer) -> Iterator[Catalogue]:
-        url = postgres_server.create_sql_ascii_database()
-        migrate(url)
-        catalogue = Catalogue(url, "text")
-        yield catalogue
-        catalogue.engine.dispose()
-        postgres_server.drop_database(url)
 
     @pytest.mark.postgres
     @pytest.mark.parametrize("page_size", [1, 2, 500])

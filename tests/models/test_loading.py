@@ -57,6 +57,31 @@ def contents(catalogue: Catalogue) -> list[list[tuple[Any, ...]]]:
         ]
 
 
+class TestUnreadableChunks:
+    """A load replaces chunks that are stored with bytes that cannot be decoded."""
+
+    def check(self, catalogue: Catalogue, invalid_text: str) -> None:
+        lines = [line(str(number), content=f"text {number}") for number in range(1, 8)]
+        load_lines(catalogue, *lines, line("8", "2"))
+        with catalogue.session() as session:
+            session.execute(text(f"UPDATE chunk SET text = {invalid_text} WHERE id IN ('3', '6', '8')"))
+        with pytest.raises(LoadError, match="id '8' already belongs to course '2'"):
+            load_lines(catalogue, line("8"))
+        assert load_lines(catalogue, *lines, line("9"), replace=True) == ["1: 8 chunks (1 new, 2 changed, 0 removed)"]
+        with catalogue.session() as session:
+            [page] = chunk_pages(session, "1")
+        assert [chunk.text for chunk in page] == [*(f"text {number}" for number in range(1, 8)), "text"]
+
+    @pytest.mark.parametrize("text_catalogue", [("sqlite", "text")], indirect=True, ids="-".join)
+    @pytest.mark.parametrize("invalid_text", ["CAST(X'636166e9' AS TEXT)", "X'636166e9'"])
+    def test_sqlite(self, text_catalogue: Catalogue, invalid_text: str) -> None:
+        self.check(text_catalogue, invalid_text)
+
+    @pytest.mark.postgres
+    def test_postgres_database_without_encoding(self, sql_ascii_catalogue: Catalogue) -> None:
+        self.check(sql_ascii_catalogue, r"E'caf\xe9'")
+
+
 class TestLoad:
     def test_load_creates_ingested_courses(self, catalogue: Catalogue) -> None:
         assert load_lines(catalogue, line("1"), line("2"), line("3", "2")) == [

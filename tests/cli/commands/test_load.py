@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 from typer.testing import CliRunner, Result
 
 from cli.main import app
@@ -65,6 +66,23 @@ def test_files_are_loaded_and_summarized_per_course(migrated: str) -> None:
     ]
     assert result.stderr == ""
     assert chunks(migrated) == {"physics": 2, "电路": 1}
+
+
+def test_text_that_cannot_be_decoded(migrated: str) -> None:
+    """A load replaces the text of a chunk, but not a row whose ids cannot be decoded."""
+    undecodable = "CAST(X'636166e9' AS TEXT)"
+    engine = create_catalogue_engine(settings(migrated))
+    load(write("one.jsonl", GOOD))
+    with transaction(engine) as session:
+        session.execute(text(f"UPDATE chunk SET text = {undecodable}"))
+    assert load("--replace", "one.jsonl").stdout == "physics: 1 chunks (0 new, 1 changed, 0 removed)\n"
+    with transaction(engine) as session:
+        session.execute(text(f"UPDATE chunk SET course_id = {undecodable}"))
+    result = load("--replace", "one.jsonl")
+    assert result.exit_code == 1
+    error, last = result.stderr.splitlines()
+    assert "correct or delete the row" in error
+    assert last == "Nothing was loaded."
 
 
 def test_replace_removes_missing_chunks(migrated: str) -> None:

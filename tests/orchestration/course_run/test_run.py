@@ -7,7 +7,7 @@ from pathlib import Path
 import dagster as dg
 import psutil
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
 from cli.processes import free_port
 from embedding.model_settings import EmbeddingSettings
@@ -167,6 +167,19 @@ def test_a_course_that_cannot_be_embedded_is_failed_with_the_reason(
     assert course.embedding_status == EmbeddingStatus.FAILED
     assert reason in (course.embedding_error or "")
     assert not has_collection(vector_store, course_id)
+
+
+@pytest.mark.usefixtures("_course")
+def test_a_run_that_cannot_decode_a_chunk_requests_no_other(
+    instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
+) -> None:
+    with catalogue.begin() as connection:
+        connection.execute(text("UPDATE chunk SET text = CAST(X'636166e9' AS TEXT)"))
+    assert not materialize(instance, resources, course_id).success
+    course = read_course(catalogue, course_id)
+    assert course.embedding_status == EmbeddingStatus.FAILED
+    assert "text that cannot be decoded" in (course.embedding_error or "")
+    assert course.embedding_requested_at is None
 
 
 @pytest.mark.usefixtures("resources", "_course")

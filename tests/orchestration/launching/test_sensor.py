@@ -183,6 +183,20 @@ def test_an_unreadable_course_is_failed_and_the_others_are_launched(
     assert stage_one_tick(instance).launched == [["1"]]
 
 
+def test_a_chunk_with_an_undecodable_course_id_stops_no_course(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    write_course(catalogue, "1", {"a": "Copper", "b": "Solder"})
+    with catalogue.begin() as connection:
+        connection.execute(text("UPDATE chunk SET course_id = CAST(X'636166e9' AS TEXT) WHERE id = 'b'"))
+    assert stage_one_tick(instance).launched == [["1"]]
+
+
+def test_an_undecodable_course_row_is_reported(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    write_course(catalogue, "1", {"a": "Copper"})
+    with catalogue.begin() as connection:
+        connection.execute(text("INSERT INTO course (id) VALUES (CAST(X'636166e9' AS TEXT))"))
+    assert "text that cannot be decoded" in stage_one_tick(instance).skip_message
+
+
 def test_an_ingested_course_without_chunks_is_reported(instance: dg.DagsterInstance, catalogue: Engine) -> None:
     write_course(catalogue, "1", {})
     assert "ingested but have no chunks: 1" in stage_one_tick(instance).skip_message

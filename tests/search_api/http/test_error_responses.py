@@ -152,6 +152,17 @@ def test_error_headers_are_sent(harness: AppHarness) -> None:
     assert _overloaded(harness).headers["retry-after"] == "1"
 
 
+def test_text_that_cannot_be_decoded_is_a_database_error(harness: AppHarness) -> None:
+    harness.add_course("c")
+    with sqlite3.connect(harness.database) as connection:
+        connection.execute("UPDATE course SET embedding_error = CAST(X'636166e9' AS TEXT)")
+    connection.close()
+    with harness.client() as client:
+        response = client.get("/courses")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "database_unavailable")
+    assert "text that cannot be decoded" in response.json()["error"]["message"]
+
+
 def test_messages_name_the_cause_but_no_internal_details(harness: AppHarness) -> None:
     assert "internal detail" not in _internal_error(harness).text
     assert "out of memory" in _embedding_service_unavailable(harness).text
