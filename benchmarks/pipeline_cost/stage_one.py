@@ -15,7 +15,7 @@ NOUNS = (
     "board layer trace signal current copper solder oven pad via capacitor resistor connector plane edge load sensor "
     "clock circuit supply component prototype measurement tolerance thickness"
 )
-VERBS = "carries limits reflects heats cools covers needs follows couples filters measures moves reaches shields"
+VERBS = "carries limits reflects heats cools covers needs follows couples filters weighs moves reaches shields"
 ADJECTIVES = "thin wide inner outer short hot stable noisy differential flexible controlled narrow digital"
 CONJUNCTIONS = "when because while unless before after although whenever"
 

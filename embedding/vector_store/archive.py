@@ -4,7 +4,7 @@
     <name of the collection>.npy     vectors, float32, one row per record
     <name of the collection>.jsonl   records: ids, texts, metadata, hashes
 
-Its integrity is protected in three ways:
+Its integrity is protected at three points:
 
 * The zip comment, which is the last 64 bytes, is the SHA-256 of all bytes before it. A truncated or changed file is
   rejected.
