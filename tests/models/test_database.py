@@ -169,8 +169,10 @@ class TestSqlite:
 @pytest.mark.postgres
 class TestPostgres:
     @pytest.fixture
-    def engine(self, postgres_url: str) -> Iterator[Engine]:
+    def engine(self, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+        """Locks and the pool have a limit of 1 s. Connecting and answers have a minute, for a slow machine."""
         migrate(postgres_url)
+        monkeypatch.setattr(postgres.TimedConnection, "wait_seconds", 60)
         engine = create_catalogue_engine(settings(postgres_url, timeout_seconds=1))
         yield engine
         engine.dispose()
@@ -207,8 +209,8 @@ class TestPostgres:
                 session.execute(text("UPDATE course SET embedding_progress = 1"))
 
     def test_slow_statement_times_out(self, postgres_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(postgres, "STATEMENT_FACTOR", 1)
-        engine = create_catalogue_engine(settings(postgres_url, timeout_seconds=1))
+        monkeypatch.setattr(postgres, "STATEMENT_FACTOR", 0.01)  # 0.6 s, but a minute for connecting
+        engine = create_catalogue_engine(settings(postgres_url, timeout_seconds=60))
         with pytest.raises(DatabaseUnavailableError, match="statement timeout"), transaction(engine) as session:
             session.execute(text("SELECT pg_sleep(60)"))
         engine.dispose()
@@ -291,7 +293,7 @@ class TestPostgresServerFailures:
         url = separate_server.create_database()
         migrate(url)
         engine = create_catalogue_engine(settings(url, timeout_seconds=1))
-        assert courses_of(engine) == []
+        wait_until(lambda: is_available(engine), seconds=60, state=lambda: "unavailable")
         postmaster = psutil.Process(separate_server.pid)
         pids = [postmaster.pid, *(child.pid for child in postmaster.children(recursive=True))]
         with frozen(*pids), pytest.raises(DatabaseUnavailableError):

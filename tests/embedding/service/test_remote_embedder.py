@@ -2,9 +2,9 @@
 
 import base64
 import json
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from email.utils import formatdate
 from types import SimpleNamespace
 from typing import Any
@@ -20,8 +20,10 @@ from embedding.errors import EmbeddingServiceError, EmbeddingServiceUnreachableE
 from embedding.factory import configured_signature, open_embedder
 from embedding.interface import Embedder
 from embedding.model_settings import EmbeddingSettings
+from embedding.service.client import ServiceClient
 from embedding.service.remote_embedder import MAX_TEXTS_PER_REQUEST, RemoteEmbedder
 from tests.support.indexed_course import DIMENSIONS, vector_of
+from tests.support.product import wait_until
 from tests.support.servers.foreign_server import Answer, ForeignServer, foreign_server
 
 pytestmark = pytest.mark.integration
@@ -57,14 +59,6 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     pauses: list[float] = []
     monkeypatch.setattr("tenacity.nap.time", SimpleNamespace(sleep=pauses.append))  # not `time.sleep` for all modules
     return pauses
-
-
-@pytest.fixture
-def released(server: ForeignServer) -> Iterator[threading.Event]:
-    """An event that a hanging server waits for; it is set at the end of the test at the latest."""
-    event = threading.Event()
-    yield event
-    event.set()
 
 
 # Requests and answers
@@ -222,33 +216,36 @@ def test_unreachable_service_is_an_error() -> None:
         RemoteEmbedder(EmbeddingSettings(embedding_service_url=url))
 
 
-def test_time_out_is_an_error(server: ForeignServer, released: threading.Event) -> None:
-    embedder = connect(server, embedding_service_timeout_seconds=1)
-    server.change_answer = lambda _: released.wait(60)
+def test_time_out_is_an_error(server: ForeignServer) -> None:
+    server.hangs = lambda texts: texts == ["x"]
     with pytest.raises(EmbeddingServiceUnreachableError, match=r"within 1 s \(EMBEDDING_SERVICE_TIMEOUT_SECONDS\)"):
-        embedder.embed_documents(["x"])
+        connect(server, embedding_service_timeout_seconds=1).embed_documents(["x"])
 
 
-def test_queries_have_a_shorter_time_out_than_documents(
-    server: ForeignServer, released: threading.Event, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("embedding.service.remote_embedder.MAX_QUERY_SECONDS", 0.2)
+def test_queries_have_a_shorter_time_out_than_documents(server: ForeignServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("embedding.service.remote_embedder.MAX_QUERY_SECONDS", 1.0)
     embedder = connect(server)
-    server.change_answer = lambda _: released.wait(60)
-    with pytest.raises(EmbeddingServiceUnreachableError, match=r"did not answer within 0\.2 s$"):
-        embedder.embed_queries(["x"])
-    released.set()
-    server.change_answer = lambda _: time.sleep(0.5)  # longer than the timeout of queries
-    assert embedder.embed_documents(["x"]).truncated == 0
+    server.hangs = lambda _: True
+    with ThreadPoolExecutor() as pool:
+        documents = pool.submit(embedder.embed_documents, ["x"])
+        wait_until(lambda: server.batches == [1], seconds=60, state=lambda: "no request")
+        with pytest.raises(EmbeddingServiceUnreachableError, match=r"did not answer within 1 s$"):
+            embedder.embed_queries(["x"])  # starts after the documents and ends before them
+        server.hangs = lambda _: False
+        assert np.array_equal(documents.result().vectors, vectors_of("x"))
 
 
-def test_request_that_times_out_is_divided(server: ForeignServer) -> None:
-    embedder = connect(server, patience_seconds=60, embedding_service_timeout_seconds=1)
-    server.seconds_per_text = 0.3
+def test_request_that_times_out_is_divided(server: ForeignServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def embeddings(client: ServiceClient, body: Answer, max_seconds: float) -> Answer:
+        return original(client, body, max_seconds=0.5 if len(body["input"]) > 2 else max_seconds)
+
+    embedder = connect(server, patience_seconds=60)
+    original = ServiceClient.embeddings
+    monkeypatch.setattr(ServiceClient, "embeddings", embeddings)
+    server.hangs = lambda texts: len(texts) > 2
     texts = [f"text {number}" for number in range(4)]
     assert np.array_equal(embedder.embed_documents(texts).vectors, vectors_of(*texts))
-    assert server.batches[0] == 4
-    assert max(server.batches[1:]) < 4, "the same request is not repeated"
+    assert server.batches == [4, 2, 2], "the same request is not repeated"
 
 
 def test_failure_of_the_model_is_not_retried(server: ForeignServer, pauses: list[float]) -> None:

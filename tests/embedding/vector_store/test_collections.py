@@ -4,6 +4,7 @@ import socket
 import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import numpy as np
@@ -14,6 +15,7 @@ from embedding.vector_store.collections import CollectionInfo, CourseCollection,
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
+from tests.support.product import wait_until
 from tests.support.servers.chroma import chroma_server
 
 pytestmark = pytest.mark.integration
@@ -188,15 +190,17 @@ def test_calls_are_retried_until_the_server_runs(tmp_path: Path, caplog: pytest.
     assert caplog.text.count("Retrying for up to 60 s") == 2
 
 
-def test_retries_end_and_before_write_precedes_every_attempt() -> None:
+def test_retries_end_and_before_write_precedes_every_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the pauses between the attempts take time, on a fake clock: 0.1 + 0.2 + 0.4 + 0.8 s."""
+    pauses: list[float] = []
+    clock = SimpleNamespace(sleep=pauses.append, monotonic=lambda: sum(pauses))
+    monkeypatch.setattr("tenacity.time", clock)
+    monkeypatch.setattr("tenacity.nap.time", clock)
     attempts = []
-    settings = VectorStoreSettings(chroma_url=f"http://127.0.0.1:{free_port()}")
-    with pytest.raises(VectorStoreUnreachableError):
-        VectorStore(settings).check()  # imports Chroma's client, which would take most of the time below
-    store = VectorStore(settings, patience_seconds=1)
+    store = VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{free_port()}"), patience_seconds=1)
     with pytest.raises(VectorStoreUnreachableError, match="cannot be reached"):
         store.create(CollectionInfo("c", "m", "s"), before_write=lambda: attempts.append(1))
-    assert len(attempts) > 1
+    assert len(attempts) == len(pauses) + 1 == 5
 
 
 def test_other_errors_are_not_retried(vector_store: VectorStore, chroma_url: str) -> None:
@@ -223,8 +227,16 @@ def test_later_calls_time_out(tmp_path: Path) -> None:
     port = free_port()
     settings = VectorStoreSettings(chroma_url=f"http://127.0.0.1:{port}", chroma_timeout_seconds=2)
     with closing(VectorStore(settings)) as store:
+
+        def is_connected() -> bool:
+            try:
+                store.check()
+            except VectorStoreUnreachableError:  # a slow machine may need more than 2 s
+                return False
+            return True
+
         with chroma_server(tmp_path / "chroma", port):
-            store.check()
+            wait_until(is_connected, seconds=60, state=lambda: "no answer within 2 s")
         with (
             socket.create_server(("127.0.0.1", port)),  # accepts connections and never answers
             pytest.raises(VectorStoreUnreachableError, match="did not answer within 2 s"),
