@@ -78,22 +78,18 @@ class EmbeddingService:
         Raises:
             EmbeddingServiceUnavailableError: It could not be loaded or reached; the message says why.
         """
-        self._raise_recent_failure()
         return self._embedder or self._use_model()
 
     def _use_model(self) -> Embedder:
         """The model for a computation, which the cache counts. Raises the same errors as `model`."""
-        self._raise_recent_failure()
-        try:
-            return self._models.get(_KEY, self._load)
-        except EmbeddingError as error:
-            raise EmbeddingServiceUnavailableError(str(error)) from error
-
-    def _raise_recent_failure(self) -> None:
         if self._failure is not None:
             may_pass = isinstance(self._failure, EmbeddingServiceError)
             if not may_pass or time.monotonic() - self._failed_at <= RETRY_SECONDS:
                 raise EmbeddingServiceUnavailableError(str(self._failure))
+        try:
+            return self._models.get(_KEY, self._load)
+        except EmbeddingError as error:
+            raise EmbeddingServiceUnavailableError(str(error)) from error
 
     def check(self) -> None:
         """Check that texts can be embedded. If a remote embedding service is used, this sends a request.
