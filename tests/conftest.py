@@ -12,6 +12,7 @@ from xdist.scheduler import LoadFileScheduling
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from tests.support.servers.chroma import chroma_server
+from tests.support.servers.postgres import remove_server
 from tests.support.settings import SETTING_NAMES
 
 if TYPE_CHECKING:
@@ -52,6 +53,10 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # xdist has no t
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: "Producer") -> FileScheduling:
     return FileScheduling(config, log)
+
+
+def pytest_sessionfinish() -> None:
+    remove_server()
 
 
 @pytest.fixture(autouse=True)

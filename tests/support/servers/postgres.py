@@ -45,7 +45,7 @@ class PostgresServer:
 
 
 class LocalPostgresServer(PostgresServer):
-    """A local server that can be stopped and started. Its files are deleted when the test process ends."""
+    """A local server that can be stopped and started. `remove` deletes its files."""
 
     strategy = "STRATEGY FILE_COPY"  # the fastest strategy without fsync
 
@@ -77,6 +77,15 @@ class LocalPostgresServer(PostgresServer):
 def server() -> PostgresServer:
     url = os.environ.get("TEST_DATABASE_URL")
     return PostgresServer(url) if url else LocalPostgresServer()
+
+
+def remove_server() -> None:
+    """Stop the server if it was started here, at the end of the test session.
+
+    At exit it would be too late: a test process that takes long to exit is killed, and the server would stay.
+    """
+    if server.cache_info().currsize and isinstance(local := server(), LocalPostgresServer):
+        local.remove()
 
 
 @pytest.fixture(scope="session")
