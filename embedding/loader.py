@@ -12,6 +12,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedding.engine.compute_threads import limit_torch_threads
 from embedding.engine.precision import Precision, cpu_precision, gpu_precision
 from embedding.errors import ModelUnavailableError
 from embedding.model_files.model_directory import read_model_directory
@@ -80,6 +81,7 @@ def load_model(
     """
     for name, size in _ONEDNN_CACHE_SIZES.items():
         os.environ.setdefault(name, size)
+    limit_torch_threads()
     with _LOAD_LOCK, _silenced_transformers():
         tokenizer = _load_tokenizer(path)
         model = None if device == "cpu" else _load_on_gpu(path, on_gpu, language_model)

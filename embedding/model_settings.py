@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from models.settings import Settings
+from models.settings import Settings, Token
 
 
 class EmbeddingSettings(Settings):
@@ -46,7 +46,7 @@ class EmbeddingSettings(Settings):
         description="URL of an embedding service that is used instead of a local model: `course-search "
         "embedding-service`, or a text-embeddings-inference, vLLM or Infinity server.",
     )
-    embedding_service_token: SecretStr | None = Field(
+    embedding_service_token: Token | None = Field(
         None,
         description="Bearer token for the embedding service; for `course-search embedding-service`, its "
         "INTERNAL_TOKEN.",

@@ -11,13 +11,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from pydantic import Field
-from sqlalchemy import URL, Engine, NullPool, create_engine, make_url
+from sqlalchemy import URL, Engine, NullPool, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 
-from models.postgres import connect_args
-from models.settings import Settings
+from models.json_values import readable_json
+from models.postgres import connect_args, transaction_limits
+from models.settings import Settings, home_expanded
 
 __all__ = [
     "DatabaseNotMigratedError",
@@ -29,6 +30,7 @@ __all__ = [
     "create_catalogue_engine",
     "database_errors",
     "file_stamp",
+    "is_temporary",
     "postgres_url",
     "transaction",
 ]
@@ -64,9 +66,23 @@ class DatabaseNotMigratedError(DatabaseUnavailableError):
     """A table or column is missing: the migrations have not been applied."""
 
 
+def is_temporary(error: BaseException) -> bool:
+    """Whether the error is of the database, and the same operation may succeed later without anyone's help."""
+    return isinstance(error, DatabaseUnavailableError) and not isinstance(
+        error, DatabaseNotMigratedError | UnreadableDataError
+    )
+
+
 def postgres_url(url: str) -> str:
-    """The URL with psycopg2 as the driver for `postgres://` and `postgresql://`; other URLs are unchanged."""
-    parsed = make_url(url)
+    """The URL with psycopg2 as the driver for `postgres://` and `postgresql://`; other URLs are unchanged.
+
+    Raises:
+        ValueError: This is not a URL.
+    """
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):  # without the cause, which may quote a part of the password
+        raise ValueError("not a database URL, like postgresql://user@host/database") from None
     if parsed.drivername in ("postgres", "postgresql"):
         parsed = parsed.set(drivername="postgresql+psycopg2")
     return parsed.render_as_string(hide_password=False)
@@ -80,12 +96,14 @@ def catalogue_url(settings: CatalogueSettings) -> URL:
     """
     try:
         url = make_url(postgres_url(settings.database_url))
-    except ArgumentError:
-        raise ValueError("DATABASE_URL is not a database URL, like sqlite:///./data/catalogue.db") from None
+    except ValueError as error:
+        raise ValueError(f"DATABASE_URL is {error}") from None
     if url.drivername not in ("postgresql+psycopg2", "sqlite", "sqlite+pysqlite"):
         raise ValueError(f"DATABASE_URL is for {url.drivername}: only sqlite:///… and postgresql://… are supported")
     if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
         raise ValueError("DATABASE_URL contains no file name: processes cannot share a SQLite database in memory")
+    if url.get_backend_name() == "sqlite" and str(url.database).startswith("~"):
+        url = url.set(database=str(home_expanded(Path(str(url.database)))))
     return url
 
 
@@ -102,13 +120,16 @@ def create_catalogue_engine(settings: CatalogueSettings, *, create_file: bool = 
     url = catalogue_url(settings)
     if url.get_backend_name() == "sqlite":
         return _sqlite_engine(url, settings.database_timeout_seconds, create_file=create_file)
-    return create_engine(
+    engine = create_engine(
         url,
-        connect_args=connect_args(url, settings.database_timeout_seconds),
+        connect_args=connect_args(settings.database_timeout_seconds),
         pool_pre_ping=True,
         pool_timeout=settings.database_timeout_seconds,
         executemany_mode="values_plus_batch",
+        json_deserializer=readable_json,
     )
+    event.listen(engine, "begin", transaction_limits(settings.database_timeout_seconds))
+    return engine
 
 
 def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engine:

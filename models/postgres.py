@@ -6,11 +6,12 @@ psycopg2 waits in the callback `wait`, which polls the socket with a time limit.
 """
 
 import select
+from collections.abc import Callable
 from typing import Any
 
 import psycopg2.extensions
 from psycopg2.extensions import POLL_OK, POLL_READ, STATUS_BEGIN
-from sqlalchemy import URL
+from sqlalchemy import Connection
 
 STATEMENT_FACTOR = 12
 """Ratio of the timeout for statements to DATABASE_TIMEOUT_SECONDS. Counting a large `chunk` table takes long."""
@@ -45,16 +46,12 @@ def wait(connection: psycopg2.extensions.connection) -> None:
             raise psycopg2.OperationalError(f"the server did not answer within {limit:g} s")
 
 
-def connect_args(url: URL, timeout_seconds: int) -> dict[str, Any]:
-    """Connection arguments for psycopg2 that set all timeouts.
+def connect_args(timeout_seconds: int) -> dict[str, Any]:
+    """Connection arguments for psycopg2 with the timeouts of the client, for connecting and for answers.
 
-    The timeout for connecting, locks and pings is `timeout_seconds`; for a statement, it is `STATEMENT_FACTOR` times
-    as long. The client encoding is UTF-8 even if the database has no encoding (SQL_ASCII).
+    The client encoding is UTF-8 even if the database has no encoding (SQL_ASCII).
     """
     psycopg2.extensions.set_wait_callback(wait)
-    milliseconds = timeout_seconds * 1000
-    limits = f"-c lock_timeout={milliseconds} -c statement_timeout={milliseconds * STATEMENT_FACTOR}"
-    url_options = url.query.get("options", "")
     return {
         "connection_factory": type("Connection", (TimedConnection,), {"timeout_seconds": timeout_seconds}),
         "client_encoding": "utf8",
@@ -63,6 +60,23 @@ def connect_args(url: URL, timeout_seconds: int) -> dict[str, Any]:
         "keepalives_idle": timeout_seconds,
         "keepalives_interval": 1,
         "keepalives_count": timeout_seconds,
-        "tcp_user_timeout": milliseconds,
-        "options": f"{url_options if isinstance(url_options, str) else ' '.join(url_options)} {limits}".strip(),
+        "tcp_user_timeout": timeout_seconds * 1000,
     }
+
+
+def transaction_limits(timeout_seconds: int) -> Callable[[Connection], None]:
+    """A listener that sets the timeouts of the server at the beginning of each transaction.
+
+    The timeout for locks is `timeout_seconds`; for a statement, it is `STATEMENT_FACTOR` times as long. They are not
+    set when connecting, because a pooler such as PgBouncer refuses the parameter `options`, and gives each transaction
+    another connection.
+    """
+    milliseconds = timeout_seconds * 1000
+    limits = (
+        f"SET LOCAL lock_timeout = {milliseconds}; SET LOCAL statement_timeout = {int(milliseconds * STATEMENT_FACTOR)}"
+    )
+
+    def set_limits(connection: Connection) -> None:
+        connection.exec_driver_sql(limits)
+
+    return set_limits

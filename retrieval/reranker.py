@@ -129,7 +129,7 @@ class Reranker:
                 model.
         """
         settings = settings or RerankerSettings()
-        path = settings.reranker_model_path.expanduser()
+        path = settings.reranker_model_path
         try:
             check_model_files(path)
             tokenizer, model = load_model(path, settings.reranker_device, language_model=True)

@@ -1,14 +1,14 @@
 """Settings of the search app: token, limits and caches."""
 
-from pydantic import Field, SecretStr
+from pydantic import Field
 
-from models.settings import Settings
+from models.settings import Settings, Token
 
 
 class SearchSettings(Settings):
     """The token that guards the API, its limits, and the sizes of its caches."""
 
-    internal_token: SecretStr | None = Field(
+    internal_token: Token | None = Field(
         None,
         description="If set, requests must send it in the header X-Internal-Token, except for health probes, the API "
         "documentation and the files of the search page.",

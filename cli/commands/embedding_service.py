@@ -7,6 +7,7 @@ import typer
 from embedding.errors import ModelUnavailableError
 from embedding.model_files.model_directory import read_model_directory
 from embedding.model_settings import EmbeddingSettings
+from search_api.app_settings import SearchSettings
 
 APP = "search_api.app:create_embedding_app"
 
@@ -19,6 +20,7 @@ def embedding_service(
 
     If INTERNAL_TOKEN is set, clients must send it. Pipelines and search apps use the service at EMBEDDING_SERVICE_URL.
     """
+    SearchSettings()  # an invalid setting is reported here, in one line
     try:
         read_model_directory(EmbeddingSettings().embedding_model_path)
     except ModelUnavailableError as error:

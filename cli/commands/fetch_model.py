@@ -41,6 +41,7 @@ def fetch_model(
     else:
         name = repository or DEFAULT_REPOSITORY
         target = destination or EmbeddingSettings().embedding_model_path
+    target = target.expanduser()
     typer.echo(f"Fetching {name} to {target}")
     try:
         fetch(target, name, revision, check=check_model_files if reranker else read_model_directory)

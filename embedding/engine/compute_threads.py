@@ -17,6 +17,8 @@ from functools import cache
 from threading import Barrier, Lock
 from typing import Self, TypeVar
 
+from embedding.engine.cpus import available_cpus
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -74,11 +76,19 @@ class Workers:
                 future.cancel()
 
 
+def limit_torch_threads() -> None:
+    """Let torch use at most the available CPUs, on this thread and on new ones; it does not know quotas itself."""
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), available_cpus()))
+
+
 def bulk_workers(count: int | None = None) -> Workers:
     """Return this process's single-threaded workers: `count` of them, or as many as torch uses threads."""
     import torch
 
     with _lock:  # while workers are created, torch's default thread count is 1
+        limit_torch_threads()
         return _single_threaded_workers(count or torch.get_num_threads())
 
 

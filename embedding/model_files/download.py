@@ -7,8 +7,12 @@ module selects the files, translates the client's errors into messages with advi
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
+
 from embedding.errors import ModelFetchError, ModelUnavailableError
+from embedding.http_client import UnusableProxyError, usable_environment
 from embedding.model_files.model_directory import read_model_directory
+from models.settings import without_password
 
 DEFAULT_REPOSITORY = "Qwen/Qwen3-Embedding-0.6B"
 
@@ -56,14 +60,18 @@ def fetch_model(
 
     hub = HfApi(endpoint=endpoint)
     try:
-        # If the hub is unreachable, `model_info` raises an error. `snapshot_download` alone would return normally if
-        # the directory is not empty.
-        commit = hub.model_info(repo_id, revision=revision).sha
-        snapshot_download(
-            repo_id, revision=commit, local_dir=destination, endpoint=endpoint, allow_patterns=NEEDED_FILES
-        )
+        with usable_environment(hub.endpoint):
+            # If the hub is unreachable, `model_info` raises an error. `snapshot_download` alone would return normally
+            # if the directory is not empty.
+            commit = hub.model_info(repo_id, revision=revision).sha
+            snapshot_download(
+                repo_id, revision=commit, local_dir=destination, endpoint=endpoint, allow_patterns=NEEDED_FILES
+            )
+    except (httpx.InvalidURL, UnusableProxyError) as error:
+        reason = "HF_ENDPOINT is not a URL" if isinstance(error, httpx.InvalidURL) else error
+        raise ModelFetchError(f"cannot download {repo_id} from {without_password(hub.endpoint)}: {reason}") from None
     except Exception as error:
-        raise ModelFetchError(_advice(error, destination, repo_id, revision, hub.endpoint)) from error
+        raise ModelFetchError(_advice(error, destination, repo_id, revision, without_password(hub.endpoint))) from error
     # Remove the partial files of killed downloads: the client does not reuse them.
     for partial in (destination / ".cache" / "huggingface" / "download").rglob("*.incomplete"):
         partial.unlink(missing_ok=True)
@@ -71,7 +79,7 @@ def fetch_model(
         check(destination)
     except ModelUnavailableError as error:
         raise ModelFetchError(
-            f"{repo_id} from {hub.endpoint} is not a usable model: {error.reason} (in {destination})."
+            f"{repo_id} from {without_password(hub.endpoint)} is not a usable model: {error.reason} (in {destination})."
         ) from error
     return destination
 

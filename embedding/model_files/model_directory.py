@@ -120,7 +120,6 @@ def read_model_directory(path: Path) -> ModelDirectory:
         ModelUnavailableError: A file is missing, truncated or unreadable, or the model needs a step that is not
             supported, such as a dense layer after pooling.
     """
-    path = path.expanduser()
     config, weights = check_model_files(path)
     sentence_files = sorted(file.name for file in path.glob("sentence_*_config.json"))
     sentence = _read_object(path, sentence_files[0]) if sentence_files else {}

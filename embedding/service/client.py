@@ -24,7 +24,9 @@ from tenacity import (
 )
 
 from embedding.errors import EmbeddingServiceError, EmbeddingServiceUnreachableError
+from embedding.http_client import UnusableProxyError, http_client
 from embedding.model_settings import EmbeddingSettings
+from models.settings import without_password
 
 logger = logging.getLogger(__name__)
 
@@ -53,24 +55,27 @@ class ServiceClient:
         patience_seconds: How long a call is retried while the service is unreachable or busy.
 
     Raises:
-        EmbeddingServiceError: The URL or the token is invalid.
+        EmbeddingServiceError: The URL is invalid, or the service needs a proxy that cannot be used.
     """
 
     def __init__(self, settings: EmbeddingSettings, patience_seconds: float = 0.0) -> None:
         assert settings.embedding_service_url  # noqa: S101 - a precondition
-        self.url: str = settings.embedding_service_url.rstrip("/").removesuffix("/v1")
+        url = settings.embedding_service_url.rstrip("/").removesuffix("/v1")
+        self.url: str = without_password(url)
         self._patience = patience_seconds
         self._timeout_seconds = settings.embedding_service_timeout_seconds
         token = settings.embedding_service_token
         try:
-            self._http = httpx.Client(
+            self._http = http_client(
+                url,
                 base_url=self.url,
                 headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else None,
             )
-        except (httpx.InvalidURL, UnicodeEncodeError) as error:
-            raise EmbeddingServiceError(
-                f"EMBEDDING_SERVICE_URL or EMBEDDING_SERVICE_TOKEN cannot be used: {error}"
-            ) from error
+        except httpx.InvalidURL:
+            # Without the cause, which may quote a part of the password.
+            raise EmbeddingServiceError("EMBEDDING_SERVICE_URL is not a URL, like http://10.0.0.7:9001") from None
+        except UnusableProxyError as error:
+            raise EmbeddingServiceError(str(error)) from error
         weakref.finalize(self, self._http.close)
 
     def models(self) -> list[dict[str, Any]]:

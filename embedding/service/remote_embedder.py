@@ -29,7 +29,7 @@ from embedding.model_files.prompts import qwen3_query_prompt
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.client import RequestRefusedError, RequestTimeoutError, ServiceClient
 from embedding.vectors import UNIT_TOLERANCE, Vectors
-from models.text import without_surrogates
+from models.text import is_blank, without_surrogates
 
 logger = logging.getLogger(__name__)
 
@@ -190,8 +190,8 @@ class RemoteEmbedder(Embedder):
         pause: Pause = no_pause,
     ) -> Embeddings:
         served = self._served
-        # Some servers reject an empty text, and JSON cannot contain an unpaired surrogate.
-        clean = [without_surrogates(text) if served.is_native else without_surrogates(text) or " " for text in texts]
+        # Some servers reject a blank text, and JSON cannot contain an unpaired surrogate.
+        clean = [" " if is_blank(text) and not served.is_native else without_surrogates(text) for text in texts]
         parts: list[Embeddings] = []
         done = 0
         while done < len(clean):

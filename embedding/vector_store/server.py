@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -16,8 +17,9 @@ import httpx
 from pydantic import Field
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_exponential
 
+from embedding.http_client import UnusableProxyError, http_client
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
-from models.settings import Settings
+from models.settings import Settings, without_password
 
 if TYPE_CHECKING:
     from chromadb.api.client import Client
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
+
+_construction = threading.Lock()
+"""Held while a client of Chroma is constructed, because the name `httpx` in its module is replaced meanwhile."""
 
 
 class VectorStoreSettings(Settings):
@@ -53,7 +58,8 @@ class ChromaConnection:
     """
 
     def __init__(self, settings: VectorStoreSettings, patience_seconds: float = 0.0) -> None:
-        self._url = settings.chroma_url.rstrip("/")
+        self._url_with_password = settings.chroma_url.rstrip("/")
+        self._url = without_password(self._url_with_password)
         self._timeout = settings.chroma_timeout_seconds
         self._patience = patience_seconds
         self._client: Client | None = None
@@ -70,8 +76,8 @@ class ChromaConnection:
     def answers(self) -> bool:
         """Whether the server answers a heartbeat. Fast, because it does not import Chroma's client."""
         try:
-            return httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).is_success
-        except (httpx.HTTPError, httpx.InvalidURL):
+            return self._heartbeat().is_success
+        except (httpx.HTTPError, httpx.InvalidURL, UnusableProxyError):
             return False
 
     def call(self, operation: Callable[[], T], before_attempt: Callable[[], None] = no_check) -> T:
@@ -119,6 +125,8 @@ class ChromaConnection:
 
         Raises:
             httpx.HTTPError: The server is unreachable.
+            httpx.InvalidURL: CHROMA_URL is not a URL.
+            UnusableProxyError: The server needs a proxy, and the configured one cannot be used.
         """
         if self._client is None:
             if not self._lock.acquire(timeout=self._timeout):
@@ -130,25 +138,36 @@ class ChromaConnection:
         return self._client
 
     def _new_client(self) -> "Client":
+        import chromadb.api.fastapi
         from chromadb import HttpClient
         from chromadb.config import Settings as ChromaSettings
 
-        # The constructor calls the server without a timeout, so check first that the server answers.
-        httpx.get(f"{self._url}/api/v2/heartbeat", timeout=self._timeout).raise_for_status()
+        # The constructor translates the errors of its first calls to others, so check first that the server answers.
+        self._heartbeat().raise_for_status()
+
+        def new_session(*, limits: httpx.Limits, **_: object) -> httpx.Client:
+            return http_client(self._url_with_password, limits=limits, timeout=self._timeout)
+
         url = urlsplit(self._url)
-        try:
-            connected = HttpClient(
-                host=url.hostname or "localhost",
-                port=url.port or (443 if url.scheme == "https" else 80),
-                ssl=url.scheme == "https",
-                settings=ChromaSettings(anonymized_telemetry=False),
-            )
-        except ValueError as error:  # the server has stopped since
-            raise httpx.ConnectError(str(error)) from error
-        client = cast("Client", connected)
-        for session in _http_sessions(client):
-            session.timeout = httpx.Timeout(self._timeout)
-        return client
+        with _construction:
+            # Chroma's client has no setting for its timeout or its proxy.
+            setattr(chromadb.api.fastapi, "httpx", SimpleNamespace(Client=new_session))  # noqa: B010 - not exported
+            try:
+                connected = HttpClient(
+                    host=url.hostname or "localhost",
+                    port=url.port or (443 if url.scheme == "https" else 80),
+                    ssl=url.scheme == "https",
+                    settings=ChromaSettings(anonymized_telemetry=False),
+                )
+            except ValueError as error:  # the server has stopped since
+                raise httpx.ConnectError(str(error)) from error
+            finally:
+                setattr(chromadb.api.fastapi, "httpx", httpx)  # noqa: B010 - not exported
+        return cast("Client", connected)
+
+    def _heartbeat(self) -> httpx.Response:
+        with http_client(self._url_with_password, timeout=self._timeout) as client:
+            return client.get(f"{self._url}/api/v2/heartbeat")
 
     @contextmanager
     def _translated_errors(self) -> Iterator[None]:
@@ -167,11 +186,14 @@ class ChromaConnection:
                 f"Chroma at {self._url} cannot be reached ({error}); start it with `make up` "
                 "or `course-search vector-store`, or set CHROMA_URL"
             ) from error
+        except httpx.InvalidURL:
+            # Without the cause, which may quote a part of the password.
+            raise VectorStoreError("CHROMA_URL is not a URL, like http://127.0.0.1:8001") from None
         except Exception as error:
             # The client raises a plain Exception if the answer is not JSON, and Chroma's errors otherwise.
             raise VectorStoreError(f"Chroma at {self._url} failed: {error}") from error
 
 
 def _http_sessions(client: "Client") -> list[httpx.Client]:
-    """The client's HTTP connections, which are private: Chroma has no timeout setting, and its `close` leaks them."""
+    """The client's HTTP connections, which are private: Chroma's `close` leaks them."""
     return [part._server._session for part in (client, client._admin_client)]  # type: ignore[union-attr]

@@ -234,10 +234,11 @@ def test_no_batch_exceeds_embedding_batch_tokens(tiny_qwen3: Path, monkeypatch: 
 
 
 @pytest.fixture
-def three_threads() -> Iterator[None]:
+def three_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch computes on three threads, so that three workers embed documents."""
     import torch
 
+    monkeypatch.setattr("embedding.engine.compute_threads.available_cpus", lambda: 3)
     before = torch.get_num_threads()
     torch.set_num_threads(3)
     yield

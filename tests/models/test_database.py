@@ -2,11 +2,12 @@ import os
 import signal
 import sqlite3
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Timer
 
 import psutil
+import psycopg2
 import pytest
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import ProgrammingError
@@ -24,6 +25,7 @@ from models.database import (
 from models.tables import Course
 from tests.support.catalogue import Catalogue, create_stage_one, migrate, settings
 from tests.support.product import wait_until
+from tests.support.servers.pooler import pooler
 from tests.support.servers.postgres import LocalPostgresServer, PostgresServer
 
 
@@ -309,4 +311,49 @@ class TestPostgresServerFailures:
         with ExitStack() as stack, pytest.raises(DatabaseUnavailableError), transaction(engine) as session:  # noqa: PT012
             stack.enter_context(frozen(session.scalars(text("SELECT pg_backend_pid()")).one()))
             session.execute(text("SELECT 1"))
+        engine.dispose()
+
+
+@pytest.mark.postgres
+class TestPooler:
+    """A pooler refuses the startup parameter `options`, and gives each transaction another server connection."""
+
+    @pytest.fixture
+    def pooled_url(self, separate_server: LocalPostgresServer) -> Iterator[str]:
+        url = separate_server.create_database()
+        with pooler(url) as pooled_url:
+            yield pooled_url
+        separate_server.drop_database(url)
+
+    def test_migrations_and_transactions_work(self, pooled_url: str) -> None:
+        migrate(pooled_url)
+        engine = create_catalogue_engine(settings(pooled_url))
+        with transaction(engine) as session:
+            session.add(Course(id="电路"))
+        assert courses_of(engine) == ["电路"]
+        engine.dispose()
+
+    def test_every_transaction_has_the_limits_and_other_clients_do_not_get_them(self, pooled_url: str) -> None:
+        engine = create_catalogue_engine(settings(pooled_url, timeout_seconds=7))
+        limits = text("SELECT current_setting('lock_timeout'), current_setting('statement_timeout'), pg_backend_pid()")
+        ours, others = set(), set()
+        for _ in range(4):
+            with transaction(engine) as session:
+                ours.add(tuple(session.execute(limits).one()))
+            with closing(psycopg2.connect(pooled_url)) as other, other.cursor() as cursor:
+                cursor.execute(str(limits))
+                others.update(cursor.fetchall())
+        assert {row[:2] for row in ours} == {("7s", "84s")}
+        assert {row[:2] for row in others} == {("0", "0")}
+        assert {row[2] for row in ours} == {row[2] for row in others}
+        assert len(ours) == 2, "the pooler changes the server connection"
+        engine.dispose()
+
+    def test_lock_wait_times_out(self, pooled_url: str) -> None:
+        migrate(pooled_url)
+        engine = create_catalogue_engine(settings(pooled_url, timeout_seconds=1))
+        with transaction(engine) as holder:
+            holder.execute(text("LOCK TABLE course"))
+            with pytest.raises(DatabaseUnavailableError, match="lock timeout"):
+                courses_of(engine)
         engine.dispose()
