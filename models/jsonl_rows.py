@@ -4,7 +4,7 @@
      "text": "…", "language": "en", "source_type": "pdf", "metadata": {"page": 3}}
 
 Only `metadata` is optional. Unknown keys are errors, so that a misspelt key does not go unnoticed; additional data goes
-into `metadata`. Every error is reported with its file and line.
+into `metadata`. A key that occurs twice in an object is an error, too. Every error is reported with its file and line.
 """
 
 import json
@@ -16,12 +16,11 @@ from typing import Annotated, Any, BinaryIO, NoReturn
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from models.json_values import is_too_deep, unique_keys
 from models.tables import Chunk
-from models.text import is_unicode
+from models.text import is_blank, is_unicode
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-MAX_DEPTH = 100
-"""Maximum nesting depth of metadata. Python and the databases can parse much deeper JSON."""
 
 
 @dataclass(frozen=True)
@@ -40,25 +39,25 @@ def _id_as_text(value: object) -> object:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if is_blank(value):
         raise ValueError("is blank")
     return value
 
 
 def _storable(value: Any) -> Any:
     """Reject values that SQLite or PostgreSQL cannot store."""
-    _check_storable(value, MAX_DEPTH)
+    if is_too_deep(value):
+        raise ValueError("is nested too deeply")
+    _check_storable(value)
     return value
 
 
-def _check_storable(value: Any, depth: int) -> None:
-    if depth == 0:
-        raise ValueError("is nested too deeply")
+def _check_storable(value: Any) -> None:
     if isinstance(value, dict | list):
         for item in value:
-            _check_storable(item, depth - 1)
+            _check_storable(item)
             if isinstance(value, dict):
-                _check_storable(value[item], depth - 1)
+                _check_storable(value[item])
     elif isinstance(value, str):
         if "\0" in value:
             raise ValueError("contains a NUL character")
@@ -136,7 +135,7 @@ def read_lines(file: str, stream: BinaryIO) -> Iterator[tuple[Position, Chunk | 
 
 def _parse(line: bytes) -> ReadyToEmbed:
     try:
-        value = json.loads(line.decode(), parse_constant=_reject_constant)
+        value = json.loads(line.decode(), parse_constant=_reject_constant, object_pairs_hook=unique_keys)
     except RecursionError:
         raise ValueError("not JSON: nested too deeply") from None
     if not isinstance(value, dict):

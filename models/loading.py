@@ -199,7 +199,7 @@ class _Loader:
         self._add_resources([course_id for course_id in unfinished if ingested[course_id].resources == 0])
 
     def _id_problem(self, chunk: Chunk) -> str | None:
-        """A message about the first id that its column cannot hold; None if there is no such id."""
+        """A message about the first id that its column cannot hold, or that may be mistaken for another; or None."""
         for table, column, value in (
             ("course", "id", chunk.course_id),
             ("resource", "course_id", chunk.course_id),
@@ -211,6 +211,9 @@ class _Loader:
             if value is not None and not self._ids.can_hold(table, column, value):
                 kind = self._ids.kind(table, column)
                 return f"{value!r} cannot be stored: {table}.{column} is {kind} in this database"
+        for name, value in (("course_id", chunk.course_id), ("id", chunk.id)):
+            if value != value.strip():  # people and tools drop it, so that two ids become one
+                return f"{name} {value!r} must not begin or end with white space"
         return None
 
     def _add_resources(self, course_ids: list[str]) -> None:

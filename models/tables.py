@@ -4,14 +4,28 @@ Stage one owns `course`, `resource` and `chunk`, which may have more columns. On
 stage one are mapped. Id columns may have any type that `models.ids` supports; in Python, ids are text (see `OpaqueId`).
 """
 
-import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import JSON, Column, DateTime, Dialect, Float, Integer, String, Text, TypeDecorator, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    Integer,
+    String,
+    Text,
+    TypeDecorator,
+    false,
+    text,
+)
 from sqlmodel import Field, SQLModel
+
+from models.json_values import readable_json
 
 
 class EmbeddingStatus(StrEnum):
@@ -62,22 +76,18 @@ class UtcDateTime(TypeDecorator[datetime]):
 class JsonObject(TypeDecorator[dict[str, Any]]):
     """A JSON object in a column of type JSON, JSONB or text.
 
-    Any other value, such as an array or invalid JSON, is read as None: a chunk stays searchable even if its metadata is
-    unreadable.
+    Any other value, such as an array, invalid JSON, or an object nested deeper than `MAX_DEPTH`, is read as None: a
+    chunk stays searchable even if its metadata is unreadable.
     """
 
     impl = JSON(none_as_null=True)
     cache_ok = True
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Callable[[Any], dict[str, Any] | None]:  # noqa: ARG002
-        """Parse text. psycopg2 returns JSON and JSONB already parsed; SQLite returns text."""
+        """Parse text. psycopg2 returns JSON and JSONB already parsed by `readable_json`; SQLite returns text."""
 
         def parse(value: Any) -> dict[str, Any] | None:
-            if isinstance(value, str | bytes):
-                try:
-                    value = json.loads(value)
-                except (ValueError, RecursionError):
-                    return None
+            value = readable_json(value) if isinstance(value, str | bytes) else value
             return value if isinstance(value, dict) else None
 
         return parse
@@ -96,16 +106,25 @@ class Course(SQLModel, table=True):
     embedding_error: str | None = Field(default=None, sa_column=Column(Text))
 
     embedding_run_id: str | None = Field(default=None, sa_column=Column(String))
-    """The Dagster run or rebuild (`rebuild-…`) that owns the course. Only this run may write progress and result."""
+    """The Dagster run that owns the course. Of a running course, only this run may write progress and result. Of a
+    pending course, it is the run that the course waits for."""
     embedding_requested_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
     """Time of a request for an embedding that no run has claimed yet."""
     embedding_generation: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
     """Incremented by every publication, and twice by a restore. Readers use it in the key of a cached course."""
     embedding_attempted: str | None = Field(default=None, sa_column=Column(String))
     """Fingerprint that the last run tried to publish. A failed course is embedded again only if its
-    content or the model differs, or if an embedding is requested."""
+    content or the model differs, if a retry is due, or if an embedding is requested."""
     embedding_fingerprint: str | None = Field(default=None, sa_column=Column(String))
     """Fingerprint of the published collection (see `models.fingerprint`)."""
+    embedding_rebuild: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
+    """Whether the next run deletes the collection and embeds every chunk. Stays true until that run has published."""
+    embedding_attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
+    """Number of automatic retries since the last request or publication."""
+    embedding_retry_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    """No run is launched before this time. A failed course with a time is tried again then."""
+    embedding_due_since: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
+    """Since when the course has had content or a request that is not published; None if there is none."""
 
 
 class Resource(SQLModel, table=True):

@@ -4,9 +4,20 @@ A string from JSON or a URL may contain an unpaired surrogate (half of a UTF-16 
 """
 
 import reprlib
+import unicodedata
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 100
+
+_INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Mc", "Me")
+"""Unicode categories of white space, control and format characters (such as zero-width spaces), and combining marks."""
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
+"""Letters and symbols without a glyph: Hangul fillers and the blank Braille pattern."""
+
+
+def is_blank(text: str) -> bool:
+    """Whether the text shows nothing: no more than white space, invisible characters and combining marks."""
+    return all(unicodedata.category(character) in _INVISIBLE or character in _FILLERS for character in text)
 
 
 def is_unicode(text: str) -> bool:

@@ -21,6 +21,7 @@ from search_api.embeddings.routes import router as embedding_routes
 from search_api.http.auth import InternalTokenMiddleware
 from search_api.http.body_limit import RequestSizeMiddleware
 from search_api.http.error_responses import add_error_handlers
+from search_api.http.root_path import RootPathMiddleware
 from search_api.http.stop_signal import on_stop_signal
 from search_api.operations.caches import router as cache_routes
 from search_api.operations.health import app_readiness, liveness, model_readiness
@@ -106,7 +107,8 @@ def _new_app(
         version="1",
         description=description.strip(),
         lifespan=lifespan,
-        middleware=[  # outermost first: the token is checked before the body is read
+        middleware=[  # outermost first: the token check needs the path, and comes before the body is read
+            Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, token=settings.internal_token),
             Middleware(RequestSizeMiddleware, max_bytes=settings.max_request_bytes),
         ],

@@ -25,16 +25,20 @@ from search_api.http.auth import bearer_token, token_header
 from search_api.http.dependencies import AppModelServices
 from search_api.http.error_responses import GUARDED_RESPONSES, openapi_responses
 from search_api.http.errors import InvalidRequestError, ModelNotFoundError, check_at_most
+from search_api.http.json_route import JsonRoute
 
 MIN_DIMENSIONS = 32
 """The model card allows 32 to 1024 (huggingface.co/Qwen/Qwen3-Embedding-0.6B)."""
 
-router = APIRouter(tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED_RESPONSES)
+router = APIRouter(
+    tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED_RESPONSES, route_class=JsonRoute
+)
 openai_router = APIRouter(
     prefix="/v1",
     tags=["openai"],
     dependencies=[Security(token_header), Security(bearer_token)],
     responses=GUARDED_RESPONSES,
+    route_class=JsonRoute,
 )
 
 

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from search_api.http.error_responses import error_response
 from search_api.http.errors import UnauthorizedError
+from search_api.http.root_path import route_path
 
 OPEN_PATHS = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
 """Paths that need no token: probes, and pages opened in a browser, which cannot send it. They show no course data."""
@@ -44,7 +45,7 @@ class InternalTokenMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 401."""
-        if self.token is None or scope["type"] != "http" or _is_open(scope["path"]) or self._has_token(scope):
+        if self.token is None or scope["type"] != "http" or _is_open(scope) or self._has_token(scope):
             await self.app(scope, receive, send)
         else:
             await error_response(UnauthorizedError())(scope, receive, send)
@@ -52,12 +53,13 @@ class InternalTokenMiddleware:
     def _has_token(self, scope: Scope) -> bool:
         headers = dict(scope["headers"])
         candidates = [headers.get(b"x-internal-token", b"")]
-        if scope["path"].startswith(BEARER_PREFIX):
+        if route_path(scope).startswith(BEARER_PREFIX):
             scheme, _, key = headers.get(b"authorization", b"").partition(b" ")
             candidates += [key.strip()] if scheme.lower() == b"bearer" else []
         # As bytes, because compare_digest rejects non-ASCII text.
         return self.token is not None and any(hmac.compare_digest(value, self.token) for value in candidates)
 
 
-def _is_open(path: str) -> bool:
+def _is_open(scope: Scope) -> bool:
+    path = route_path(scope)
     return path in OPEN_PATHS or path.startswith(OPEN_PREFIXES)

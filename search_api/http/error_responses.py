@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from embedding.errors import EmbeddingError
 from embedding.vector_store.errors import VectorStoreError
 from models import database
+from models.json_values import DuplicateKeyError
 from models.text import quoted
 from search_api.http.errors import (
     ApiError,
@@ -114,6 +115,8 @@ def _api_error(raised: Exception) -> ApiError:
             error = UnsupportedMediaTypeError()
         case RequestValidationError():
             error = InvalidRequestError(_validation_message(raised))
+        case HTTPException(status_code=400, __cause__=DuplicateKeyError() as cause):
+            error = InvalidRequestError(f"The body is ambiguous: {cause}")
         case HTTPException(status_code=400):  # FastAPI's answer to any exception while it parses the body
             error = InvalidRequestError(f"{_NOT_JSON}: it must be UTF-8 and must not be nested too deeply")
         case HTTPException():

@@ -15,11 +15,11 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from models.text import is_unicode, quoted
+from models.text import is_blank, is_unicode, quoted
 
 
 def _require_not_blank(text: str) -> str:
-    if not text.strip():
+    if is_blank(text):
         raise PydanticCustomError("blank", "must not be blank")
     return text
 

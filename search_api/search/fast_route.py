@@ -8,15 +8,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
-from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 
+from search_api.http.json_route import JsonRequest, JsonRoute
 from search_api.search.schemas import SearchRequest
 
 
-class FastSearchRoute(APIRoute):
+class FastSearchRoute(JsonRoute):
     """A route for a function that takes a course id, a `SearchRequest` and the services, and returns a response."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -24,11 +23,12 @@ class FastSearchRoute(APIRoute):
         handle_by_fastapi = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            request = JsonRequest.of(request)
             if request.headers.get("content-type") != "application/json":
                 return await handle_by_fastapi(request)
             try:
-                search = SearchRequest.model_validate_json(await request.body())
-            except (ValidationError, ClientDisconnect):
+                search = SearchRequest.model_validate(await request.json())
+            except (ValueError, RecursionError, ClientDisconnect):
                 return await handle_by_fastapi(request)
             response: Response = await run_in_threadpool(
                 self.endpoint, request.path_params["course_id"], search, request.state.services

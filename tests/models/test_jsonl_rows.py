@@ -7,6 +7,7 @@ from dagster import DagsterInstance
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from models.json_values import MAX_DEPTH
 from models.jsonl_rows import read_lines
 from models.tables import Chunk
 
@@ -45,6 +46,12 @@ def chunk(**changes: Any) -> Chunk:
 
 
 class TestValidLines:
+    def test_metadata_may_be_nested_up_to_the_limit(self) -> None:
+        depth = MAX_DEPTH - 1  # and the metadata itself
+        content = json.dumps(LINE).replace('"page": 3', '"page": ' + "[" * depth + "]" * depth).encode()
+        [(_, row)] = read(content)
+        assert isinstance(row, Chunk)
+
     def test_line_becomes_a_chunk_with_order_in_section_in_its_metadata(self) -> None:
         assert chunk().model_dump() == {
             "id": "c1",
@@ -94,6 +101,7 @@ class TestInvalidLines:
             ({"lectureId": "x"}, "lectureId is not a known key"),
             ({"text": ""}, "text is blank"),
             ({"text": " \n\t　"}, "text is blank"),
+            ({"text": "\u200b\ufeff\u2060\u00ad\u0301"}, "text is blank"),
             ({"text": None}, "text must be a string"),
             ({"text": 5}, "text must be a string"),
             ({"text": "a\0b"}, "text contains a NUL character"),
@@ -104,6 +112,7 @@ class TestInvalidLines:
             ({"id": 1.0}, "id must be a string or an integer"),
             ({"id": ["c1"]}, "id must be a string or an integer"),
             ({"course_id": " "}, "course_id is blank"),
+            ({"course_id": "\u200b"}, "course_id is blank"),
             ({"course_id": "a...b"}, "course_id must not contain '...'"),
             ({"course_id": "a\tb"}, "course_id must not contain control characters"),
             ({"order_in_section": "0"}, "order_in_section must be an integer"),
@@ -147,6 +156,21 @@ class TestInvalidLines:
     def test_too_deeply_nested_metadata_is_reported(self) -> None:
         content = json.dumps(LINE).replace('"page": 3', '"page": ' + "[" * 500 + "]" * 500).encode()
         assert read(content) == [("f:1", "metadata is nested too deeply")]
+
+    @pytest.mark.parametrize(
+        "line", ['{"id": 1, "text": "a", "text": "b"}', '{"metadata": {"text": [{"text": 1, "text": 1}]}}']
+    )
+    def test_key_that_occurs_twice_is_reported(self, line: str) -> None:
+        """Otherwise the last value would win, and the first would be lost."""
+        assert read(line.encode()) == [("f:1", "the key 'text' occurs more than once in an object")]
+
+    @pytest.mark.parametrize("depth", [MAX_DEPTH, 300, 900, 1000])
+    def test_metadata_nested_deeper_than_the_limit_is_reported(self, depth: int) -> None:
+        content = json.dumps(LINE).replace('"page": 3', '"page": ' + "[" * depth + "]" * depth).encode()
+        [(position, row)] = read(content)
+        assert position == "f:1"
+        assert isinstance(row, str)
+        assert "nested too deeply" in row
 
     def test_lines_after_an_invalid_line_are_read(self) -> None:
         rows = read(b"{\n" + json.dumps(LINE).encode() + b"\n[]\n")

@@ -241,6 +241,23 @@ class TestLoadErrors:
             "f:4: id '2' already belongs to course '1'",
         ]
 
+    @pytest.mark.parametrize("padded", [" c1", "c1 ", "\tc1", "c1\u00a0", "\u3000c1"])
+    def test_id_with_white_space_around_it_is_rejected(self, text_catalogue: Catalogue, padded: str) -> None:
+        """It would be another course or chunk than `c1`, which people and tools take for the same."""
+        assert load_errors(text_catalogue, line("c1", "c1"), line(padded, "c1"), line("c2", " c1 ")) == [
+            f"f:2: id {padded!r} must not begin or end with white space",
+            "f:3: course_id ' c1 ' must not begin or end with white space",
+        ]
+        assert load_lines(text_catalogue, line("c 1", "a  b")) == ["a  b: 1 chunks (1 new, 0 changed, 0 removed)"]
+
+    def test_key_that_occurs_twice_in_a_row_is_rejected(self, catalogue: Catalogue) -> None:
+        twice = json.dumps(line("2")).replace('"text": "text"', '"text": "first", "text": "second"')
+        nested = json.dumps(line("3", metadata={"a": [{"b": 1}]})).replace('{"b": 1}', '{"b": 1, "b": 2}')
+        assert load_errors(catalogue, line("1"), twice, nested) == [
+            "f:2: the key 'text' occurs more than once in an object",
+            "f:3: the key 'b' occurs more than once in an object",
+        ]
+
     @pytest.mark.parametrize("empty", ["", "\n  \n"])
     def test_empty_source_is_rejected(self, text_catalogue: Catalogue, empty: str) -> None:
         assert load_errors(text_catalogue, empty) == ["f: contains no chunks"]

@@ -2,6 +2,8 @@ import pytest
 from sqlalchemy import text
 
 from models.chunks import chunk_pages
+from models.fingerprint import chunk_hash
+from models.json_values import MAX_DEPTH
 from models.tables import Chunk
 from tests.support.catalogue import Catalogue
 
@@ -40,6 +42,30 @@ def test_metadata_that_is_not_an_object_is_read_as_none(catalogue: Catalogue, st
 )
 @pytest.mark.parametrize("stored", ["", "no json", "{", "[" * 100_000])
 def test_invalid_json_in_a_text_column_is_read_as_none(catalogue: Catalogue, stored: str) -> None:
+    catalogue.add_course("1")
+    with catalogue.session() as session:
+        session.execute(text(f"INSERT INTO chunk (id, course_id, text, metadata) VALUES (1, 1, 'x', '{stored}')"))
+    assert read_metadata(catalogue) == [None]
+
+
+@pytest.mark.parametrize("inner", ["[]", "{}"])
+@pytest.mark.parametrize("depth", [MAX_DEPTH, MAX_DEPTH + 1, 300, 990, 1_000, 5_000])
+def test_metadata_nested_deeper_than_the_limit_is_read_as_none(catalogue: Catalogue, depth: int, inner: str) -> None:
+    """JSON is parsed and encoded by recursion; an error would end every read of the course, and every sensor tick."""
+    around = depth - 2  # the object itself, and the innermost value
+    stored = '{"a": ' + "[" * around + inner + "]" * around + "}"
+    catalogue.add_course("1", chunks=["x", "y"])
+    with catalogue.session() as session:
+        session.execute(text(f"UPDATE chunk SET metadata = '{stored}' WHERE id = '1'"))
+    with catalogue.session() as session:
+        first, second = [chunk for page in chunk_pages(session, "1") for chunk in page]
+        assert (first.extra is None) == (depth > MAX_DEPTH)
+        assert second.extra == {"order_in_section": 0}
+        assert len(chunk_hash(first)) == 64
+
+
+@pytest.mark.parametrize("stored", ["1e400", "9" * 5000])
+def test_other_json_that_python_cannot_keep_is_read_as_none(catalogue: Catalogue, stored: str) -> None:
     catalogue.add_course("1")
     with catalogue.session() as session:
         session.execute(text(f"INSERT INTO chunk (id, course_id, text, metadata) VALUES (1, 1, 'x', '{stored}')"))

@@ -11,7 +11,7 @@ from starlette.types import Message, Receive, Scope, Send
 from search_api.http.auth import InternalTokenMiddleware
 from tests.search_api.app_harness import AppHarness
 
-TOKEN = "s3cret-tökén"
+TOKEN = "s3cret-token"
 GUARDED = [
     ("GET", "/courses"),
     ("GET", "/courses/c/embedding_status"),

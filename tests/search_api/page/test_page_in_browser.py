@@ -144,6 +144,27 @@ def test_choose_a_course_and_search_it(page: Page, course_id: str) -> None:
     assert page.log() == []
 
 
+def test_page_and_documentation_work_under_a_path_prefix(browser: Chrome, harness: AppHarness) -> None:
+    """As behind a proxy that serves the app under `/search`."""
+    harness.add_searchable_course("a/b", "copper")
+    app = create_app(SearchSettings(internal_token="secret"), harness.services)
+    with serving(app, root_path="/search") as url:
+        page = Page(browser, f"{url}/search")
+        page.log()
+        page.open()
+        WebDriverWait(browser, LIMIT_SECONDS).until(lambda _: page["token"].is_displayed())
+        page.log()  # the request without a token
+        page["token"].send_keys("secret", Keys.ENTER)
+        page.choose_course("a/b")
+        page["query"].send_keys("copper", Keys.ENTER)
+        page.wait_for("summary", "1 result ")
+        browser.find_element(By.CSS_SELECTOR, "nav a").click()
+        WebDriverWait(browser, LIMIT_SECONDS).until(lambda _: browser.find_elements(By.CSS_SELECTOR, ".opblock"))
+        assert browser.find_element(By.CSS_SELECTOR, ".servers select").get_attribute("value") == "/search"
+        assert page.log() == []
+        browser.get("about:blank")
+
+
 def test_link_opens_a_course_and_searches_it(page: Page, course_id: str) -> None:
     page.open(course=course_id, q="光合作用", top_k="1")
     page.wait_for("summary", "1 result ")
@@ -208,7 +229,7 @@ def test_empty_catalogue_shows_how_to_load_a_course(browser: Chrome, harness: Ap
 
 def test_page_asks_for_the_token_and_sends_it(browser: Chrome, harness: AppHarness) -> None:
     harness.add_searchable_course("c", "A text.")
-    with serving(create_app(SearchSettings(internal_token="s3cret-tökén"), harness.services)) as url:
+    with serving(create_app(SearchSettings(internal_token="s3cret-token"), harness.services)) as url:
         page = Page(browser, url)
         page.open(course="c", q="x")
         page.wait_for("token-form", "Internal token")
@@ -216,7 +237,7 @@ def test_page_asks_for_the_token_and_sends_it(browser: Chrome, harness: AppHarne
         page["token"].send_keys("wrong", Keys.ENTER)
         page.wait_for("error", "X-Internal-Token")
         page["token"].clear()
-        page["token"].send_keys("s3cret-tökén", Keys.ENTER)
+        page["token"].send_keys("s3cret-token", Keys.ENTER)
         page.wait_for("summary", "1 result ")
         assert page.texts() == ["A text."]
         assert not page["token-form"].is_displayed()

@@ -11,10 +11,10 @@ from starlette.applications import Starlette
 
 
 @contextmanager
-def serving(app: Starlette, port: int = 0) -> Iterator[str]:
-    """Serve the app, by default on a free port, and yield its URL."""
+def serving(app: Starlette, port: int = 0, root_path: str = "") -> Iterator[str]:
+    """Serve the app, by default on a free port, and yield its URL. `root_path` is uvicorn's option."""
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, root_path=root_path))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
