@@ -25,7 +25,8 @@ class LauncherSettings(Settings):
         None,
         ge=1,
         le=65535,
-        description="Port of the Chroma server that `up` starts on loopback; 8001, or any free port if 8001 is in use.",
+        description="Port of the Chroma server that `up` starts on loopback; 8001, or any free port if 8001 is in use. "
+        "Not used if CHROMA_URL is set.",
     )
     dagster_home: Path = Field(
         Path("./data/dagster"), description="Directory of the Dagster instance: its state and logs."

@@ -1,4 +1,4 @@
-"""Starts several programs and makes sure that all of them are stopped.
+"""Starts several programs, starts those again that ended, and makes sure that all of them are stopped.
 
 Each program runs in a separate session, so Ctrl-C in the terminal reaches only the supervisor, which then stops the
 programs in reverse order. On Linux a program is also terminated when the supervisor is killed.
@@ -13,15 +13,21 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
 import psutil
 
 STOP_SECONDS = 20.0
+LEFTOVER_SECONDS = 5.0
+"""Patience with the children of a program that was killed. A code server of Dagster would wait for its heartbeat."""
+KILLED_SECONDS = 20.0
+"""Longest wait for killed processes to disappear. In a container without an init process they may stay zombies."""
 POLL_SECONDS = 0.2
 LOG_TAIL_LINES = 15
+MAX_PAUSE_SECONDS = 60.0
+"""Longest pause before a program is started again. A program that ran longer than this counts as healthy again."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -34,8 +40,14 @@ class Program:
     """A started program and the log file that receives its output."""
 
     name: str
+    command: Sequence[str | Path]
     process: subprocess.Popen[bytes]
     log: Path
+    pause: float = 0.0
+    """Seconds between the last end of the program and its next start; 0.0 if it has not ended yet."""
+    started_at: float = field(default_factory=time.monotonic)
+    start_at: float | None = None
+    """Time of the next start, on the clock of `time.monotonic`; None while the program is not waiting for it."""
 
     def tail(self) -> str:
         """The last lines of the log, each prefixed with the name of the program."""
@@ -47,7 +59,8 @@ class Supervisor:
     """Starts programs, and stops them at the end of its `with` block.
 
     Args:
-        log_dir: Directory of the log files, one `<name>.log` per program. A start overwrites the previous log.
+        log_dir: Directory of the log files, one `<name>.log` per program. A start overwrites the previous log; a
+            program that is started again appends to it.
         env: The programs' environment.
         keep_open: File descriptors that the programs inherit, so that a lock on one is held until all of them ended.
     """
@@ -68,8 +81,14 @@ class Supervisor:
     def start(self, name: str, command: Sequence[str | Path]) -> Program:
         """Start a program in the background."""
         log = self._log_dir / f"{name}.log"
-        with log.open("wb") as output:
-            process = subprocess.Popen(
+        log.unlink(missing_ok=True)
+        program = Program(name, command, self._spawn(command, log), log)
+        self._programs.append(program)
+        return program
+
+    def _spawn(self, command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
+        with log.open("ab") as output:
+            return subprocess.Popen(
                 command,
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -79,9 +98,6 @@ class Supervisor:
                 pass_fds=self._keep_open,
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads here
             )
-        program = Program(name, process, log)
-        self._programs.append(program)
-        return program
 
     def run(self, name: str, command: Sequence[str | Path]) -> None:
         """Run a program and wait until it ends.
@@ -136,8 +152,40 @@ class Supervisor:
             code = program.process.poll()
             if code is not None:
                 raise ProcessFailedError(
-                    f"{program.name} ended with exit code {code}; its log is {program.log}\n{program.tail()}"
+                    f"{program.name} ended with {_cause(code)}; its log is {program.log}\n{program.tail()}"
                 )
+
+    def restart_ended(self, on_message: Callable[[str], None]) -> None:
+        """Start the programs again that have ended; call this regularly.
+
+        The first start follows after one second. The pause doubles with every further end, up to `MAX_PAUSE_SECONDS`,
+        until the program has run longer than that. What the ended program has left running is stopped before.
+
+        Args:
+            on_message: Called with one line for each program that has ended, or could not be started.
+        """
+        for program in self._programs:
+            code = program.process.poll()
+            if code is None:
+                continue
+            if program.start_at is None:
+                self._schedule(program, f"ended with {_cause(code)}", on_message)
+                _stop_process_tree(program.process, LEFTOVER_SECONDS)
+            elif time.monotonic() >= program.start_at:
+                program.start_at = None
+                program.started_at = time.monotonic()
+                try:
+                    program.process = self._spawn(program.command, program.log)
+                except OSError as error:
+                    self._schedule(program, f"cannot be started ({error})", on_message)
+
+    @staticmethod
+    def _schedule(program: Program, problem: str, on_message: Callable[[str], None]) -> None:
+        now = time.monotonic()
+        was_healthy = now - program.started_at > MAX_PAUSE_SECONDS
+        program.pause = min(2 * program.pause, MAX_PAUSE_SECONDS) if program.pause and not was_healthy else 1.0
+        program.start_at = now + program.pause
+        on_message(f"{program.name} {problem}; its log is {program.log}. It starts again in {program.pause:.0f} s.")
 
     def stop(self) -> None:
         """Stop the programs one by one in reverse order, so that dependants stop before their dependencies.
@@ -146,7 +194,7 @@ class Supervisor:
         """
         with _ignored(signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             while self._programs:
-                _stop_process_tree(self._programs.pop().process)
+                _stop_process_tree(self._programs.pop().process, STOP_SECONDS)
 
 
 def free_port(host: str = "127.0.0.1") -> int:
@@ -157,26 +205,27 @@ def free_port(host: str = "127.0.0.1") -> int:
         return port
 
 
-def _stop_process_tree(process: subprocess.Popen[bytes]) -> None:
-    """Terminate a program and its descendants; kill those that still run after STOP_SECONDS.
+def _stop_process_tree(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Terminate a program and its descendants; kill those that still run after this time.
 
-    The process group is signalled too, because the descendants of a program that has already ended are not found.
+    The members of the process group belong to it too: the descendants of a program that has ended are found only there.
     """
-    deadline = time.monotonic() + STOP_SECONDS
+    deadline = time.monotonic() + seconds
     descendants = _descendants(process.pid)
+    family = {*descendants, *_group_members(process.pid)}
     _signal_group(process.pid, signal.SIGTERM)
     for descendant in descendants:
         with suppress(psutil.NoSuchProcess):
             descendant.terminate()
     with suppress(subprocess.TimeoutExpired):
-        process.wait(STOP_SECONDS)
-    _, survivors = psutil.wait_procs(descendants, timeout=max(0.1, deadline - time.monotonic()))
+        process.wait(seconds)
+    _, survivors = psutil.wait_procs(family, timeout=max(0.1, deadline - time.monotonic()))
     for survivor in survivors:
         with suppress(psutil.NoSuchProcess):
             survivor.kill()
     _signal_group(process.pid, signal.SIGKILL)
     process.wait()
-    psutil.wait_procs(survivors)
+    psutil.wait_procs(survivors, timeout=KILLED_SECONDS)
 
 
 def _responds_ok(url: str) -> bool:
@@ -191,6 +240,23 @@ def _descendants(pid: int) -> list[psutil.Process]:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
         return []
+
+
+def _group_members(group: int) -> list[psutil.Process]:
+    """The members of a process group, without its leader."""
+    members = []
+    for process in psutil.process_iter():
+        with suppress(ProcessLookupError):
+            if process.pid != group and os.getpgid(process.pid) == group:
+                members.append(process)
+    return members
+
+
+def _cause(code: int) -> str:
+    """What ended a process, from the code of `Popen`: its exit code or a signal."""
+    if -code in set(signal.Signals):
+        return f"signal {signal.Signals(-code).name}"
+    return f"exit code {code}"
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

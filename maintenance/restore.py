@@ -1,17 +1,22 @@
 """Restores a backup: replaces all collections, while all processes are stopped.
 
-A restore has five steps:
+A restore has six steps:
 
-1. It builds a complete new directory next to CHROMA_DB_DIR.
-2. It resets all courses in the catalogue, so that none is searchable. The old collections are kept.
+1. It builds a complete new directory next to CHROMA_DB_DIR. The file that it writes last is the plan: the courses and
+   their fingerprints in the backup.
+2. It resets all courses in the catalogue, so that none is searchable.
 3. It swaps the directories by two renames.
-4. It marks the courses of the backup as `done` with the fingerprints from the backup, so the pipeline embeds only what
-   has changed since.
+4. It marks the courses of the plan as `done` with the fingerprints of the backup, so the pipeline embeds only what has
+   changed since.
 5. It removes the old directory.
+6. It removes the plan.
 
-After an interruption at any step, a second restore or the pipeline completes the work.
+A restore that is interrupted before the plan exists has changed nothing. After that, `finish_restore` repeats steps 2
+to 6 as needed. Every start of the Chroma server calls it, and so does the next restore. So no process ever uses a
+directory that does not match the catalogue, and nothing of the backup is embedded again.
 """
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -22,13 +27,14 @@ from typing import NamedTuple
 from embedding.vector_store.archive import Archive, SavedCourse
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
-from embedding.vector_store.files import SERVER_LOCK, foreign_files
+from embedding.vector_store.files import RESTORE_PLAN, SERVER_LOCK, foreign_files
 from embedding.vector_store.offline import OfflineVectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from maintenance.progress import progress
 from models.course_state import mark_restored, reset_all
 from models.courses import list_course_ids
 from models.database import Engine, transaction
+from models.settings import without_password
 
 NEW_SUFFIX, OLD_SUFFIX = ".restoring", ".before-restore"
 """Suffixes of the new directory until the swap, and of the old directory from the swap until its removal."""
@@ -81,8 +87,8 @@ def everything_stopped(directory: Path, other_locks: Sequence[tuple[Path, str]] 
         settings = VectorStoreSettings()
         if VectorStore(settings).answers():
             raise CannotRestoreError(
-                f"A Chroma server answers at {settings.chroma_url}: stop it first. A restore replaces {directory} "
-                "(CHROMA_DB_DIR), so run it on the machine that has the server's files"
+                f"A Chroma server answers at {without_password(settings.chroma_url)}: stop it first. A restore "
+                f"replaces {directory} (CHROMA_DB_DIR), so run it on the machine that has the server's files"
             )
         yield
 
@@ -102,9 +108,13 @@ def courses_to_restore(engine: Engine, backup: Archive) -> CoursesToRestore:
     return CoursesToRestore(courses, unknown, len(known) - len(courses))
 
 
-@contextmanager
-def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCourse]) -> Iterator[Path]:
-    """Build a directory of these collections next to the present one. It is removed at the end unless it was moved.
+def build_directory(directory: Path, backup: Archive, courses: Sequence[SavedCourse]) -> None:
+    """Build a directory of these collections next to the present one; `finish_restore` replaces the present one by it.
+
+    Args:
+        directory: Chroma's directory. The caller holds its lock, and has finished an interrupted restore.
+        backup: The backup.
+        courses: The courses to restore.
 
     Raises:
         CannotRestoreError: There is too little space, or a collection could not be written completely.
@@ -112,7 +122,7 @@ def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCours
         VectorStoreError: Chroma failed.
         OSError: The files cannot be written.
     """
-    new = directory.with_name(directory.name + NEW_SUFFIX)
+    new = _with_suffix(directory, NEW_SUFFIX)
     if new.exists():
         shutil.rmtree(new)
     needed = SPACE_FACTOR * backup.size + SPACE_PER_COURSE * len(courses)
@@ -121,36 +131,70 @@ def new_directory(directory: Path, backup: Archive, courses: Sequence[SavedCours
         raise CannotRestoreError(
             f"{directory.parent} has {free >> 20} MB of free space, and the new files need about {needed >> 20} MB"
         )
-    # The new directory becomes CHROMA_DB_DIR. The swap moves the present lock file away with the old directory.
-    lock = lock_directory(new, SERVER_LOCK)
+    plan = new / RESTORE_PLAN
+    partial = plan.with_suffix(".partial")
     try:
+        new.mkdir()
         with progress("Restoring", sum(course.chunks for course in courses)) as advance:
             _write_collections(new, backup, courses, advance)
+        partial.write_text(json.dumps({course.course_id: course.fingerprint for course in courses}))
         os.sync()
-        yield new
-    finally:
-        os.close(lock)
+        partial.rename(plan)
+        os.sync()
+    except BaseException:
+        plan.unlink(missing_ok=True)  # first, because a directory with a plan counts as complete
         shutil.rmtree(new, ignore_errors=True)
+        raise
 
 
-def swap_directories(engine: Engine, directory: Path, new: Path, courses: Sequence[SavedCourse]) -> Path:
-    """Replace the present directory by the new one, and mark the courses as restored.
+def is_unfinished(directory: Path) -> bool:
+    """Whether a restore was interrupted after it had built a complete directory, so that `finish_restore` is due."""
+    return any((path / RESTORE_PLAN).exists() for path in (directory, _with_suffix(directory, NEW_SUFFIX)))
+
+
+def finish_restore(engine: Engine, directory: Path, on_message: Callable[[str], None]) -> int:
+    """Replace the present directory by the new one, and mark its courses as restored. Can be repeated at any point.
+
+    Args:
+        engine: The catalogue.
+        directory: Chroma's directory. The caller holds its lock, which is then the lock of the new directory.
+        on_message: Called with a line if the old directory cannot be removed.
 
     Returns:
-        The old directory, which can be removed.
+        Number of courses in the new directory.
+
+    Raises:
+        DatabaseUnavailableError: The catalogue is unavailable.
+        OSError: The directories cannot be renamed.
     """
-    old = directory.with_name(directory.name + OLD_SUFFIX)
+    new, old = _with_suffix(directory, NEW_SUFFIX), _with_suffix(directory, OLD_SUFFIX)
+    if (new / RESTORE_PLAN).exists():
+        # Also if the present directory was renamed already: the lock has created it again.
+        if old.exists():
+            shutil.rmtree(old)
+        with transaction(engine) as session:
+            reset_all(session)
+        (new / SERVER_LOCK).unlink(missing_ok=True)
+        (new / SERVER_LOCK).hardlink_to(directory / SERVER_LOCK)
+        directory.rename(old)
+        new.rename(directory)
+        os.sync()
+    plan = directory / RESTORE_PLAN
+    fingerprints: dict[str, str] = json.loads(plan.read_text())
     with transaction(engine) as session:
-        reset_all(session)
+        for course_id, fingerprint in fingerprints.items():
+            mark_restored(session, course_id, fingerprint)
     if old.exists():
-        shutil.rmtree(old)  # left by an interrupted restore
-    directory.rename(old)
-    new.rename(directory)
-    os.sync()
-    with transaction(engine) as session:
-        for course in courses:
-            mark_restored(session, course.course_id, course.fingerprint)
-    return old
+        try:
+            shutil.rmtree(old)
+        except OSError as error:
+            on_message(f"The old files are no longer needed, but could not be deleted: {error}")
+    plan.unlink()
+    return len(fingerprints)
+
+
+def _with_suffix(directory: Path, suffix: str) -> Path:
+    return directory.with_name(directory.name + suffix)
 
 
 def _write_collections(

@@ -1,6 +1,5 @@
 """`course-search restore`: replace all collections with those of a backup, while everything is stopped."""
 
-import shutil
 import sys
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,12 +14,14 @@ from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.server import VectorStoreSettings
 from maintenance.restore import (
     CannotRestoreError,
+    build_directory,
     courses_to_restore,
     everything_stopped,
-    new_directory,
-    swap_directories,
+    finish_restore,
+    is_unfinished,
 )
 from models.database import DatabaseUnavailableError
+from models.text import counted
 
 
 def restore(
@@ -31,12 +32,13 @@ def restore(
 
     The catalogue (stage one's database) is not in the backup and keeps its courses. Courses that are missing in the
     backup, or have changed since, are embedded at the next start. Run the command on the machine of the Chroma server:
-    it replaces CHROMA_DB_DIR, and needs disk space for a second copy next to it. If it is interrupted, run it again.
+    it replaces CHROMA_DB_DIR, and needs disk space for a second copy next to it. If it is interrupted, the next start
+    of the Chroma server completes it, or run it again.
     """
     directory = VectorStoreSettings().chroma_db_dir.resolve()
     with ExitStack() as stack:
         try:
-            backup = stack.enter_context(open_archive(archive))
+            backup = stack.enter_context(open_archive(archive.expanduser()))
             product_lock = (LauncherSettings().dagster_home.absolute(), PRODUCT_LOCK)
             stack.enter_context(everything_stopped(directory, [product_lock]))
             engine = stack.enter_context(open_catalogue())
@@ -48,19 +50,18 @@ def restore(
             )
             if not yes:
                 _confirm(f"Replace everything in {directory}?")
-            new = stack.enter_context(new_directory(directory, backup, courses))
+            if is_unfinished(directory):
+                finished = finish_restore(engine, directory, print_error)
+                typer.echo(f"A restore of {counted(finished, 'course')} had been interrupted, and is complete now.")
+            build_directory(directory, backup, courses)
         except (ArchiveError, CannotRestoreError, DatabaseUnavailableError, VectorStoreError, OSError) as error:
             print_error(str(error))
             fail("Nothing was changed.")
         try:
-            old = swap_directories(engine, directory, new, courses)
+            finish_restore(engine, directory, print_error)
         except (DatabaseUnavailableError, OSError, KeyboardInterrupt) as error:
             print_error(str(error) or "Interrupted")
-            fail("The restore is incomplete, and no course can be searched. Run it again.")
-        try:
-            shutil.rmtree(old)
-        except OSError as error:
-            print_error(f"The old files are no longer needed, but could not be deleted: {error}")
+            fail("The restore is incomplete. The next start of the Chroma server completes it, or run it again.")
     typer.echo(f"{len(courses)} courses are restored. Start everything again.")
     if not_saved:
         typer.echo(f"{not_saved} courses are not in the backup: they will be embedded when everything runs.")

@@ -1,7 +1,7 @@
 """`course-search up`: run the whole product on one machine.
 
 Migrates the catalogue, then runs the Chroma server, the search app and Dagster (web server, daemon, code location)
-until Ctrl-C.
+until Ctrl-C. A part that cannot start is an error; a part that ends later is started again.
 """
 
 import os
@@ -20,6 +20,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from cli.all_settings import ALL_SETTINGS
 from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
 from cli.processes import ProcessFailedError, Supervisor, free_port
 from embedding.errors import EmbeddingError, ModelUnavailableError
@@ -30,6 +31,7 @@ from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
 from embedding.vector_store.server import VectorStoreSettings
 from models.database import postgres_url
+from models.settings import without_password
 from orchestration.search_link import SearchLinkSettings
 
 LOOPBACK = "127.0.0.1"
@@ -37,6 +39,7 @@ USUAL_SEARCH_PORT, USUAL_DAGSTER_PORT, USUAL_CHROMA_PORT = 8000, 3000, 8001
 APP = "search_api.app:create_app"
 ROOT = Path(__file__).parents[2]
 WORKSPACE = ("-w", str(ROOT / "workspace.yaml"))
+RUN_LAUNCHER = "orchestration.instance.run_launcher"
 COMMAND = (sys.executable, "-m", "cli")
 
 console = Console(highlight=False, soft_wrap=True)
@@ -71,13 +74,17 @@ def up() -> None:
                 "  [bold].venv/bin/course-search load data/samples/pcb-en.jsonl[/]"
             )
             while True:
-                product.supervisor.check_alive()
+                product.supervisor.restart_ended(_print_problem)
                 time.sleep(0.5)
     except KeyboardInterrupt:
         console.print("Everything is stopped.")
     except (CannotStartError, DirectoryInUseError, ProcessFailedError) as error:
         console.print(str(error), style="bold red", markup=False)
         raise typer.Exit(1) from error
+
+
+def _print_problem(message: str) -> None:
+    console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}", style="yellow", markup=False)
 
 
 @contextmanager
@@ -93,10 +100,13 @@ def run_product(
         any_port: For ports that are not configured, use any free port instead of the usual one.
 
     Raises:
+        pydantic.ValidationError: a setting is invalid.
         CannotStartError: a port is in use, or there is no model.
         DirectoryInUseError: the product is running already.
         ProcessFailedError: a program did not start.
     """
+    for settings_class in ALL_SETTINGS:
+        settings_class()  # an invalid setting is reported here, before anything starts
     home = settings.dagster_home.absolute()
     try:
         lock = lock_directory(home, PRODUCT_LOCK)
@@ -104,17 +114,17 @@ def run_product(
         raise DirectoryInUseError(f"{error}: the product is running already. Stop it first.") from error
     search_port = _choose_port(settings.search_host, settings.search_port, USUAL_SEARCH_PORT, any_port=any_port)
     dagster_port = _choose_port(settings.dagster_host, settings.dagster_port, USUAL_DAGSTER_PORT, any_port=any_port)
-    chroma_port = _choose_port(LOOPBACK, settings.chroma_port, USUAL_CHROMA_PORT, any_port=any_port)
+    if chroma_url:
+        console.print(f"Vector store: {without_password(chroma_url)} (CHROMA_URL is set, so no server is started)")
+    else:
+        chroma_port = _choose_port(LOOPBACK, settings.chroma_port, USUAL_CHROMA_PORT, any_port=any_port)
     search_url = f"http://{settings.search_host}:{search_port}"
     dagster_url = f"http://{settings.dagster_host}:{dagster_port}"
-    if chroma_url:
-        console.print(f"Vector store: {chroma_url} (CHROMA_URL is set, so no server is started)")
     env = {
         **environ,
         **model_environment(EmbeddingSettings()),
         "CHROMA_URL": chroma_url or f"http://{LOOPBACK}:{chroma_port}",
         "DAGSTER_HOME": str(home),
-        "NO_PROXY": ",".join(filter(None, [environ.get("NO_PROXY"), LOOPBACK, "localhost"])),
         "PYTHONUNBUFFERED": "1",
         "SEARCH_URL": _search_link(search_url),
     }
@@ -133,7 +143,7 @@ def run_product(
             "dagster-webserver",
             [_script("dagster-webserver"), *WORKSPACE, "-h", settings.dagster_host, "-p", str(dagster_port)],
         )
-        supervisor.start("dagster-daemon", [_script("dagster-daemon"), "run", *WORKSPACE])
+        supervisor.start("dagster-daemon", [sys.executable, "-m", "orchestration.daemon", "run", *WORKSPACE])
         supervisor.wait_ready(search, f"{search_url}/healthz")
         supervisor.wait_ready(webserver, f"{dagster_url}/server_info")
         try:
@@ -181,7 +191,8 @@ def _print_service(settings: EmbeddingSettings) -> None:
     except EmbeddingError as error:
         console.print(f"[yellow]{escape(str(error))}[/]")
     else:
-        console.print(f"Embedding model: {settings.embedding_model_name} ({settings.embedding_service_url})")
+        url = without_password(settings.embedding_service_url or "")
+        console.print(f"Embedding model: {settings.embedding_model_name} ({url})")
 
 
 def _search_link(search_url: str) -> str:
@@ -195,10 +206,18 @@ def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, st
     template = "dagster.yaml"
     if settings.dagster_postgres_url:
         template = "dagster-postgres.yaml"
-        env["DAGSTER_POSTGRES_URL"] = postgres_url(settings.dagster_postgres_url)
+        try:
+            env["DAGSTER_POSTGRES_URL"] = postgres_url(settings.dagster_postgres_url)
+        except ValueError as error:
+            raise CannotStartError(f"DAGSTER_POSTGRES_URL is {error}") from error
     target = home / "dagster.yaml"
     if "dagster_home" in settings.model_fields_set and target.exists():
         console.print(f"The Dagster instance is configured by {target}")
+        if RUN_LAUNCHER not in target.read_text(encoding="utf-8"):
+            console.print(
+                f"[yellow]{target} is of an earlier version: runs whose worker dies keep their slot. Copy "
+                f"`run_monitoring` and `run_launcher` from {ROOT / 'orchestration' / 'instance' / template}.[/]"
+            )
     else:
         shutil.copyfile(ROOT / "orchestration" / "instance" / template, target)
 

@@ -9,9 +9,12 @@ from typing import Annotated
 
 import typer
 
+from cli.courses import fail, open_catalogue, print_error
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
-from embedding.vector_store.files import SERVER_ADDRESS, SERVER_LOCK, orphaned_directories
+from embedding.vector_store.files import SERVER_ADDRESS, SERVER_LOCK, removable_directories
 from embedding.vector_store.server import VectorStoreSettings
+from maintenance.restore import finish_restore, is_unfinished
+from models.text import counted
 
 ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - only compared with the option
 
@@ -25,16 +28,19 @@ def vector_store(
     """Run a Chroma server with the data in CHROMA_DB_DIR.
 
     A second server for the same directory is refused: it would corrupt the data, and Chroma does not prevent it. Before
-    the start, the files of deleted collections are removed, because Chroma does not remove them.
+    the start, an interrupted restore is completed, which needs the catalogue, and the files of deleted collections are
+    removed, because Chroma does not remove them.
     """
-    directory = VectorStoreSettings().chroma_db_dir
+    directory = VectorStoreSettings().chroma_db_dir.resolve()
     try:
         lock_directory(directory, SERVER_LOCK)
     except DirectoryInUseError as error:
         typer.echo(f"{error}: a Chroma server runs there already.", err=True)
         raise typer.Exit(1) from error
+    if is_unfinished(directory):
+        _finish_restore(directory)
     try:
-        for orphan in orphaned_directories(directory.absolute()):
+        for orphan in removable_directories(directory.absolute()):
             typer.echo(f"Removing {orphan}, the files of a deleted collection")
             shutil.rmtree(orphan)
     except (OSError, sqlite3.Error) as error:
@@ -43,3 +49,13 @@ def vector_store(
     chroma = Path(sys.executable).with_name("chroma")
     # The descriptor of the lock survives the exec, so the lock is held while Chroma runs.
     os.execv(chroma, [str(chroma), "run", "--path", str(directory), "--host", host, "--port", str(port)])  # noqa: S606
+
+
+def _finish_restore(directory: Path) -> None:
+    typer.echo(f"A restore of {directory} was interrupted. It is completed before the server starts.")
+    with open_catalogue() as engine:
+        try:
+            courses = finish_restore(engine, directory, print_error)
+        except OSError as error:
+            fail(f"The restore cannot be completed: {error}")
+    typer.echo(f"{counted(courses, 'course')} restored.")

@@ -1,4 +1,8 @@
-"""Add the embedding state to `course`: the three columns that other systems read."""
+"""Add the embedding state to `course`: the three columns that other systems read.
+
+Existing columns are not changed: stage one may have created them. For the same reason the downgrade keeps the columns,
+with their values. A later upgrade uses them unchanged.
+"""
 
 from typing import Any
 
@@ -19,8 +23,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for column in reversed(_columns()):
-        op.drop_column("course", column.name)
+    pass
 
 
 def _columns() -> list[sa.Column[Any]]:

@@ -1,4 +1,7 @@
-"""Add the internal columns to `course`: owner, request, generation, attempted and published fingerprint."""
+"""Add the internal columns to `course`: owner, request, generation, attempted and published fingerprint.
+
+The downgrade sets running courses to `not_started`: without an owner, nothing would ever end the state `running`.
+"""
 
 from typing import Any
 
@@ -17,6 +20,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute(
+        "UPDATE course SET embedding_status = 'not_started', embedding_progress = 0.0 "
+        "WHERE embedding_status = 'running'"
+    )
     for column in reversed(_columns()):
         op.drop_column("course", column.name)
 

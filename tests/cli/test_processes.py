@@ -1,18 +1,20 @@
-"""The supervisor stops every program that it started, in every case; locks are held by inheriting programs."""
+"""The supervisor starts ended programs again and stops all of them in every case; inheriting programs hold locks."""
 
 import fcntl
+import math
 import os
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from cli.processes import ProcessFailedError, Supervisor
+from cli.processes import ProcessFailedError, Program, Supervisor
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory, lock_holder
 from tests.support.product import wait_until
 
@@ -168,3 +170,91 @@ print("stopped", flush=True)
         output, _ = parent.communicate("stop\n")
     assert output == "stopped\n"
     assert [member for member in family if member.is_running()] == []
+
+
+def end_and_restart(supervisor: Supervisor, program: Program) -> str:
+    """Wait until the program has ended, and let the supervisor start it again without the pause.
+
+    Returns:
+        What the supervisor reported.
+    """
+    messages: list[str] = []
+    program.process.wait()
+    supervisor.restart_ended(messages.append)
+    program.start_at = math.inf
+    supervisor.restart_ended(messages.append)
+    assert program.process.poll() is not None, "it must not start before the pause is over"
+    program.start_at = 0
+    supervisor.restart_ended(messages.append)
+    [message] = messages
+    return message
+
+
+def has_started(program: Program, times: int) -> bool:
+    return program.log.read_text() == "started\n" * times
+
+
+def test_killed_program_is_started_again_while_the_others_keep_running(supervisor: Supervisor) -> None:
+    program = supervisor.start("part", python(f"print('started', flush=True); {SLEEP}"))
+    other = supervisor.start("other", python(SLEEP))
+    other_pid = other.process.pid
+    for starts in (1, 2, 3):
+        wait_until(partial(has_started, program, starts), 60, program.log.read_text)
+        program.process.kill()
+        pause = 2 ** (starts - 1)
+        assert end_and_restart(supervisor, program) == (
+            f"part ended with signal SIGKILL; its log is {program.log}. It starts again in {pause} s."
+        )
+    assert other.process.poll() is None
+    assert other.process.pid == other_pid
+    supervisor.check_alive()
+
+
+def test_pause_grows_to_the_limit_and_is_short_again_after_a_long_run(supervisor: Supervisor) -> None:
+    program = supervisor.start("broken", python("raise SystemExit(3)"))
+    messages = [end_and_restart(supervisor, program) for _ in range(8)]
+    assert {message.split(";")[0] for message in messages} == {"broken ended with exit code 3"}
+    pauses = [message.split()[-2] for message in messages]
+    assert pauses == ["1", "2", "4", "8", "16", "32", "60", "60"]
+    program.started_at -= 61
+    assert end_and_restart(supervisor, program).endswith("in 1 s.")
+
+
+def test_children_of_a_killed_program_are_stopped_before_it_starts_again(supervisor: Supervisor) -> None:
+    code = f"import subprocess, sys; print(subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid, flush=True); "
+    program = supervisor.start("parent", python(code + SLEEP))
+    supervisor.wait_until(lambda: program.log.read_text().endswith("\n"), 60, "it did not start")
+    child = psutil.Process(int(program.log.read_text()))
+    program.process.kill()
+    program.process.wait()
+    assert child.is_running()
+    supervisor.restart_ended(lambda _: None)
+    assert not child.is_running()
+
+
+def test_program_that_waits_for_its_start_is_not_started_after_the_stop(supervisor: Supervisor) -> None:
+    program = supervisor.start("part", python(SLEEP))
+    program.process.kill()
+    program.process.wait()
+    supervisor.restart_ended(lambda _: None)
+    supervisor.stop()
+    supervisor.restart_ended(lambda _: pytest.fail("it was forgotten"))
+    assert program.process.returncode == -signal.SIGKILL
+
+
+def test_program_that_cannot_be_executed_is_tried_again(supervisor: Supervisor, tmp_path: Path) -> None:
+    """For example while an upgrade replaces the virtual environment."""
+    script = tmp_path / "script"
+    script.symlink_to(sys.executable)
+    program = supervisor.start("part", [script, "-c", "pass"])
+    program.process.wait()
+    script.unlink()
+    messages: list[str] = []
+    for _ in range(2):
+        supervisor.restart_ended(messages.append)
+        program.start_at = 0
+    script.symlink_to(sys.executable)
+    supervisor.restart_ended(messages.append)
+    assert [message.split("(")[0] for message in messages][1:] == ["part cannot be started "]
+    assert messages[1].endswith("It starts again in 2 s.")
+    assert program.process.wait() == 0

@@ -6,6 +6,7 @@ from sqlalchemy import Engine, text
 from typer.testing import CliRunner, Result
 
 from cli.main import app
+from embedding.vector_store.files import RESTORE_PLAN
 from embedding.vector_store.offline import OfflineVectorStore
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
@@ -52,3 +53,4 @@ def assert_restored(engine: Engine) -> None:
         assert status_and_fingerprint(engine, course_id) == (DONE, records_of(course_id, SAVED)[2])
     assert status_and_fingerprint(engine, "new") == (NOT_STARTED, None)
     assert sorted(path.name for path in CHROMA.parent.iterdir()) == ["chroma", "dagster"]
+    assert not (CHROMA / RESTORE_PLAN).exists()

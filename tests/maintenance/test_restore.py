@@ -1,5 +1,6 @@
 """`course-search restore` on real Chroma directories: round trips, and the rows of the courses."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -108,6 +109,10 @@ def test_restored_course_is_done_whatever_its_status_was(stopped_product: Engine
         embedding_error="an error",
         embedding_run_id="an ended run",
         embedding_attempted="a fingerprint",
+        embedding_rebuild=True,
+        embedding_attempts=3,
+        embedding_retry_at=datetime(2026, 3, 1, 12, tzinfo=UTC),
+        embedding_due_since=datetime(2026, 3, 1, 12, tzinfo=UTC),
         embedding_generation=7,
     )
     assert restore(archive, "--yes").exit_code == 0
@@ -122,6 +127,10 @@ def test_restored_course_is_done_whatever_its_status_was(stopped_product: Engine
         "embedding_requested_at": None,
         "embedding_generation": 0,
         "embedding_attempted": None,
+        "embedding_rebuild": False,
+        "embedding_attempts": 0,
+        "embedding_retry_at": None,
+        "embedding_due_since": None,
         "embedding_fingerprint": str(records_of("kept", SAVED)[2]),
     }
     assert read_course(stopped_product, "new").embedding_generation > 0, (
