@@ -6,7 +6,6 @@ A filter is a boolean mask over the chunks.
 """
 
 import logging
-import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from threadpoolctl import ThreadpoolController
 
+from embedding.engine.cpus import available_cpus
 from embedding.vector_store.collections import CollectionInfo, CourseCollection
 from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
@@ -32,7 +32,7 @@ FILTERS = ("section_id", "lecture_id", "source_type")
 """Metadata fields that a search can filter by."""
 PARALLEL_FROM = 16_000_000
 """From this number of vector elements (chunks × dimensions) on, several threads compute the cosines of a course."""
-PARALLEL_THREADS = min(4, os.cpu_count() or 1)
+PARALLEL_THREADS = min(4, available_cpus())
 """Memory bandwidth limits the matrix product, so more threads do not help."""
 _BYTES_PER_RECORD = 2500
 """Measured memory of one chunk's metadata and Python objects, without its text and vector."""
@@ -199,7 +199,6 @@ def make_course_index(content: CourseContent, course_id: str, keyword_store: Key
     keywords = KeywordIndexBuilder().add_all((record.chunk_id, record.text) for record in content.records).build()
     try:
         keyword_store.save(course_id, content.digest, keywords)
-        keyword_store.keep_only(course_id, content.digest)
     except KeywordStoreError as error:
         logger.warning("The keyword index of course %s is rebuilt at every load: %s", course_id, error)
     return CourseIndex(content.records, content.vectors, keywords, content.info)

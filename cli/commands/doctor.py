@@ -9,9 +9,10 @@ from rich.table import Table
 from rich.text import Text
 
 from cli.all_settings import ALL_SETTINGS
-from cli.courses import Json
+from cli.courses import Json, print_error
 from maintenance.checks.all_checks import repair, run_checks
 from maintenance.checks.findings import Diagnosis, Level
+from maintenance.ownership import MAX_DELETIONS
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
@@ -23,7 +24,8 @@ def doctor(
             "--repair",
             help="Make the repairs that are safe: delete the collections and indexes of deleted courses, have damaged "
             "courses embedded again, build missing keyword indexes, and remove orphaned directories (only while "
-            "no Chroma server runs).",
+            "no Chroma server runs). Says what it deletes before it does, and deletes at most "
+            f"{MAX_DELETIONS} of each kind.",
         ),
     ] = False,
     deep: Annotated[
@@ -38,6 +40,8 @@ def doctor(
     """
     diagnoses: list[Diagnosis] = []
     for finding in run_checks(ALL_SETTINGS, deep=deep):
+        if with_repair and finding.deletions:
+            print_error(f"Deleting {len(finding.deletions)} ({finding.check}): {', '.join(finding.deletions)}")
         diagnosis = repair(finding) if with_repair else Diagnosis(finding)
         if not as_json:
             _print(diagnosis)

@@ -91,25 +91,29 @@ class VectorStore(ChromaConnection):
         with suppress(CollectionNotFoundError):
             self.call(lambda: self.connect().delete_collection(name), before_write)
 
-    def is_broken(self, course_id: str) -> bool:
-        """Whether the course's collection exists but cannot be read, although the server answers other requests.
+    def write_scratch(self, name: str) -> None:
+        """Create a collection, write and read one record, and delete the collection: the server can read and write.
 
-        This happens if Chroma is killed while it writes. Only deleting the collection helps. Chroma takes seconds to
-        report the error.
+        Args:
+            name: A name that no other collection has.
 
         Raises:
-            VectorStoreError: The server answers no request.
+            VectorStoreError: The vector store failed.
         """
+
+        def write_and_read() -> None:
+            collection = self.connect().get_or_create_collection(name, embedding_function=None)
+            collection.upsert(["scratch"], embeddings=np.ones((1, 1), np.float32))
+            collection.get(include=["embeddings"])
+
         try:
-            self.open(course_id).dimensions()
-        except VectorStoreUnreachableError:
-            raise
-        except CollectionNotFoundError:
-            return False
+            self.call(write_and_read)
         except VectorStoreError:
-            self.check()
-            return True
-        return False
+            with suppress(VectorStoreError):
+                self.call(lambda: self.connect().delete_collection(name))
+            raise
+        with suppress(CollectionNotFoundError):  # a first attempt may have succeeded although its response was lost
+            self.call(lambda: self.connect().delete_collection(name))
 
     def collections(self) -> Iterator["CourseCollection"]:
         """All collections on the server, including those of other programs. Their contents are not read.

@@ -1,4 +1,7 @@
-"""Files in Chroma's directory besides its database: the lock, the server's address, the collections' directories."""
+"""Files in Chroma's directory besides its database.
+
+They are the lock, the server's address, the plan of a restore, and the collections' directories.
+"""
 
 import sqlite3
 from contextlib import closing
@@ -12,6 +15,8 @@ SERVER_LOCK = ".server.lock"
 """Name of the lock file in Chroma's directory. A running server holds the lock."""
 SERVER_ADDRESS = ".server.url"
 """Name of the file in Chroma's directory that contains the URL of the server that was started last."""
+RESTORE_PLAN = ".restore.json"
+"""Name of the file in a restored directory that lists its courses, until the restore is complete."""
 
 
 def vector_store_settings() -> VectorStoreSettings:
@@ -37,6 +42,19 @@ def orphaned_directories(directory: Path) -> list[Path]:
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         known = {segment for (segment,) in connection.execute("SELECT id FROM segments")}
     return [path for path in candidates if path.name not in known]
+
+
+def removable_directories(directory: Path) -> list[Path]:
+    """The orphaned directories, if the database also has a collection with a directory here; otherwise none.
+
+    The database may be a new or another one, for example after a damaged file was replaced.
+
+    Args:
+        directory: Chroma's directory, as an absolute path.
+    """
+    orphans = orphaned_directories(directory)
+    number = sum(path.is_dir() and _is_uuid(path.name) for path in directory.iterdir()) if orphans else 0
+    return orphans if number > len(orphans) else []
 
 
 def foreign_files(directory: Path) -> list[Path]:

@@ -21,6 +21,7 @@ import numpy as np
 
 from embedding.interface import Embedder
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
+from embedding.vector_store.damage import find_damaged
 from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record
 from embedding.vectors import are_sound
@@ -113,7 +114,8 @@ def index_course(
 ) -> IndexReport:
     """Bring the course's collection in line with its chunks.
 
-    If the collection cannot be read, because Chroma was killed while it wrote, it is deleted and built again, once.
+    If the collection is certainly damaged (`find_damaged`), because Chroma was killed while it wrote, it is deleted and
+    built again, once.
 
     Args:
         course_id: The course.
@@ -128,6 +130,7 @@ def index_course(
         EmptyCourseError: There are no chunks; the collection is unchanged.
         UnusableChunkError: A chunk's id is empty or not valid Unicode.
         EmbeddingError: The model failed.
+        VectorStoreUnhealthyError: The collection cannot be read, but the server seems to be the cause.
         VectorStoreError: The vector store failed.
     """
     index = partial(_index, course_id, pages, store, embedder, on_page=on_page, before_write=before_write)
@@ -136,7 +139,7 @@ def index_course(
     except VectorStoreUnreachableError:
         raise
     except VectorStoreError as error:
-        if iter(pages) is pages or not store.is_broken(course_id):
+        if iter(pages) is pages or course_id not in find_damaged(store, [course_id]):
             raise
         logger.warning("The collection of course %s is damaged and is rebuilt: %s", course_id, error)
     store.delete(course_id, before_write)

@@ -23,7 +23,7 @@ from maintenance.checks.environment import (
 )
 from maintenance.checks.findings import Diagnosis, Finding, Level
 from maintenance.checks.keyword_indexes import check_keyword_indexes
-from maintenance.rebuild import CourseRefusedError, RebuildLostError
+from maintenance.rebuild import CourseRefusedError
 from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine
 from models.settings import Settings
 from models.text import one_line
@@ -38,7 +38,6 @@ EXPECTED_ERRORS = (
     KeywordIndexError,
     KeywordStoreError,
     OSError,
-    RebuildLostError,
     VectorStoreError,
     sqlite3.Error,
 )
@@ -49,10 +48,10 @@ def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Ite
     """Run all checks, except those that depend on a check with an error.
 
     Args:
-        settings_classes: All settings classes.
+        settings_classes: All settings classes; none to skip the check of the settings.
         deep: Load the model, and read every text and vector of every published course.
     """
-    if not (yield from _run_check("settings", check_settings(settings_classes))):
+    if settings_classes and not (yield from _run_check("settings", check_settings(settings_classes))):
         return
     settings = vector_store_settings()
     engine = create_catalogue_engine(CatalogueSettings())
@@ -75,17 +74,24 @@ def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Ite
 
 
 def repair(finding: Finding) -> Diagnosis:
-    """Repair all subjects of a finding. If one repair fails, the others are still made."""
+    """Repair all subjects of a finding, or the first few if the repair deletes them.
+
+    If one repair fails, the others are still made.
+    """
     diagnosis = Diagnosis(finding)
     if finding.repair is None:
         return diagnosis
     diagnosis.is_repaired = True
-    for subject in finding.subjects:
+    subjects = finding.deletions if finding.deletes else finding.subjects
+    for subject in subjects:
         try:
             diagnosis.repairs.append(finding.repair(subject))
         except EXPECTED_ERRORS as error:
             diagnosis.repairs.append(f"{subject} could not be repaired: {one_line(str(error))}")
             diagnosis.is_repaired = False
+    if more := len(finding.subjects) - len(subjects):
+        diagnosis.repairs.append(f"{more} more are left: run `course-search doctor --repair` again")
+        diagnosis.is_repaired = False
     return diagnosis
 
 

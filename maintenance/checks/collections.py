@@ -12,19 +12,25 @@ from enum import StrEnum
 from embedding.interface import Embedder
 from embedding.vector_store.collection_names import collection_name, course_id_of
 from embedding.vector_store.collections import CourseCollection, VectorStore
-from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
+from embedding.vector_store.damage import MAX_DAMAGED, find_damaged
+from embedding.vector_store.errors import (
+    CollectionNotFoundError,
+    VectorStoreError,
+    VectorStoreUnhealthyError,
+    VectorStoreUnreachableError,
+)
 from embedding.vectors import are_sound
 from maintenance.checks.findings import Finding, Level, first_few
+from maintenance.ownership import MAX_DELETIONS, compare_collections, is_same_publication
 from maintenance.progress import progress
-from maintenance.rebuild import CourseRefusedError, rebuild_course
+from maintenance.rebuild import CourseRefusedError, request_rebuild
 from models.course_state import request_embedding
 from models.courses import courses_by_id, get_course, list_course_ids, list_courses
 from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.messages import not_found_message, running_message
 from models.tables import Course, EmbeddingStatus
-from models.text import counted
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from models.text import counted, one_line
 
 
 class Fault(StrEnum):
@@ -33,7 +39,8 @@ class Fault(StrEnum):
     MISSING = "without a collection"
     OTHER_MODEL = "with a collection of another model than published"
     OTHER_COUNT = "with more or fewer documents than published"
-    DAMAGED = "with a collection that cannot be read"
+    DAMAGED = "with a damaged collection that cannot be read"
+    UNREADABLE = "with a collection that could not be read, although it may be intact"
     UNSOUND = "with vectors of wrong dimensions, not finite or not of unit length"
     OTHER_CONTENT = "with other chunks or texts than published"
 
@@ -66,24 +73,30 @@ def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[Cour
             foreign.append(collection.name)
 
     def delete(name: str) -> str:
+        course_id = orphans[name]
+        if store.open(course_id).info.course_id != course_id:
+            return f"{name} kept: it is another collection now"
         with transaction(engine) as session:
-            course = get_course(session, orphans[name])
+            course = get_course(session, course_id)
         if course is not None:
             return f"{name} kept: its course is in the catalogue now"
-        store.delete(orphans[name])
+        store.delete(course_id)
         return f"{name} deleted"
 
     if orphans:
-        message = f"{counted(len(orphans), 'collection')} without a course: {first_few(list(orphans))}"
-        if owned:
-            advice = "Their courses were deleted: `course-search doctor --repair` deletes the collections"
-            yield Finding("orphans", Level.WARNING, message, advice, list(orphans), delete)
-        else:
+        names = list(orphans)
+        if objection := compare_collections(engine, store, len(orphans)).objection(len(orphans)):
+            message = f"{counted(len(orphans), 'collection')} without a course: {first_few(names)}"
             advice = (
-                "Not repaired, because no collection at all belongs to a course of the catalogue: are DATABASE_URL and "
-                "CHROMA_URL correct?"
+                f"Not repaired, because {objection}. Are DATABASE_URL and CHROMA_URL correct? If they are, and the "
+                "courses were deleted on purpose, delete each collection by hand: `curl -X DELETE "
+                "$CHROMA_URL/api/v2/tenants/default_tenant/databases/default_database/collections/NAME`"
             )
-            yield Finding("orphans", Level.WARNING, message, advice, list(orphans))
+            yield Finding("orphans", Level.WARNING, message, advice, names)
+        else:
+            message = f"{counted(len(orphans), 'collection')} without a course: {first_few(names, MAX_DELETIONS)}"
+            advice = "Their courses were deleted: `course-search doctor --repair` deletes the collections"
+            yield Finding("orphans", Level.WARNING, message, advice, names, delete, deletes=True)
     if foreign:
         message = f"{counted(len(foreign), 'collection')} of another program, but named like ours: {first_few(foreign)}"
         yield Finding("orphans", Level.WARNING, message, "Not repaired: delete those that are not needed", foreign)
@@ -114,7 +127,7 @@ def check_courses(
             is_of_model = model is not None and collection.info.model_signature == model.signature
             return _fault_of_contents(collection, published, model.dimensions if model and is_of_model else None)
         next(collection.contents(page_size=1), None)
-        return None
+        return _fault_of_hashes(collection, published)
 
     with transaction(engine) as session:
         done = [course for course in list_courses(session) if course.embedding_status == EmbeddingStatus.DONE]
@@ -132,6 +145,7 @@ def check_courses(
     for course_id, (course, fault) in suspects.items():
         if is_same_publication(course, rows[course_id]):
             faults[fault].append(course_id)
+    cause = _confirm_damage(store, faults)
 
     def embed(course_id: str) -> str:
         with transaction(engine) as session:
@@ -140,28 +154,78 @@ def check_courses(
             course = get_course(session, course_id)
         if course is None:
             raise CourseRefusedError(not_found_message(course_id))
-        return f"{course_id}: {running_message(course)}"
+        return f"{course_id}: {running_message(course.id)}"
 
     def rebuild(course_id: str) -> str:
-        rebuild_course(engine, store, KeywordStore(KeywordSettings()), course_id)
-        return f"{course_id}: collection deleted, embedding_started"
+        with transaction(engine) as session:
+            course = get_course(session, course_id)
+        if course is None or course.embedding_status != EmbeddingStatus.DONE:
+            return f"{course_id} kept: it is no longer published"
+        fault = _fault(course, store, None, check_contents)
+        is_damaged = fault is Fault.UNREADABLE and find_damaged(store, [course_id])
+        if fault not in NEEDS_REBUILD and not is_damaged:
+            return f"{course_id} kept: its collection is no longer faulty, or the error was temporary"
+        request_rebuild(engine, course_id)
+        return f"{course_id}: rebuild requested, embedding_started"
 
     for fault, ids in faults.items():
-        message = f"{counted(len(ids), 'course')} {fault}: {first_few(ids)}"
-        needs_rebuild = fault in NEEDS_REBUILD
-        advice = f"`course-search {'rebuild' if needs_rebuild else 'embed'} COURSE`, or `course-search doctor --repair`"
-        yield Finding("courses", Level.ERROR, message, advice, ids, rebuild if needs_rebuild else embed)
+        others = len(done) - len(ids)
+        repair = rebuild if fault in NEEDS_REBUILD else embed
+        yield _course_finding(fault, ids, cause, repair, is_plausible=len(ids) <= max(MAX_DAMAGED, others))
     if not faults:
-        result = "every text and vector correct" if deep else "every collection readable and complete"
+        result = "every text and vector correct" if deep else "every collection readable and with the published chunks"
         yield Finding("courses", Level.OK, f"{counted(len(done), 'course')} done, {result}")
 
 
-def is_same_publication(before: Course, now: Course | None) -> bool:
-    """Whether the course has not been embedded since its row was read."""
-    return now is not None and all(
-        getattr(before, column) == getattr(now, column)
-        for column in ("embedding_status", "embedding_generation", "embedding_fingerprint")
+def _confirm_damage(store: VectorStore, faults: dict[Fault, list[str]]) -> str:
+    """Move the courses whose collection is certainly damaged from `UNREADABLE` to `DAMAGED`.
+
+    Returns:
+        Why no collection counts as damaged, if the server seems to be the cause; otherwise an empty string.
+    """
+    unreadable = faults.pop(Fault.UNREADABLE, [])
+    damaged: list[str] = []
+    cause = ""
+    try:
+        damaged = find_damaged(store, unreadable)
+    except VectorStoreUnhealthyError as error:
+        cause = f" ({one_line(str(error))})"
+    for course_id in unreadable:
+        faults[Fault.DAMAGED if course_id in damaged else Fault.UNREADABLE].append(course_id)
+    return cause
+
+
+def _course_finding(
+    fault: Fault, ids: Sequence[str], cause: str, repair: Callable[[str], str], *, is_plausible: bool
+) -> Finding:
+    """The finding for the courses with one fault.
+
+    Args:
+        fault: The fault.
+        ids: The courses.
+        cause: Why courses could not be read, in parentheses.
+        repair: Rebuilds or embeds a course.
+        is_plausible: Whether so few courses have the fault that their collections may be deleted.
+    """
+    message = f"{counted(len(ids), 'course')} {fault}: {first_few(ids)}"
+    if fault is Fault.UNREADABLE:
+        advice = "Not repaired: remove the cause and run this again. If it remains, `course-search rebuild COURSE`"
+        return Finding("courses", Level.ERROR, message + cause, advice, ids)
+    if fault not in NEEDS_REBUILD:
+        advice = "`course-search embed COURSE`, or `course-search doctor --repair`"
+        return Finding("courses", Level.ERROR, message, advice, ids, repair)
+    if not is_plausible:
+        advice = (
+            "Not repaired, because so many courses have this at once: are DATABASE_URL and CHROMA_URL correct? If they "
+            "are, `course-search rebuild COURSE` deletes the collection and has the course embedded"
+        )
+        return Finding("courses", Level.ERROR, message, advice, ids)
+    message = f"{counted(len(ids), 'course')} {fault}: {first_few(ids, MAX_DELETIONS)}"
+    advice = (
+        "`course-search rebuild COURSE`, or `course-search doctor --repair`: both delete the collection and have the "
+        "course embedded"
     )
+    return Finding("courses", Level.ERROR, message, advice, ids, repair, deletes=True)
 
 
 def _fault(
@@ -184,7 +248,17 @@ def _fault(
     except VectorStoreUnreachableError:
         raise
     except VectorStoreError:
-        return Fault.DAMAGED
+        return Fault.UNREADABLE
+
+
+def _fault_of_hashes(collection: CourseCollection, published: CourseFingerprint | None) -> Fault | None:
+    """Compare the stored ids and hashes with the fingerprint. Neither texts nor vectors are read."""
+    stored = FingerprintBuilder()
+    for chunk_ids in collection.chunk_ids():
+        for chunk_id, hashes in collection.hashes(chunk_ids).items():
+            stored.add_hashed(chunk_id, hashes.content, characters=0)
+    is_other = published is not None and stored.build(published.model).content != published.content
+    return Fault.OTHER_CONTENT if is_other else None
 
 
 def _fault_of_contents(

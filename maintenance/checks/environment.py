@@ -18,13 +18,13 @@ from embedding.model_files.demo_model import model_in_use
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory, lock_holder
-from embedding.vector_store.files import SERVER_LOCK, orphaned_directories
+from embedding.vector_store.files import RESTORE_PLAN, SERVER_LOCK, orphaned_directories, removable_directories
 from embedding.vector_store.server import VectorStoreSettings
 from maintenance.checks.findings import Finding, Level, first_few
-from maintenance.restore import NEW_SUFFIX, OLD_SUFFIX
+from maintenance.restore import NEW_SUFFIX, OLD_SUFFIX, is_unfinished
 from migrations.revision import revision_of
 from models.database import CatalogueSettings, Engine, catalogue_url
-from models.settings import Settings
+from models.settings import Settings, without_password
 from models.text import counted
 
 SIMILARITY_OF_MISSPELLINGS = 0.85
@@ -67,7 +67,7 @@ def check_settings(classes: Sequence[type[Settings]]) -> Iterator[Finding]:
 def check_catalogue(engine: Engine) -> Iterator[Finding]:
     """Check that the catalogue answers and is migrated."""
     revision = revision_of(engine)
-    url = engine.url.render_as_string()
+    url = engine.url.set(query={}).render_as_string()  # the query may contain a password, too
     if not revision.is_known:
         message = f"{url} is at revision {revision.current}, which this version does not know"
         yield Finding("catalogue", Level.ERROR, message, "A newer version migrated it: update this installation")
@@ -81,7 +81,7 @@ def check_catalogue(engine: Engine) -> Iterator[Finding]:
 def check_vector_store(store: VectorStore, settings: VectorStoreSettings) -> Iterator[Finding]:
     """Check that Chroma answers reads, not only heartbeats."""
     store.check()
-    message = f"{settings.chroma_url} answers (API {store.version()}, client {version('chromadb')})"
+    message = f"{without_password(settings.chroma_url)} answers (API {store.version()}, client {version('chromadb')})"
     yield Finding("chroma", Level.OK, message)
 
 
@@ -91,12 +91,14 @@ def check_server(store: VectorStore, settings: VectorStoreSettings) -> Iterator[
     process = lock_holder(directory, SERVER_LOCK)
     is_local = urlsplit(settings.chroma_url).hostname in LOOPBACK
     if process and not answers:
-        message = f"Process {process} uses {directory}, but no server answers at {settings.chroma_url}"
+        message = (
+            f"Process {process} uses {directory}, but no server answers at {without_password(settings.chroma_url)}"
+        )
         yield Finding(
             "server", Level.WARNING, message, "If the process is a Chroma server, set CHROMA_URL to its address"
         )
     elif not process and answers and is_local and (directory / "chroma.sqlite3").exists():
-        message = f"The server at {settings.chroma_url} does not hold the lock on {directory}"
+        message = f"The server at {without_password(settings.chroma_url)} does not hold the lock on {directory}"
         advice = "If it uses these files, a second server could damage them: start it with `course-search vector-store`"
         yield Finding("server", Level.WARNING, message, advice)
     elif process:
@@ -111,7 +113,7 @@ def check_model() -> Iterator[Finding]:
     used = model_in_use(configured)
     signature = configured_signature(used)
     if used == configured:
-        location = used.embedding_service_url or used.embedding_model_path
+        location = without_password(used.embedding_service_url or str(used.embedding_model_path))
         message = f"{used.embedding_model_name} at {location}, signature {signature}"
         yield Finding("model", Level.OK, message)
     else:
@@ -135,17 +137,29 @@ def check_files(store: VectorStore, settings: VectorStoreSettings) -> Iterator[F
             f"{counted(len(orphans), 'directory', 'directories')} of no collection in {directory} "
             f"({size >> 20} MB): {first_few(orphans)}"
         )
+        is_removable = bool(removable_directories(directory))
         advice = (
             "Their collections were deleted. The next start of the Chroma server removes them; so does `course-search "
             "doctor --repair` if no server is running"
         )
-        yield Finding("files", Level.WARNING, message, advice, orphans, remove)
-    for path in sorted(directory.parent.glob(f"{directory.name}.*")):
-        if path.name.removeprefix(directory.name).startswith((NEW_SUFFIX, OLD_SUFFIX)):
-            message = f"{path} belongs to a restore that is running or was interrupted"
-            yield Finding(
-                "files", Level.WARNING, message, "Run `course-search restore` again, or remove it", [path.name]
+        if not is_removable:
+            advice = (
+                "Not repaired, because its database has no collection with a directory here: was chroma.sqlite3 "
+                "replaced? Remove them by hand if they are not needed"
             )
+        yield Finding("files", Level.WARNING, message, advice, orphans, remove if is_removable else None, deletes=True)
+    advice = "Run `course-search restore` again, or remove it"
+    if is_unfinished(directory):
+        advice = "The next start of the Chroma server completes the restore; `course-search restore` does so as well"
+    siblings = sorted(directory.parent.glob(f"{directory.name}.*"))
+    leftovers = [
+        path for path in siblings if path.name.removeprefix(directory.name).startswith((NEW_SUFFIX, OLD_SUFFIX))
+    ]
+    if (directory / RESTORE_PLAN).exists():
+        leftovers.append(directory / RESTORE_PLAN)
+    for path in leftovers:
+        message = f"{path} belongs to a restore that is running or was interrupted"
+        yield Finding("files", Level.WARNING, message, advice, [path.name])
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if free < LOW_SPACE:
@@ -165,8 +179,8 @@ def remove_orphaned_directory(store: VectorStore, settings: VectorStoreSettings,
     lock = lock_directory(directory, SERVER_LOCK)
     try:
         if store.answers():  # perhaps it uses these files without holding the lock
-            raise DirectoryInUseError(f"a Chroma server answers at {settings.chroma_url}")
-        if directory / name in orphaned_directories(directory):
+            raise DirectoryInUseError(f"a Chroma server answers at {without_password(settings.chroma_url)}")
+        if directory / name in removable_directories(directory):
             shutil.rmtree(directory / name)
     finally:
         os.close(lock)

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from maintenance.ownership import MAX_DELETIONS
+
 MAX_NAMED = 5
 """Maximum number of subjects that a message names."""
 
@@ -29,6 +31,13 @@ class Finding:
     """The courses, collections or directories that have the problem."""
     repair: Callable[[str], str] | None = None
     """Repairs one subject and returns a description of the result; None if there is no safe repair."""
+    deletes: bool = False
+    """Whether the repair deletes the subjects. Then it repairs `MAX_DELETIONS` of them, and checks each one again."""
+
+    @property
+    def deletions(self) -> Sequence[str]:
+        """The subjects that the repair would delete now."""
+        return self.subjects[:MAX_DELETIONS] if self.repair and self.deletes else ()
 
 
 @dataclass
@@ -45,7 +54,7 @@ class Diagnosis:
         return self.finding.level == Level.ERROR and not self.is_repaired
 
 
-def first_few(subjects: Sequence[str]) -> str:
-    """The first `MAX_NAMED` subjects and the number of the others, as text."""
-    more = len(subjects) - MAX_NAMED
-    return ", ".join(subjects[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
+def first_few(subjects: Sequence[str], limit: int = MAX_NAMED) -> str:
+    """The first `limit` subjects and the number of the others, as text."""
+    more = len(subjects) - limit
+    return ", ".join(subjects[:limit]) + (f" and {more} more" if more > 0 else "")

@@ -7,8 +7,8 @@ collection.
 from collections.abc import Iterator
 
 from embedding.vector_store.collections import VectorStore
-from maintenance.checks.collections import is_same_publication
 from maintenance.checks.findings import Finding, Level, first_few
+from maintenance.ownership import MAX_DELETIONS, compare_keyword_indexes, is_same_publication
 from models.courses import courses_by_id, get_course, list_course_ids, list_courses
 from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint
@@ -37,16 +37,17 @@ def _check_directories(engine: Engine, keywords: KeywordStore) -> Iterator[Findi
 
     if not orphans:
         return
-    message = f"Keyword indexes of {counted(len(orphans), 'course')} not in the catalogue: {first_few(orphans)}"
-    if len(orphans) < len(directories):
-        advice = "`course-search doctor --repair` deletes them"
-        yield Finding("keywords", Level.WARNING, message, advice, orphans, delete)
-    else:
+    message = f"Keyword indexes of {counted(len(orphans), 'course')} not in the catalogue"
+    if objection := compare_keyword_indexes(engine, keywords).objection(len(orphans)):
         advice = (
-            "Not repaired, because no keyword index at all belongs to a course of the catalogue: are DATABASE_URL and "
-            "KEYWORD_INDEX_DIR correct?"
+            f"Not repaired, because {objection}. Are DATABASE_URL and KEYWORD_INDEX_DIR correct? If they are, remove "
+            "these directories in KEYWORD_INDEX_DIR"
         )
-        yield Finding("keywords", Level.WARNING, message, advice, orphans)
+        yield Finding("keywords", Level.WARNING, f"{message}: {first_few(orphans)}", advice, orphans)
+    else:
+        message = f"{message}: {first_few(orphans, MAX_DELETIONS)}"
+        advice = "`course-search doctor --repair` deletes them"
+        yield Finding("keywords", Level.WARNING, message, advice, orphans, delete, deletes=True)
 
 
 def _check_courses(engine: Engine, store: VectorStore, keywords: KeywordStore) -> Iterator[Finding]:

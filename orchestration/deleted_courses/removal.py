@@ -1,9 +1,8 @@
 """Removes the collections and keyword indexes of courses that were deleted from the catalogue.
 
 Embedding a course can take hours, so a wrong deletion is expensive. A course is removed only if two consecutive ticks
-did not find it, because an operator may be replacing the catalogue. Nothing is removed if the catalogue is probably the
-wrong one: it has no courses, or none of its courses has a collection. If most courses are missing at once, an operator
-must run `course-search doctor --repair`.
+did not find it, because an operator may be replacing the catalogue. Nothing is removed unless the published courses of
+the catalogue show that it and the vector store belong together (`maintenance.ownership`).
 """
 
 import json
@@ -11,17 +10,15 @@ from collections.abc import Collection, Sequence, Set
 from dataclasses import dataclass
 
 from embedding.vector_store.collections import VectorStore
-from retrieval.keywords.store import KeywordStore
-
-MAX_REMOVALS = 50
-"""Maximum number of collections removed per tick."""
-SMALL_REMOVAL = 3
-"""Up to this many courses may be removed at once even if fewer courses remain. At least one course with a
-collection must remain."""
+from maintenance.ownership import MAX_DELETIONS, compare_collections
+from models.courses import get_course
+from models.database import Engine, transaction
+from models.text import counted
+from retrieval.keywords.store import KeywordStore, directory_name
 
 
-class TooManyDeletedError(Exception):
-    """So many courses are missing at once that DATABASE_URL is probably wrong."""
+class NothingRemovedError(Exception):
+    """Courses are missing, but there is not enough evidence that they were deleted from this catalogue."""
 
 
 @dataclass(frozen=True)
@@ -55,38 +52,46 @@ def find_deleted(
     return DeletedCourses(deleted, message, json.dumps(missing, ensure_ascii=False))
 
 
-def remove_courses(
-    store: VectorStore, keywords: KeywordStore, deleted: Sequence[str], existing: Collection[str]
-) -> Sequence[str]:
+def remove_courses(engine: Engine, store: VectorStore, keywords: KeywordStore, deleted: Sequence[str]) -> Sequence[str]:
     """Delete the courses' collections and keyword indexes.
 
     Args:
+        engine: The catalogue.
         store: The vector store.
         keywords: The keyword indexes.
         deleted: Ids of the courses to remove.
-        existing: Ids of the courses that have a row.
 
     Returns:
-        Ids of the removed courses. At most `MAX_REMOVALS` of them had a collection; the next ticks remove the others.
+        Ids of the removed courses. At most `MAX_DELETIONS` of them had a collection or a keyword index; the next ticks
+        remove the others.
 
     Raises:
-        TooManyDeletedError: The catalogue is probably the wrong one. Nothing was removed.
+        NothingRemovedError: The catalogue may be the wrong one. Nothing was removed.
         VectorStoreError: A collection could not be deleted.
         KeywordStoreError: A keyword index could not be deleted.
+        DatabaseUnavailableError: The catalogue is unavailable.
     """
     collections = {collection.info.course_id for collection in store.collections()}
-    with_collection = [course_id for course_id in deleted if course_id in collections]
-    remaining = len(collections.intersection(existing))
-    if with_collection and (not remaining or len(with_collection) > max(SMALL_REMOVAL, remaining)):
-        raise TooManyDeletedError(
-            f"{len(with_collection)} courses with a collection are missing from the catalogue, and only "
-            f"{remaining} remain, so nothing is removed. Check DATABASE_URL. If the courses were deleted on purpose, "
-            "`course-search doctor --repair` removes their collections."
+    directories = set(keywords.directories())
+    stored = [
+        course_id for course_id in deleted if course_id in collections or directory_name(course_id) in directories
+    ]
+    if stored and (objection := compare_collections(engine, store, len(stored)).objection(len(stored))):
+        raise NothingRemovedError(
+            f"{counted(len(stored), 'course')} with a collection or keyword index are missing from the catalogue, but "
+            f"nothing is removed, because {objection}. Check DATABASE_URL and CHROMA_URL; `course-search doctor` says "
+            f"what to do. Missing: {', '.join(stored[:MAX_DELETIONS])}"
         )
-    for course_id in with_collection[:MAX_REMOVALS]:
-        store.delete(course_id)
-    postponed = set(with_collection[MAX_REMOVALS:])
-    removed = [course_id for course_id in deleted if course_id not in postponed]
-    for course_id in removed:
+    postponed = set(stored[MAX_DELETIONS:])
+    removed = []
+    for course_id in deleted:
+        if course_id in postponed:
+            continue
+        with transaction(engine) as session:
+            if get_course(session, course_id) is not None:  # it was added again meanwhile
+                continue
+        if course_id in collections:
+            store.delete(course_id)
         keywords.delete(course_id)
+        removed.append(course_id)
     return removed

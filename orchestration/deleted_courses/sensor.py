@@ -5,7 +5,7 @@ import dagster as dg
 from embedding.vector_store.errors import VectorStoreError
 from models.courses import list_course_ids
 from models.database import DatabaseUnavailableError
-from orchestration.deleted_courses.removal import TooManyDeletedError, find_deleted, remove_courses
+from orchestration.deleted_courses.removal import NothingRemovedError, find_deleted, remove_courses
 from orchestration.instance.prepared import SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.partitions import OWNERS, course_partitions, partition_keys
 from orchestration.resources import CatalogueResource, KeywordIndexResource, VectorStoreResource
@@ -13,6 +13,9 @@ from orchestration.runs import courses_with_run
 from retrieval.keywords.store import KeywordStoreError
 
 REMOVAL_INTERVAL_SECONDS = 20
+_BACKFILL_STATES = ("REQUESTED", "CANCELING", "FAILING")
+"""States of a backfill that has not ended. Dagster's enum is not public."""
+_RECENT_BACKFILLS = 50
 
 
 @dg.sensor(
@@ -40,17 +43,30 @@ def deleted_course_sensor(
     missing = [course_id for course_id in known if course_id not in existing]
     result = find_deleted(missing, existing, courses_with_run(context.instance), context.cursor)
     context.update_cursor(result.cursor)
-    if not result.deleted:
-        return dg.SkipReason(result.message)
+    is_waiting = bool(result.deleted) and _is_backfill_in_progress(context.instance)
+    if is_waiting or not result.deleted:
+        waiting = "; they are removed when no backfill is in progress" if is_waiting else ""
+        return dg.SkipReason(result.message + waiting)
     try:
-        removed = remove_courses(vector_store.store(), keyword_indexes.store(), result.deleted, existing)
-    except (VectorStoreError, KeywordStoreError) as error:
+        removed = remove_courses(catalogue.engine(), vector_store.store(), keyword_indexes.store(), result.deleted)
+    except (DatabaseUnavailableError, VectorStoreError, KeywordStoreError) as error:
         return dg.SkipReason(str(error))
-    except TooManyDeletedError as error:
+    except NothingRemovedError as error:
         context.log.warning(str(error))
         return dg.SkipReason(str(error))
     for course_id in removed:
         context.log.info(
             f"Removed the collection and keyword index of course {course_id}, which was deleted from the catalogue"
         )
-    return dg.SensorResult(dynamic_partitions_requests=[course_partitions.build_delete_request(list(removed))])
+    return dg.SensorResult(
+        dynamic_partitions_requests=[course_partitions.build_delete_request(list(removed))] if removed else []
+    )
+
+
+def _is_backfill_in_progress(instance: dg.DagsterInstance) -> bool:
+    """Whether one of the latest backfills has not ended.
+
+    If a partition of a backfill disappears before its run is launched, Dagster fails the backfill and cancels the runs
+    of all its courses.
+    """
+    return any(backfill.status.name in _BACKFILL_STATES for backfill in instance.get_backfills(limit=_RECENT_BACKFILLS))

@@ -53,6 +53,10 @@ class KeywordStore:
         """
         return KeywordIndex.load(self._path(course_id, content))
 
+    def exists(self, course_id: str, content: str) -> bool:
+        """Whether the index that was built from the chunks with this digest exists. It is not read."""
+        return self._path(course_id, content).is_file()
+
     def save(self, course_id: str, content: str, index: KeywordIndex) -> None:
         """Write the index that was built from the chunks with this digest, atomically.
 

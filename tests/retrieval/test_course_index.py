@@ -15,6 +15,7 @@ from retrieval.course_index import (
     one_thread_per_product,
     read_course,
 )
+from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore
 from tests.support.course_index import QUERY_VECTOR, make_index
 from tests.support.published import MODEL, SIGNATURE, records_of
@@ -32,7 +33,9 @@ def test_index_contains_what_the_collection_contains(vector_store: VectorStore, 
     collection = vector_store.create(CollectionInfo("c", MODEL, SIGNATURE))
     collection.upsert(records[::-1], vectors[::-1])
     store = KeywordStore(KeywordSettings(keyword_index_dir=tmp_path / "keywords"))
+    store.save("c", "0" * 64, KeywordIndexBuilder().build())  # as a run does before it publishes
     index = load(collection, store, "c")
+    assert store.exists("c", "0" * 64), "a search deletes nothing"
     assert read_course(collection).digest == fingerprint.content
     assert index.info == collection.info
     assert [(record.chunk_id, record.text, dict(record.metadata)["标题"]) for record in index.records] == [

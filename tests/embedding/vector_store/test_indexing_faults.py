@@ -3,19 +3,21 @@
 import logging
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
-from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
+from embedding.vector_store.damage import MAX_DAMAGED, find_damaged
+from embedding.vector_store.errors import VectorStoreError, VectorStoreUnhealthyError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import EMBED_BATCH, index_course
 from embedding.vector_store.server import VectorStoreSettings
 from tests.support.indexed_course import IndexedCourse, StubEmbedder, vector_of
-from tests.support.servers.chroma import chroma_server
+from tests.support.servers.chroma import chroma_process
 
 pytestmark = pytest.mark.integration
 
@@ -34,14 +36,36 @@ class Server:
         self._running = ExitStack()
 
     def start(self) -> None:
-        self._running.enter_context(chroma_server(self.directory, self.port))
+        _, self.process = self._running.enter_context(chroma_process(self.directory, self.port))
 
     def stop(self) -> None:
         self._running.close()
 
-    def execute(self, statement: str, *parameters: str) -> list[Any]:
+    def execute(self, statement: str, *parameters: str | bytes) -> list[Any]:
         with closing(sqlite3.connect(self.directory / "chroma.sqlite3")) as database, database:
             return database.execute(statement, parameters).fetchall()
+
+    @contextmanager
+    def no_file_handles(self) -> Iterator[None]:
+        """Let the server open almost no more files: a few handles are left for its connections."""
+        before = self.process.rlimit(psutil.RLIMIT_NOFILE)
+        self.process.rlimit(psutil.RLIMIT_NOFILE, (self.process.num_fds() + 3, before[1]))
+        try:
+            yield
+        finally:
+            self.process.rlimit(psutil.RLIMIT_NOFILE, before)
+
+    @contextmanager
+    def full_disk(self) -> Iterator[None]:
+        """Let every write of records fail."""
+        self.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON embeddings_queue BEGIN "
+            "SELECT RAISE(ABORT, 'database or disk is full'); END"
+        )
+        try:
+            yield
+        finally:
+            self.execute("DROP TRIGGER full")
 
     def store(self, patience_seconds: float = 0.0) -> VectorStore:
         return VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{self.port}"), patience_seconds)
@@ -89,8 +113,8 @@ class TestDamagedCollection:
             server.start()
             with pytest.raises(VectorStoreError, match="failed"):
                 course.collection.query(vector_of("text 1"), 1, {})
-            assert store.is_broken(course.id)
-            assert not store.is_broken(other_course.id)
+            assert find_damaged(store, [course.id, other_course.id]) == [course.id]
+            assert {collection.info.course_id for collection in store.collections()} == {course.id, other_course.id}
             iterator = iter(course.pages())  # cannot be read again, so the collection cannot be rebuilt
             with pytest.raises(VectorStoreError, match="failed"):
                 index_course(course.id, iterator, store, embedder, lambda _: None)
@@ -155,9 +179,73 @@ class TestDamagedCollection:
             with pytest.raises(VectorStoreUnreachableError):
                 course.index()
             with pytest.raises(VectorStoreUnreachableError):
-                store.is_broken(course.id)
+                find_damaged(store, [course.id])
             server.start()
             assert course.index().kept == 1
+
+
+class TestSickServer:
+    """A server that cannot read or write is no reason to delete a collection."""
+
+    def test_collections_are_kept_while_there_are_no_file_handles(self, server: Server, embedder: StubEmbedder) -> None:
+        with closing(server.store()) as store:
+            course = IndexedCourse(store, embedder, texts=[f"text {number}" for number in range(1100)])
+            other_course = IndexedCourse(store, embedder, texts=["other"])
+            course.index(page_size=500)
+            other_course.index()
+            server.stop()
+            server.start()  # with an empty cache, so that reading the large course opens its files
+            assert other_course.collection.dimensions()
+            with server.no_file_handles():
+                with pytest.raises(VectorStoreError, match="failed"):
+                    course.collection.dimensions()
+                with pytest.raises(VectorStoreUnhealthyError, match="Nothing is deleted"):
+                    find_damaged(store, [course.id])
+                with pytest.raises(VectorStoreUnhealthyError, match="Nothing is deleted"):
+                    course.index(page_size=500)
+            report = course.index(page_size=500)
+            assert (report.rebuilt, report.kept) == (False, 1100)
+
+    def test_damaged_collection_is_kept_while_the_disk_is_full(self, server: Server, embedder: StubEmbedder) -> None:
+        with closing(server.store()) as store:
+            course = IndexedCourse(store, embedder, texts=["text 0"])
+            course.index()
+            server.stop()
+            server.damage_log(course)
+            server.start()
+            with server.full_disk(), pytest.raises(VectorStoreUnhealthyError, match="disk is full"):
+                course.index()
+            assert course.index().rebuilt, "it is damaged indeed"
+
+    def test_many_collections_that_cannot_be_read_are_kept(self, server: Server, embedder: StubEmbedder) -> None:
+        with closing(server.store()) as store:
+            courses = [IndexedCourse(store, embedder, texts=["text 0"]) for _ in range(2 * MAX_DAMAGED + 2)]
+            for course in courses:
+                course.index()
+            server.stop()
+            for course in courses[: MAX_DAMAGED + 2]:
+                server.damage_log(course)
+            server.start()
+            with pytest.raises(VectorStoreUnhealthyError, match=f"{MAX_DAMAGED + 2} collections cannot be read"):
+                find_damaged(store, [courses[0].id])
+            for course in courses[:2]:
+                store.delete(course.id)
+            assert find_damaged(store, [courses[2].id]) == [courses[2].id], "as many of them can be read now"
+
+    def test_collection_that_can_be_read_again_is_kept(
+        self, server: Server, embedder: StubEmbedder, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with closing(server.store()) as store:
+            course = IndexedCourse(store, embedder, texts=["text 0"])
+            course.index()
+            [[vector]] = server.execute("SELECT vector FROM embeddings_queue")
+            server.stop()
+            server.damage_log(course)
+            server.start()
+            monkeypatch.setattr(
+                "time.sleep", lambda _: server.execute("UPDATE embeddings_queue SET vector = ?", vector)
+            )
+            assert find_damaged(store, [course.id]) == []
 
 
 def test_indexing_continues_after_a_restart_of_the_server(

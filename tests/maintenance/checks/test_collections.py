@@ -107,6 +107,7 @@ class TestCourses:
         assert "more or fewer documents" in doctor(exit_code=1).of("courses", "error")["message"]
         doctor("--repair")
         assert is_requested(catalogue, "short")
+        assert not read_course(catalogue.engine, "short").embedding_rebuild
         assert has_collection(store, "short"), "its other documents are kept"
 
     def test_course_with_collection_of_other_model_is_embedded_again(
@@ -118,6 +119,16 @@ class TestCourses:
         assert "another model" in doctor(exit_code=1).of("courses", "error")["message"]
         doctor("--repair")
         assert is_requested(catalogue, "other")
+
+    def test_course_with_other_chunks_is_rebuilt(self, catalogue: Catalogue, store: VectorStore) -> None:
+        """The stored hashes show it; the texts and vectors are not read."""
+        collection = add_published_course(catalogue, store, "odd")
+        chroma_collection(store, collection).update(["1"], metadatas=[{"content_hash": "another"}])
+        finding = doctor(exit_code=1).of("courses", "error")
+        assert (finding["subjects"], "other chunks or texts" in finding["message"]) == (["odd"], True)
+        doctor("--repair")
+        assert is_requested(catalogue, "odd")
+        assert read_course(catalogue.engine, "odd").embedding_rebuild, "an ordinary embedding would keep the records"
 
     def test_course_embedded_during_the_check_is_not_reported(
         self, catalogue: Catalogue, store: VectorStore, monkeypatch: pytest.MonkeyPatch
@@ -143,35 +154,24 @@ class TestDeep:
             pytest.param(vectors(2, DIMENSIONS // 2), id="other dimensions than the model"),
         ],
     )
-    def test_unsound_vectors_are_deleted_and_embedded_again(
-        self, catalogue: Catalogue, store: VectorStore, rows: Any
-    ) -> None:
+    def test_unsound_vectors_are_rebuilt(self, catalogue: Catalogue, store: VectorStore, rows: Any) -> None:
         add_published_course(catalogue, store, "intact")
         add_published_course(catalogue, store, "odd", rows=rows)
         assert doctor().problems == [], "only --deep reads vectors"
         finding = doctor("--deep", "--repair").of("courses", "error")
         assert finding["subjects"] == ["odd"]
         assert is_requested(catalogue, "odd")
-        assert not has_collection(store, "odd"), "an ordinary embedding would keep the records"
+        assert read_course(catalogue.engine, "odd").embedding_rebuild, "an ordinary embedding would keep the records"
 
-    @pytest.mark.parametrize(
-        "damage",
-        [
-            pytest.param({"documents": ["another text"], "embeddings": vectors(1)}, id="changed text"),
-            pytest.param({"metadatas": [{"content_hash": "another"}]}, id="other chunk"),
-        ],
-    )
-    def test_other_contents_are_deleted_and_embedded_again(
-        self, catalogue: Catalogue, store: VectorStore, damage: dict[str, Any]
-    ) -> None:
+    def test_changed_texts_are_deleted_and_embedded_again(self, catalogue: Catalogue, store: VectorStore) -> None:
         add_published_course(catalogue, store, "intact")
         collection = add_published_course(catalogue, store, "odd")
-        chroma_collection(store, collection).update(["1"], **damage)
-        assert doctor().problems == []
+        chroma_collection(store, collection).update(["1"], documents=["another text"], embeddings=vectors(1))
+        assert doctor().problems == [], "only --deep reads texts"
         finding = doctor("--deep", "--repair").of("courses", "error")
         assert (finding["subjects"], "other chunks or texts" in finding["message"]) == (["odd"], True)
         assert is_requested(catalogue, "odd")
-        assert not has_collection(store, "odd")
+        assert read_course(catalogue.engine, "odd").embedding_rebuild
 
 
 @on_sqlite
@@ -181,7 +181,7 @@ class TestDamagedIndex:
     CHUNKS = 1100  # Chroma writes the index to disk from 1000 records on
 
     @pytest.mark.parametrize("damage", ["header.bin", "data_level0.bin"])
-    def test_damaged_collection_is_deleted_and_embedded_again(
+    def test_damaged_collection_is_rebuilt(
         self, catalogue: Catalogue, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: str
     ) -> None:
         directory, port, course_id = tmp_path / "chroma", free_port(), f"{uuid4()}"
@@ -202,5 +202,5 @@ class TestDamagedIndex:
             assert "course-search rebuild" in finding["advice"]
             doctor("--repair")
             assert is_requested(catalogue, course_id)
-            assert not has_collection(store, course_id)
+            assert read_course(catalogue.engine, course_id).embedding_rebuild
         store.close()

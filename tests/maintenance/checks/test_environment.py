@@ -12,7 +12,7 @@ from sqlalchemy import text
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.directory_lock import lock_directory
-from embedding.vector_store.files import SERVER_LOCK
+from embedding.vector_store.files import RESTORE_PLAN, SERVER_LOCK, removable_directories
 from embedding.vector_store.server import VectorStoreSettings
 from maintenance.restore import NEW_SUFFIX, OLD_SUFFIX
 from models.database import create_catalogue_engine
@@ -186,6 +186,27 @@ class TestFiles:
             assert all(finding["check"] != "files" or finding["level"] == "ok" for finding in doctor())
         store.close()
 
+    def test_directories_are_kept_if_the_database_was_replaced(
+        self, catalogue: Catalogue, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        directory, port = tmp_path / "chroma", free_port()
+        monkeypatch.setenv("CHROMA_DB_DIR", str(directory))
+        monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{port}")
+        monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tiny_model))
+        store = VectorStore(VectorStoreSettings())
+        with chroma_server(directory, port):
+            add_published_course(catalogue, store, "physics").query(vectors(1)[0], 1, {})
+        before = {path.name for path in directory.iterdir() if path.is_dir()}
+        (directory / "chroma.sqlite3").unlink()
+        with chroma_server(directory, port):
+            pass  # it creates an empty database
+        finding = doctor("--repair", exit_code=1).of("files", "warning")
+        assert (finding["subjects"], finding["repairs"]) == (sorted(before), [])
+        assert "chroma.sqlite3 replaced" in finding["advice"]
+        assert removable_directories(directory) == [], "a start of the server keeps them, too"
+        assert {path.name for path in directory.iterdir() if path.is_dir()} == before
+        store.close()
+
     def test_directories_of_an_interrupted_restore_are_warnings(
         self, catalogue: Catalogue, store: VectorStore, chroma: Any
     ) -> None:
@@ -198,6 +219,22 @@ class TestFiles:
         assert all("course-search restore" in finding["advice"] for finding in warnings)
         for leftover in leftovers:
             leftover.rmdir()
+
+    @pytest.mark.parametrize("planned", ["new", "present"])
+    def test_interrupted_restore_is_completed_by_the_next_start(
+        self, catalogue: Catalogue, store: VectorStore, chroma: Any, planned: str
+    ) -> None:
+        directory = chroma[1]
+        new = directory.with_name(directory.name + NEW_SUFFIX)
+        new.mkdir()
+        plan = (new if planned == "new" else directory) / RESTORE_PLAN
+        plan.touch()
+        findings = [finding for finding in doctor() if finding["check"] == "files" and finding["level"] != "ok"]
+        leftovers = [new] if planned == "new" else [new, plan]
+        assert [finding["message"].split()[0] for finding in findings] == list(map(str, leftovers))
+        assert all("next start of the Chroma server" in finding["advice"] for finding in findings)
+        plan.unlink()
+        new.rmdir()
 
     def test_low_disk_space_is_a_warning(
         self, catalogue: Catalogue, store: VectorStore, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from embedding.model_files.model_directory import model_signature
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
 from maintenance.checks.all_checks import repair
+from maintenance.ownership import SMALL_REMOVAL
 from retrieval.keywords.index import KeywordIndex, KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
 from tests.maintenance.checks.installation import (
@@ -61,10 +62,10 @@ def test_index_of_unpublished_chunks_is_not_built(
     catalogue: Catalogue, store: VectorStore, keywords: KeywordStore
 ) -> None:
     collection = add_published_course(catalogue, store, "odd")
-    chroma_collection(store, collection).update(["1"], metadatas=[{"content_hash": "another"}])
     index_file(catalogue, "odd").unlink()
-    finding = doctor("--repair").of("keywords", "warning")
-    assert "odd could not be repaired" in finding["repairs"][0]
+    finding = find_warning("keywords")
+    chroma_collection(store, collection).update(["1"], metadatas=[{"content_hash": "another"}])
+    assert "odd could not be repaired" in repair(finding).repairs[0]
     assert not index_file(catalogue, "odd").exists()
 
 
@@ -103,6 +104,19 @@ def test_course_added_before_the_repair_keeps_its_index(
     catalogue.add_course("back")
     assert repair(finding).repairs == ["course_back kept: its course is in the catalogue now"]
     assert "course_back" in keywords.directories()
+
+
+@on_sqlite
+def test_nothing_is_deleted_if_more_would_be_deleted_than_remain(
+    catalogue: Catalogue, store: VectorStore, keywords: KeywordStore
+) -> None:
+    names = [f"gone-{number}" for number in range(SMALL_REMOVAL + 1)]
+    for name in names:
+        keywords.save(name, "0" * 64, KeywordIndexBuilder().build())
+    finding = doctor("--repair").of("keywords", "warning")
+    assert "only 1 would remain" in finding["advice"]
+    assert finding["repairs"] == []
+    assert set(map(directory_name, names)) < set(keywords.directories())
 
 
 def test_nothing_is_deleted_if_no_course_matches(

@@ -1,5 +1,7 @@
 """`deleted_course_sensor` with a real catalogue, Chroma server and Dagster instance."""
 
+from types import SimpleNamespace
+
 import dagster as dg
 import pytest
 from sqlalchemy import Engine, text
@@ -74,3 +76,18 @@ def test_nothing_is_removed_if_no_remaining_course_has_a_collection(
     assert "nothing is removed" in deleted_course_tick(instance, cursor).skip_message
     assert len(instance.get_dynamic_partitions(PARTITIONS_NAME)) == 2
     assert has_collection(vector_store, course_id)
+
+
+@pytest.mark.usefixtures("kept_course_id")
+def test_nothing_is_removed_while_a_backfill_is_in_progress(
+    instance: dg.DagsterInstance, course_id: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A backfill whose partition disappears fails as a whole, and Dagster cancels the runs of its other courses."""
+    cursor = deleted_course_tick(instance).cursor
+    with monkeypatch.context() as patch:  # Dagster has no public function that creates a backfill
+        backfill = SimpleNamespace(status=SimpleNamespace(name="REQUESTED"))
+        patch.setattr(dg.DagsterInstance, "get_backfills", lambda *_, **__: [backfill])
+        waiting = deleted_course_tick(instance, cursor)
+    assert waiting.skip_message == "1 partitions have no course; they are removed when no backfill is in progress"
+    deleted_course_tick(instance, waiting.cursor)
+    assert course_id not in instance.get_dynamic_partitions(PARTITIONS_NAME)
