@@ -8,8 +8,11 @@ row before it changes the collection.
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
+
+from pydantic import Field
 
 from embedding.vector_store.archive import ArchiveError, ArchiveWriter, SavedCourse, create_archive
 from embedding.vector_store.collections import VectorStore
@@ -18,10 +21,25 @@ from maintenance.progress import progress
 from models.courses import get_course, list_courses
 from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint
+from models.settings import Settings
 from models.tables import EmbeddingStatus
 
 PAUSES_SECONDS = (0.0, 1.0, 2.0, 4.0, 8.0, 15.0)
 """Pause in seconds before each round. A round retries the courses that were being embedded in the previous one."""
+
+
+class BackupSettings(Settings):
+    """Where backups are written, and how many are kept."""
+
+    backup_dir: Path = Field(Path("./data/backups"), description="Directory of the backups.")
+    backup_keep: int = Field(
+        7, gt=0, description="Number of scheduled backups that are kept. A backup made by hand is never deleted."
+    )
+
+
+def archive_path(directory: Path, made_by: str = "") -> Path:
+    """The path of a new backup: its name contains the time, after a prefix that tells who makes it."""
+    return directory / f"course-search-{made_by}{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
 
 
 class CourseBusyError(Exception):

@@ -1,7 +1,6 @@
 """`course-search backup`: save the collections of all courses to one file while everything keeps running."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,15 +12,18 @@ from embedding.vector_store.archive import ArchiveError
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.files import vector_store_settings
-from maintenance.backup import back_up
-
-BACKUP_DIRECTORY = Path("./data/backups")
+from maintenance.backup import BackupSettings, archive_path, back_up
 
 
 def backup(
     output: Annotated[
-        Path, typer.Option(metavar="FILE_OR_DIR", help="Archive file, or an existing directory to create it in.")
-    ] = BACKUP_DIRECTORY,
+        Path | None,
+        typer.Option(
+            metavar="FILE_OR_DIR",
+            help="Archive file, or an existing directory to create it in; by default BACKUP_DIR.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Save the vectors of all embedded courses to one file. Everything may keep running.
@@ -32,9 +34,9 @@ def backup(
 
     The catalogue (stage one's database) is not in the file: save it with the database's own tools.
     """
-    path = output
-    if output == BACKUP_DIRECTORY or output.is_dir():
-        path = output / f"course-search-{datetime.now(UTC):%Y%m%dT%H%M%SZ}.zip"
+    output = output.expanduser() if output else None
+    directory = output or BackupSettings().backup_dir
+    path = output if output and not output.is_dir() else archive_path(directory)
     store = VectorStore(vector_store_settings())
     try:
         with open_catalogue() as engine:
