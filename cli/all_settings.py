@@ -3,9 +3,12 @@
 from cli.launcher_settings import LauncherSettings
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.server import VectorStoreSettings
+from maintenance.backup import BackupSettings
 from models.database import CatalogueSettings
 from models.settings import Settings
+from orchestration.housekeeping.settings import HousekeepingSettings
 from orchestration.search_link import SearchLinkSettings
+from orchestration.worker_settings import WorkerSettings
 from retrieval.keywords.store import KeywordSettings
 from retrieval.reranker import RerankerSettings
 from search_api.app_settings import SearchSettings
@@ -17,6 +20,9 @@ ALL_SETTINGS: tuple[type[Settings], ...] = (
     KeywordSettings,
     RerankerSettings,
     SearchLinkSettings,
+    WorkerSettings,
+    BackupSettings,
+    HousekeepingSettings,
     SearchSettings,
     LauncherSettings,
 )

@@ -81,7 +81,7 @@ def not_found_error(course_id: str) -> CourseNotFoundError:
 
 def already_running_error(course: Course) -> AlreadyRunningError:
     """The API's error for a course that is being embedded."""
-    return AlreadyRunningError(running_message(course))
+    return AlreadyRunningError(running_message(course.id))
 
 
 def wait_for_courses(engine: Engine, course_ids: Sequence[str], *, silent: bool = False) -> dict[str, Course | None]:
@@ -124,7 +124,7 @@ def _final_state(course_id: str, course: Course | None) -> str:
         return f"{course_id}: deleted from the catalogue"
     if course.embedding_status != EmbeddingStatus.FAILED:
         return f"{course_id}: {course.embedding_status}"
-    retry = " (it will be retried)" if course.embedding_requested_at else ""
+    retry = " (it will be retried)" if course.embedding_retry_at else ""
     return f"{course_id}: failed: {one_line(course.embedding_error or '')}{retry}"
 
 

@@ -2,50 +2,86 @@
 
 Several processes write the row, so every write, except those of a restore, is *one conditional UPDATE* that
 returns whether it changed the row. A run writes only while it owns the course, so an old run never overwrites the
-result of a newer one.
+result of a newer one. A run that waits changes as little as possible, so that a run that is cancelled in the queue
+leaves its courses as they were.
 
-    function                from                                                 to                owner afterwards
-    request_embedding       any but running                                      pending           none
-    mark_queued             any but running                                      pending           the run
-    claim_course            any, unless another run is embedding the course      running           the run
-    record_attempt          running, by the owner                                running           the run
-    report_progress         running, by the owner                                running           the run
-    publish                 running, by the owner                                done              the run
-    fail_course             running, by the owner                                failed            the run
-    request_after_rebuild   running, by the owner                                pending           none
-    fail_unfinished         running, by the owner; pending or not_started,       failed            the run
-                            by the owner, or without owner
-    detach_finished_run     pending, by the owner, with a request                pending           none
-    fail_unreadable         any but running                                      failed            none
-    record_failed_attempt   done, failed                                         unchanged         unchanged
-    reset_all               any (only in a restore, with the product stopped)    not_started       none
-    mark_restored           any (only in a restore, with the product stopped)    done              none
+    function            from                                                     to                owner afterwards
+    request_embedding   any but running                                          pending           none
+    mark_queued         not_started; failed by another run                       pending           the run
+    release_queued      pending, by the owner                                    as before         none
+    claim_course        any, unless another run is embedding the course          running           the run
+    record_attempt      running, by the owner                                    running           the run
+    report_progress     running, by the owner                                    running           the run
+    start_rebuild       running, by the owner                                    running           the run
+    publish             running, by the owner                                    done              the run
+    fail_course         running, by the owner or without an owner                failed            unchanged
+    cancel_request      pending, with this request                               failed            none
+    fail_unreadable     any but running                                          failed            none
+    skip_content        not_started, done or failed, without a request           unchanged         unchanged
+    postpone            any but running, not published since                     unchanged, or     unchanged, or
+                                                                                 failed at last    none
+    mark_due, clear_due any                                                      unchanged         unchanged
+    reset_all           any (only in a restore, with the product stopped)        not_started       none
+    mark_restored       any (only in a restore, with the product stopped)        done              none
+
+A course that is `running` without an owner was set so by another program: every claim sets an owner. A run may claim
+it; `course_status_sensor` sets it to `failed`, and it is embedded again.
 """
 
-from datetime import datetime
+from collections.abc import Collection
+from datetime import UTC, datetime, timedelta
+from enum import Enum, auto
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, and_, case, false, func, literal, null, or_, select, update
+from sqlalchemy.orm import Mapped, Session
 from sqlmodel import col
 
 from models.ids import can_hold, id_equals
-from models.tables import Course, EmbeddingStatus
+from models.tables import Course, EmbeddingStatus, UtcDateTime
 
 MAX_ERROR_CHARACTERS = 2000
-REBUILD_OWNER_PREFIX = "rebuild-"
-"""Prefix of the owner id of a rebuild. No Dagster run id starts with it."""
+RETRY_SECONDS = (5, 15, 45, 135, 405)
+"""Pause before each automatic retry. After the last retry the course stays `failed` until its content changes or an
+embedding is requested. Ten minutes outlast a restart of any part; a longer outage of a part that the sensor can
+ask does not count, because no run is launched meanwhile."""
+
+
+class Retry(Enum):
+    """Whether a failed course is embedded again automatically, with the same content."""
+
+    NEVER = auto()
+    WHEN_INGESTED = auto()
+    """Stage one has not finished the course. The sensor launches a run as soon as it has, whatever the content."""
+    LATER = auto()
+    """The cause may be temporary. Counted, with a growing pause."""
+    NOW = auto()
+    """The run was interrupted, for example because the product was stopped. Not counted."""
+
 
 _status = col(Course.embedding_status)
 _owner = col(Course.embedding_run_id)
 _requested_at = col(Course.embedding_requested_at)
 _attempted = col(Course.embedding_attempted)
+_attempts = col(Course.embedding_attempts)
+_retry_at = col(Course.embedding_retry_at)
+_due_since = col(Course.embedding_due_since)
+_error = col(Course.embedding_error)
+_fingerprint = col(Course.embedding_fingerprint)
+_generation = col(Course.embedding_generation)
+_rebuild = col(Course.embedding_rebuild)
 
 
-def request_embedding(session: Session, course_id: str, now: datetime) -> bool:
+def request_embedding(session: Session, course_id: str, now: datetime, *, rebuild: bool = False) -> bool:
     """Request an embedding, in any state but `running`.
 
-    The course has no owner until a run is queued for it or claims it.
+    The course has no owner until a run claims it. What was published stays searchable until then.
+
+    Args:
+        session: An open transaction.
+        course_id: The course.
+        now: The time of the request.
+        rebuild: The run deletes the collection and embeds every chunk again.
 
     Returns:
         False if the course is running or does not exist.
@@ -59,24 +95,50 @@ def request_embedding(session: Session, course_id: str, now: datetime) -> bool:
         embedding_error=None,
         embedding_requested_at=now,
         embedding_run_id=None,
+        embedding_attempts=0,
+        embedding_retry_at=None,
+        embedding_due_since=func.coalesce(_due_since, literal(now, UtcDateTime())),
+        **({"embedding_rebuild": True} if rebuild else {}),
     )
 
 
 def mark_queued(session: Session, course_id: str, run_id: str) -> bool:
-    """Record that a queued run will embed the course, unless the course is running or the run is already recorded."""
+    """Set a course that is `not_started` or `failed` to `pending`, because a run that waits will embed it.
+
+    The error and the progress are kept: they tell `release_queued` what the course was before.
+    """
     return _write(
         session,
         course_id,
-        _status != EmbeddingStatus.RUNNING,
+        _status.in_([EmbeddingStatus.NOT_STARTED, EmbeddingStatus.FAILED]),
         _owner.is_distinct_from(run_id),
         embedding_status=EmbeddingStatus.PENDING,
-        embedding_progress=0.0,
-        embedding_error=None,
         embedding_run_id=run_id,
     )
 
 
-def claim_course(session: Session, course_id: str, run_id: str, dead_owner: str | None = None) -> bool:
+def release_queued(session: Session, course_id: str, run_id: str) -> bool:
+    """Undo `mark_queued`, because the run ended before it claimed the course."""
+    before = case((_error.is_(None), EmbeddingStatus.NOT_STARTED), else_=EmbeddingStatus.FAILED)
+    return _write(
+        session,
+        course_id,
+        _status == EmbeddingStatus.PENDING,
+        _owner == run_id,
+        embedding_status=before,
+        embedding_run_id=None,
+    )
+
+
+def claim_course(
+    session: Session,
+    course_id: str,
+    run_id: str,
+    dead_owner: str | None = None,
+    *,
+    rebuild: bool = False,
+    content: str | None = None,
+) -> bool:
     """Make the run the owner of the course, so that no two runs embed one course at the same time.
 
     Args:
@@ -84,6 +146,10 @@ def claim_course(session: Session, course_id: str, run_id: str, dead_owner: str 
         course_id: The course.
         run_id: The run that is about to embed it.
         dead_owner: A run that ended without updating the row. The new run may take the course over from it.
+        rebuild: The run deletes the collection. It stays recorded on the row until a run has published the course.
+        content: The fingerprint that the run was launched for, if known. It is recorded at once (see
+            `record_attempt`), because a run may die before it has read the chunks, for example while it loads the
+            model.
 
     Returns:
         False if another run is embedding the course.
@@ -102,8 +168,10 @@ def claim_course(session: Session, course_id: str, run_id: str, dead_owner: str 
         embedding_progress=0.0,
         embedding_error=None,
         embedding_requested_at=None,
-        embedding_attempted=None,
         embedding_run_id=run_id,
+        embedding_retry_at=None,
+        **({"embedding_rebuild": True} if rebuild else {}),
+        **(_attempt(content) if content else {}),
     )
 
 
@@ -116,8 +184,19 @@ def owns_course(session: Session, course_id: str, run_id: str) -> bool:
 
 
 def record_attempt(session: Session, course_id: str, run_id: str, fingerprint: str) -> bool:
-    """Record the fingerprint that the owner will publish, so that a failed run is not retried with the same content."""
-    return _write(session, course_id, _is_running_for(run_id), embedding_attempted=fingerprint)
+    """Record the fingerprint that the owner will publish, so that a failed run is not repeated with the same content.
+
+    Retries are counted per content.
+    """
+    return _write(session, course_id, _is_running_for(run_id), **_attempt(fingerprint))
+
+
+def start_rebuild(session: Session, course_id: str, run_id: str) -> bool:
+    """Withdraw what was published, before the owner deletes the collection: from now on, the course is not searchable.
+
+    The generation is not reset, because a generation must never repeat. The next publication increments it.
+    """
+    return _write(session, course_id, _is_running_for(run_id), embedding_fingerprint=None)
 
 
 def report_progress(session: Session, course_id: str, run_id: str, progress: float) -> bool:
@@ -141,113 +220,144 @@ def publish(session: Session, course_id: str, run_id: str, fingerprint: str) -> 
         embedding_status=EmbeddingStatus.DONE,
         embedding_progress=1.0,
         embedding_error=None,
-        embedding_generation=col(Course.embedding_generation) + 1,
+        embedding_generation=_generation + 1,
         embedding_attempted=None,
         embedding_fingerprint=fingerprint,
+        embedding_rebuild=False,
+        embedding_attempts=0,
+        embedding_due_since=None,
     )
 
 
 def fail_course(
-    session: Session,
-    course_id: str,
-    run_id: str,
-    reason: str,
-    *,
-    retry_at: datetime | None = None,
-    attempted: str | None = None,
+    session: Session, course_id: str, run_id: str | None, reason: str, *, retry: Retry = Retry.NEVER
 ) -> bool:
-    """Set `failed`, with the reason why the owner stopped.
+    """Set `failed`, with the reason why the owner stopped or died.
 
     Args:
         session: An open transaction.
         course_id: The course.
-        run_id: The run.
+        run_id: The owner; None for a course that is running without an owner.
         reason: The error shown to users.
-        retry_at: Time of a request for another run; None makes no request.
-        attempted: The fingerprint that the run should have published. Ignored if the run has recorded one.
+        retry: Whether and when the sensor launches another run for the same content.
     """
+    now = datetime.now(UTC)
+    retry_at = {Retry.LATER: _next_retry(now, _attempts), Retry.NOW: now}
     return _write(
         session,
         course_id,
-        _is_running_for(run_id),
-        embedding_requested_at=retry_at,
-        embedding_attempted=func.coalesce(_attempted, attempted),
+        _status == EmbeddingStatus.RUNNING,
+        _owner.is_(None) if run_id is None else _owner == run_id,
+        embedding_attempts=_attempts + (1 if retry is Retry.LATER else 0),
+        embedding_retry_at=retry_at.get(retry),
+        **({"embedding_attempted": None} if retry is Retry.WHEN_INGESTED else {}),
         **_failed(reason),
     )
 
 
-def request_after_rebuild(session: Session, course_id: str, owner: str, now: datetime) -> bool:
-    """Request a complete new embedding, after the rebuild that owns the course has deleted its collection.
-
-    The generation is not reset, because a generation must never repeat. The next publication increments it.
-    """
-    return _write(
-        session,
-        course_id,
-        _is_running_for(owner),
-        embedding_status=EmbeddingStatus.PENDING,
-        embedding_progress=0.0,
-        embedding_error=None,
-        embedding_requested_at=now,
-        embedding_attempted=None,
-        embedding_fingerprint=None,
-        embedding_run_id=None,
-    )
-
-
-def fail_unfinished(
-    session: Session,
-    course_id: str,
-    run_id: str,
-    reason: str,
-    *,
-    requested_at: datetime | None = None,
-    attempted: str | None = None,
-    retry_at: datetime | None = None,
+def cancel_request(
+    session: Session, course_id: str, requested_at: datetime, reason: str, attempted: str | None
 ) -> bool:
-    """Set `failed` after a run died or was cancelled without updating the row.
+    """Set `failed`, because an operator cancelled the run for this request before it claimed the course.
 
-    Applies if the run owns the course and the course is `running`. Also applies if the course was waiting for this run:
-    it is `pending` or `not_started`, has no other owner, and has no request other than `requested_at`.
+    A rebuild is cancelled too, unless an earlier run has begun it: then the collection may be half deleted.
 
     Args:
         session: An open transaction.
         course_id: The course.
-        run_id: The run that ended.
+        requested_at: Time of the request. A later request is not affected.
         reason: The error shown to users.
-        requested_at: Time of the request that the run was launched for, if any.
-        attempted: The fingerprint that the run should have published. Ignored if the run has recorded one.
-        retry_at: Time of a request for another run; None makes no request.
-    """
-    was_waiting = and_(
-        _status.in_([EmbeddingStatus.PENDING, EmbeddingStatus.NOT_STARTED]),
-        or_(_owner.is_(None), _owner == run_id),
-        or_(_requested_at.is_(None), *([] if requested_at is None else [_requested_at == requested_at])),
-    )
-    changes = {
-        **_failed(reason),
-        "embedding_attempted": case(
-            (_status == EmbeddingStatus.RUNNING, func.coalesce(_attempted, attempted)), else_=attempted
-        ),
-        "embedding_requested_at": retry_at,
-        "embedding_run_id": run_id,
-    }
-    return _write(session, course_id, or_(_is_running_for(run_id), was_waiting), **changes)
-
-
-def detach_finished_run(session: Session, course_id: str, run_id: str) -> bool:
-    """Remove the finished run as owner of a pending course with a request that the run did not handle.
-
-    The course stays `pending`, so the sensor launches another run for the request.
+        attempted: The fingerprint that the run should have published.
     """
     return _write(
         session,
         course_id,
         _status == EmbeddingStatus.PENDING,
-        _owner == run_id,
-        _requested_at.is_not(None),
+        _requested_at == requested_at,
+        embedding_requested_at=None,
+        embedding_attempted=attempted,
+        embedding_retry_at=None,
+        embedding_rebuild=case((_fingerprint.is_(None), _rebuild), else_=false()),
+        **_failed(reason),
+    )
+
+
+def skip_content(session: Session, course_id: str, run_id: str, content: str, generation: int) -> bool:
+    """Record that this content shall not be embedded automatically: its run was cancelled before it claimed the course.
+
+    Args:
+        session: An open transaction.
+        course_id: The course.
+        run_id: The run that was cancelled.
+        content: The fingerprint that the run should have published.
+        generation: The course's generation when the run was launched. If it has changed, nothing is recorded.
+    """
+    return _write(
+        session,
+        course_id,
+        _status.in_([EmbeddingStatus.NOT_STARTED, EmbeddingStatus.DONE, EmbeddingStatus.FAILED]),
+        _owner.is_distinct_from(run_id),
+        _requested_at.is_(None),
+        _generation == generation,
+        embedding_attempted=content,
+        embedding_retry_at=None,
+        embedding_due_since=None,
+    )
+
+
+def postpone(
+    session: Session, course_id: str, reason: str, *, content: str, generation: int, ended_at: datetime
+) -> bool:
+    """Count a run that died before it claimed any course, and set the time of the next one.
+
+    After the last retry the course is `failed`.
+
+    Args:
+        session: An open transaction.
+        course_id: The course.
+        reason: Why the run died; shown to users after the last retry.
+        content: The fingerprint that the run should have published.
+        generation: The course's generation when the run was launched. If it has changed, nothing is counted.
+        ended_at: When the run died. A course that was postponed or requested after this time is not changed.
+    """
+    is_first = and_(_status == EmbeddingStatus.FAILED, _retry_at.is_(None))  # the count is of an earlier content
+    attempts = case((is_first, 0), else_=_attempts)
+    concerned = (
+        _status != EmbeddingStatus.RUNNING,
+        _generation == generation,
+        or_(_retry_at.is_(None), _retry_at <= ended_at),
+        or_(_requested_at.is_(None), _requested_at <= ended_at),
+    )
+    return _write(
+        session,
+        course_id,
+        *concerned,
+        attempts < len(RETRY_SECONDS),
+        embedding_attempts=attempts + 1,
+        embedding_retry_at=_next_retry(ended_at, attempts),
+    ) or _write(
+        session,
+        course_id,
+        *concerned,
+        attempts >= len(RETRY_SECONDS),
+        **_failed(reason),
+        embedding_requested_at=None,
+        embedding_attempted=content,
+        embedding_retry_at=None,
         embedding_run_id=None,
     )
+
+
+def mark_due(session: Session, course_ids: Collection[str], now: datetime) -> None:
+    """Record since when courses are due, unless that is recorded already."""
+    for course_id in course_ids:
+        _write(session, course_id, _due_since.is_(None), embedding_due_since=now)
+
+
+def clear_due(session: Session, course_ids: Collection[str]) -> None:
+    """Record that published courses are not due: their content is again the published one."""
+    for course_id in course_ids:
+        _write(session, course_id, _status == EmbeddingStatus.DONE, embedding_due_since=None)
 
 
 def fail_unreadable(session: Session, course_id: str, reason: str) -> bool:
@@ -261,31 +371,12 @@ def fail_unreadable(session: Session, course_id: str, reason: str) -> bool:
         session,
         course_id,
         _status != EmbeddingStatus.RUNNING,
-        or_(_status != EmbeddingStatus.FAILED, col(Course.embedding_error).is_distinct_from(failed["embedding_error"])),
+        or_(_status != EmbeddingStatus.FAILED, _error.is_distinct_from(failed["embedding_error"])),
         **failed,
         embedding_requested_at=None,
         embedding_attempted=None,
+        embedding_retry_at=None,
         embedding_run_id=None,
-    )
-
-
-def record_failed_attempt(session: Session, course_id: str, run_id: str, fingerprint: str, generation: int) -> bool:
-    """Record the attempted content of a run that died before it claimed the course. The status does not change.
-
-    Args:
-        session: An open transaction.
-        course_id: The course.
-        run_id: The run that ended.
-        fingerprint: The fingerprint that the run should have published.
-        generation: The course's generation when the run was launched. If it has changed, nothing is recorded.
-    """
-    return _write(
-        session,
-        course_id,
-        _status.in_([EmbeddingStatus.DONE, EmbeddingStatus.FAILED]),
-        _owner.is_distinct_from(run_id),
-        col(Course.embedding_generation) == generation,
-        embedding_attempted=fingerprint,
     )
 
 
@@ -301,6 +392,21 @@ def reset_all(session: Session) -> None:
 def mark_restored(session: Session, course_id: str, fingerprint: str) -> bool:
     """Set `done` for a restored collection. The fingerprint is the one in the backup."""
     return _write(session, course_id, **_without_run(EmbeddingStatus.DONE, progress=1.0, fingerprint=fingerprint))
+
+
+def _attempt(fingerprint: str) -> dict[str, Any]:
+    return {
+        "embedding_attempted": fingerprint,
+        "embedding_attempts": case((_attempted == fingerprint, _attempts), else_=0),
+    }
+
+
+def _next_retry(now: datetime, attempts: ColumnElement[int] | Mapped[int]) -> ColumnElement[Any]:
+    """When to try again after this number of retries; NULL if there were enough."""
+    times = {
+        number: literal(now + timedelta(seconds=pause), UtcDateTime()) for number, pause in enumerate(RETRY_SECONDS)
+    }
+    return case(times, value=attempts, else_=null())
 
 
 def _is_running_for(run_id: str) -> ColumnElement[bool]:
@@ -325,7 +431,11 @@ def _without_run(status: EmbeddingStatus, progress: float, fingerprint: str | No
         "embedding_run_id": None,
         "embedding_requested_at": None,
         "embedding_attempted": None,
-        "embedding_generation": col(Course.embedding_generation) + 1,
+        "embedding_rebuild": False,
+        "embedding_attempts": 0,
+        "embedding_retry_at": None,
+        "embedding_due_since": None,
+        "embedding_generation": _generation + 1,
         "embedding_fingerprint": fingerprint,
     }
 

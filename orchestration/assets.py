@@ -14,9 +14,7 @@ import dagster as dg
 
 from models.tables import Chunk
 from orchestration.course_run.run import CourseRun
-from orchestration.course_status.dead_workers import register_worker
 from orchestration.launching.courses_per_run import COURSES_PER_RUN
-from orchestration.launching.launch_reasons import reasons_of
 from orchestration.partitions import COLLECTION, KEYWORD_INDEX, OWNERS, course_partitions
 from orchestration.resources import (
     CatalogueResource,
@@ -25,7 +23,9 @@ from orchestration.resources import (
     SearchAppResource,
     VectorStoreResource,
 )
+from orchestration.run_config import OP, RunConfig, reasons_of
 from orchestration.ui_metadata import CHECK_SPECS
+from orchestration.workers import register_worker
 from retrieval.keywords.analysis import ANALYSIS_VERSION
 
 GPU_POOL = "gpu"
@@ -44,7 +44,7 @@ course_chunks = dg.AssetSpec(
 
 
 @dg.multi_asset(
-    name="course_collection",
+    name=OP,
     specs=[
         dg.AssetSpec(
             COLLECTION,
@@ -79,6 +79,7 @@ course_chunks = dg.AssetSpec(
 )
 def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     context: dg.AssetExecutionContext,
+    config: RunConfig,
     catalogue: CatalogueResource,
     vector_store: VectorStoreResource,
     keyword_indexes: KeywordIndexResource,
@@ -86,13 +87,18 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     search_app: SearchAppResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Embed and publish the courses of this run, one after the other."""
-    register_worker(context.instance, context.run.run_id)
-    course_ids = list(reasons_of(context.run.tags)) or context.partition_keys
+    worker = register_worker(context.instance, context.run.run_id)
+    reasons = reasons_of(context.run)
+    course_ids = list(reasons) or context.partition_keys
     failures: dict[str, str] = {}
     for course_id in course_ids:
+        _require_unfinished(context)
         course = CourseRun(
             context,
+            worker,
             course_id,
+            reasons.get(course_id),
+            rebuild=config.rebuild,
             catalogue=catalogue,
             vector_store=vector_store,
             keyword_store=keyword_indexes.store(),
@@ -114,3 +120,10 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
             metadata={"failed": dg.MetadataValue.json(failures)},
             allow_retries=False,
         )
+
+
+def _require_unfinished(context: dg.AssetExecutionContext) -> None:
+    """A run that was ended in Dagster no longer occupies the pool, so its worker must not begin with another course."""
+    run = context.instance.get_run_by_id(context.run.run_id)
+    if run is None or run.is_finished:
+        raise dg.Failure("The run was ended in Dagster, so its worker stops.", allow_retries=False)

@@ -1,12 +1,20 @@
-"""The Dagster code location: all assets, jobs, sensors and resources. Importing it loads neither torch nor Chroma."""
+"""The Dagster code location: assets, jobs, schedules, sensors and resources.
+
+Importing it loads neither torch nor Chroma.
+"""
 
 import dagster as dg
 
 from orchestration.assets import course_chunks, course_collection
 from orchestration.course_status.sensor import course_status_sensor
 from orchestration.deleted_courses.sensor import deleted_course_sensor
+from orchestration.housekeeping.alerts import alert_sensor
+from orchestration.housekeeping.backup import backup, backup_schedule
+from orchestration.housekeeping.check import check, check_schedule
+from orchestration.housekeeping.prune_runs import prune_runs, prune_schedule
 from orchestration.jobs import embed_course
 from orchestration.launching.sensor import stage_one_sensor
+from orchestration.lost_collections import lost_collection_sensor
 from orchestration.resources import (
     CatalogueResource,
     GpuResource,
@@ -17,8 +25,9 @@ from orchestration.resources import (
 
 defs = dg.Definitions(
     assets=[course_chunks, course_collection],
-    jobs=[embed_course],
-    sensors=[stage_one_sensor, course_status_sensor, deleted_course_sensor],
+    jobs=[embed_course, backup, check, prune_runs],
+    schedules=[backup_schedule, check_schedule, prune_schedule],
+    sensors=[stage_one_sensor, course_status_sensor, deleted_course_sensor, lost_collection_sensor, alert_sensor],
     resources={
         "catalogue": CatalogueResource.from_environment(),
         "vector_store": VectorStoreResource.from_environment(),

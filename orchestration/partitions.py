@@ -17,6 +17,8 @@ COLLECTION = dg.AssetKey("course_collection")
 KEYWORD_INDEX = dg.AssetKey("course_keyword_index")
 JOB = "embed_course"
 OWNERS = ("team:course-search",)
+HOUSEKEEPING_TAG = "course_search/housekeeping"
+"""Tag of the runs that embed no course: they back up, check or delete old runs."""
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -28,6 +30,6 @@ def partition_keys(instance: dg.DagsterInstance) -> Sequence[str]:
     return instance.get_dynamic_partitions(PARTITIONS_NAME)
 
 
-def range_tags(first: str, last: str) -> dict[str, str]:
-    """The tags of a run over the partitions from `first` to `last`."""
-    return {RANGE_START_TAG: first, RANGE_END_TAG: last}
+def partition_tags(keys: Sequence[str]) -> dict[str, str]:
+    """The tags of a run over consecutive partitions."""
+    return {PARTITION_TAG: keys[0]} if len(keys) == 1 else {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}

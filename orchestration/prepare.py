@@ -1,8 +1,7 @@
 """`python -m orchestration.prepare` prepares the Dagster instance before the webserver and the daemon start.
 
 It creates Dagster's storage, because two processes that create it at the same time can damage it. It limits the GPU
-pool, because Dagster applies the default limit only to pools that its storage knows. It ends runs whose worker died,
-because they would keep their slot in the pool until the first tick of `course_status_sensor`. It marks the instance as
+pool, because Dagster applies the default limit only to pools that its storage knows. It marks the instance as
 prepared, because the sensors skip their ticks in other instances.
 """
 
@@ -11,24 +10,18 @@ import sys
 import dagster as dg
 
 from orchestration.assets import GPU_POOL
-from orchestration.course_status.dead_workers import end_abandoned_runs
-from orchestration.instance.prepared import mark_prepared
+from orchestration.instance.prepared import configuration_problem, mark_prepared
 
 
-def prepare(instance: dg.DagsterInstance) -> list[str]:
-    """Prepare the instance. Can be repeated.
-
-    Returns:
-        One line per run that was ended.
-    """
+def prepare(instance: dg.DagsterInstance) -> None:
+    """Prepare the instance. Can be repeated."""
     storage = instance.event_log_storage
     if GPU_POOL not in {pool.name for pool in storage.get_pool_limits()}:  # an operator may have set another limit
         storage.initialize_concurrency_limit_to_default(GPU_POOL)
     mark_prepared(instance)
-    return end_abandoned_runs(instance)
 
 
 if __name__ == "__main__":
     with dg.DagsterInstance.get() as dagster_instance:
-        for line in prepare(dagster_instance):
-            sys.stdout.write(f"{line}\n")
+        prepare(dagster_instance)
+        sys.stderr.write(configuration_problem(dagster_instance))

@@ -23,12 +23,10 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from models.database import (
     CatalogueSettings,
-    DatabaseNotMigratedError,
-    DatabaseUnavailableError,
     Engine,
     Session,
-    UnreadableDataError,
     create_catalogue_engine,
+    is_temporary,
     transaction,
 )
 from models.settings import Settings
@@ -112,10 +110,14 @@ class CatalogueResource(SettingsResource):
     @contextmanager
     def transaction(self) -> Iterator[Session]:
         """A transaction that is committed at the end, or rolled back on an error."""
+        with transaction(self.engine()) as session:
+            yield session
+
+    def engine(self) -> Engine:
+        """The connections to the database, which this resource closes."""
         if self._engine is None:
             self._engine = create_catalogue_engine(self.settings())
-        with transaction(self._engine) as session:
-            yield session
+        return self._engine
 
     def attempt(self, operation: Callable[[Session], T]) -> T:
         """Run an idempotent operation in a transaction, and retry it while the database is unavailable.
@@ -133,7 +135,7 @@ class CatalogueResource(SettingsResource):
                 return operation(session)
 
         retrying = Retrying(
-            retry=retry_if_exception(_is_transient),
+            retry=retry_if_exception(is_temporary),
             stop=stop_after_delay(PATIENCE_SECONDS),
             wait=wait_exponential(multiplier=0.2, max=5),
             before_sleep=before_sleep_log(logger, logging.WARNING),
@@ -227,9 +229,3 @@ class SearchAppResource(SettingsResource):
 
     SETTINGS = SearchLinkSettings
     search_url: str = setting(SearchLinkSettings, "search_url")
-
-
-def _is_transient(error: BaseException) -> bool:
-    return isinstance(error, DatabaseUnavailableError) and not isinstance(
-        error, DatabaseNotMigratedError | UnreadableDataError
-    )

@@ -1,13 +1,22 @@
-"""Which runs are unfinished, and which courses a run embeds."""
+"""Which runs of the instance are ours, which are unfinished, and which courses a run embeds."""
 
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import dagster as dg
 
-from orchestration.launching.launch_reasons import reasons_of
-from orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG, partition_keys
+from orchestration.partitions import (
+    COLLECTION,
+    JOB,
+    KEYWORD_INDEX,
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    partition_keys,
+)
+from orchestration.run_config import LaunchReason, reasons_of
 
 
 def _is_finished(status: dg.DagsterRunStatus) -> bool:
@@ -18,49 +27,61 @@ def _is_finished(status: dg.DagsterRunStatus) -> bool:
 
 
 UNFINISHED = tuple(status for status in dg.DagsterRunStatus if not _is_finished(status))
-QUEUED = (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.QUEUED, dg.DagsterRunStatus.STARTING)
-"""States of a run that does not execute yet."""
+ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+SETTLING = timedelta(seconds=10)
+"""A course is not launched again this soon after the end of its run, because `course_status_sensor` records the end.
+Dagster's own daemon evaluates a sensor every 5 to 10 seconds."""
 
 
-def unfinished_runs(instance: dg.DagsterInstance) -> Sequence[dg.DagsterRun]:
-    """All queued and executing runs."""
-    return instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED)))
+def is_ours(run: dg.DagsterRun) -> bool:
+    """Whether the run embeds courses: it is of our job, or it materializes or checks one of our assets.
+
+    Other programs share the instance, and their runs may have partitions with the same keys.
+    """
+    checked = {check.asset_key for check in run.asset_check_selection or ()}
+    return run.job_name == JOB or not {COLLECTION, KEYWORD_INDEX}.isdisjoint({*(run.asset_selection or ()), *checked})
 
 
-def courses_of(
-    runs: Iterable[dg.DagsterRun], instance: dg.DagsterInstance
-) -> Iterator[tuple[dg.DagsterRun, Sequence[str]]]:
-    """Each run with the ids of its courses.
+@dataclass(frozen=True)
+class LaunchedRun:
+    """A run with its courses."""
 
-    The ids come from the run's tags: launch reasons (runs of `stage_one_sensor`), one partition, or a range of
-    partitions in the order in which they were added (runs of a backfill). The partition keys of the instance are read
-    only if a run has a range.
+    run: dg.DagsterRun
+    course_ids: Sequence[str]
+    reasons: Mapping[str, LaunchReason]
+    """The launch reasons by course id. Empty if an operator launched the run."""
+
+
+def unfinished_runs(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
+    """Our queued and executing runs."""
+    return [run for run in instance.get_runs(dg.RunsFilter(statuses=list(UNFINISHED))) if is_ours(run)]
+
+
+def courses_of(runs: Iterable[dg.DagsterRun], instance: dg.DagsterInstance) -> Iterator[LaunchedRun]:
+    """Each run with its courses.
+
+    The ids come from the run's configuration (runs of `stage_one_sensor`), its partition, or its range of partitions in
+    the order in which they were added (runs of a backfill). The partition keys of the instance are read only if a run
+    has a range. If an end of the range was deleted, Dagster cannot execute the run, so it has no courses.
     """
     keys: Sequence[str] | None = None
     for run in runs:
         first, last = run.tags.get(RANGE_START_TAG), run.tags.get(RANGE_END_TAG)
-        if reasons := reasons_of(run.tags):
-            yield run, list(reasons)
+        reasons = reasons_of(run)
+        course_ids: Sequence[str] = list(reasons)
+        if reasons:
+            pass
         elif key := run.tags.get(PARTITION_TAG):
-            yield run, [key]
+            course_ids = [key]
         elif first is not None and last is not None:
             keys = partition_keys(instance) if keys is None else keys
-            is_known = first in keys and last in keys
-            yield run, keys[keys.index(first) : keys.index(last) + 1] if is_known else []
-        else:
-            yield run, []
+            if first in keys and last in keys:
+                course_ids = keys[keys.index(first) : keys.index(last) + 1]
+        yield LaunchedRun(run, course_ids, reasons)
 
 
 def courses_with_run(instance: dg.DagsterInstance) -> set[str]:
-    """The ids of the courses of all unfinished runs."""
-    return _course_ids(unfinished_runs(instance), instance)
-
-
-def courses_cancelled_since(instance: dg.DagsterInstance, since: datetime) -> set[str]:
-    """The ids of the courses whose run was cancelled after `since`."""
-    cancelled = dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELED], updated_after=since)
-    return _course_ids(instance.get_runs(cancelled), instance)
-
-
-def _course_ids(runs: Iterable[dg.DagsterRun], instance: dg.DagsterInstance) -> set[str]:
-    return {course_id for _, course_ids in courses_of(runs, instance) for course_id in course_ids}
+    """The ids of the courses of all unfinished runs, and of the runs that ended without success just now."""
+    ended = dg.RunsFilter(statuses=list(ENDED_WITHOUT_SUCCESS), updated_after=datetime.now(UTC) - SETTLING)
+    runs = [*unfinished_runs(instance), *filter(is_ours, instance.get_runs(ended))]
+    return {course_id for run in courses_of(runs, instance) for course_id in run.course_ids}

@@ -1,4 +1,6 @@
-"""The setting for links from the Dagster UI to the search app."""
+"""Links from the Dagster UI and from alerts to the search app."""
+
+from urllib.parse import quote
 
 from pydantic import Field
 
@@ -9,5 +11,11 @@ class SearchLinkSettings(Settings):
     """Address of the search app."""
 
     search_url: str = Field(
-        "http://127.0.0.1:8000", description="Where operators reach the search app, for links in the Dagster UI."
+        "http://127.0.0.1:8000",
+        description="Where operators reach the search app, for links in the Dagster UI and in alerts.",
     )
+
+
+def course_page(search_url: str, course_id: str) -> str:
+    """URL of the search page with this course."""
+    return f"{search_url.rstrip('/')}/?course={quote(course_id, safe='')}"

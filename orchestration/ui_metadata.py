@@ -16,6 +16,7 @@ from embedding.vector_store.records import Record
 from models.fingerprint import CourseFingerprint
 from orchestration.course_run.keyword_index import KeywordReport
 from orchestration.partitions import COLLECTION, KEYWORD_INDEX, course_partitions
+from orchestration.search_link import course_page
 from retrieval.keywords.analysis import ANALYSIS_VERSION
 
 EVERY_CHUNK_IS_SEARCHABLE = "every_chunk_is_searchable"
@@ -146,7 +147,7 @@ def collection_materialization(
     """
     search_url, quoted_id = search_url.rstrip("/"), quote(course_id, safe="")
     metadata: dict[str, dg.MetadataValue | int | str] = {
-        "search": dg.MetadataValue.url(f"{search_url}/?course={quoted_id}"),
+        "search": dg.MetadataValue.url(course_page(search_url, course_id)),
         "status": dg.MetadataValue.url(f"{search_url}/courses/{quoted_id}/embedding_status"),
         "dagster/partition_row_count": report.fingerprint.chunks,
         "chunks": report.fingerprint.chunks,

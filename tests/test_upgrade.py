@@ -3,6 +3,7 @@
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -145,7 +146,7 @@ def test_no_course_is_due(database_url: str) -> None:
     signature = configured_signature(EmbeddingSettings())
     for course, fingerprint, current in published(database_url).values():
         assert fingerprint.model == signature
-        assert not is_due(course, current)
+        assert not is_due(course, current, datetime.now(UTC))
 
 
 @pytest.mark.usefixtures("demo_model")

@@ -48,7 +48,8 @@ def status(
     """Show the state of the given courses, or of all.
 
     A course is not_started, pending (waits for a run), running, done (searchable) or failed. `requested` is the time of
-    an embedding request that no run has claimed yet; `generation` is how often the course was published.
+    an embedding request that no run has claimed yet; `generation` is how often the course was published. A course that
+    failed for a cause that may be temporary is retried at the time before its error.
     """
     with open_catalogue() as engine:
         if watch:
@@ -99,8 +100,10 @@ def _rows(states: Sequence[CourseState]) -> list[tuple[Sequence[str], str]]:
 
 
 def _cells(course: Course, chunks: int) -> Sequence[str]:
-    requested = course.embedding_requested_at
+    requested, retry = course.embedding_requested_at, course.embedding_retry_at
     error = one_line(course.embedding_error or "")
+    if retry:
+        error = f"(retry at {retry.astimezone():%H:%M:%S}) {error}".strip()
     return (
         course.id,
         course.embedding_status,
@@ -113,8 +116,8 @@ def _cells(course: Course, chunks: int) -> Sequence[str]:
 
 
 def _as_json(course: Course, chunks: int) -> dict[str, object]:
-    """The fields of `GET /courses`, plus the request time and the number of chunks."""
-    requested = course.embedding_requested_at
+    """The fields of `GET /courses`, plus the request, the retries and the number of chunks."""
+    requested, retry = course.embedding_requested_at, course.embedding_retry_at
     return {
         "course_id": course.id,
         "embedding_status": course.embedding_status,
@@ -122,6 +125,8 @@ def _as_json(course: Course, chunks: int) -> dict[str, object]:
         "embedding_error": course.embedding_error,
         "embedding_generation": course.embedding_generation,
         "embedding_requested_at": requested.isoformat() if requested else None,
+        "embedding_attempts": course.embedding_attempts,
+        "embedding_retry_at": retry.isoformat() if retry else None,
         "chunks": chunks,
     }
 

@@ -7,7 +7,6 @@ unavailable, so this module does not retry.
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import partial
 
 import dagster as dg
@@ -15,19 +14,22 @@ import dagster as dg
 from embedding.errors import EmbeddingServiceUnreachableError
 from embedding.interface import Embedder
 from embedding.vector_store.collections import VectorStore
-from embedding.vector_store.errors import VectorStoreUnreachableError
+from embedding.vector_store.errors import VectorStoreUnhealthyError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import IndexReport, index_course
 from models import course_state
 from models.chunks import chunk_page
+from models.course_state import Retry
 from models.courses import get_course
-from models.database import DatabaseUnavailableError, Session, UnreadableDataError
+from models.database import Session, is_temporary
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.ingestion import ingestion_of_course
 from models.tables import Chunk, Course, EmbeddingStatus
 from orchestration import ui_metadata
 from orchestration.course_run.keyword_index import CourseKeywords, KeywordReport
-from orchestration.launching.launch_reasons import reasons_of
+from orchestration.course_status.endings import CANCELLED, INTERRUPTED
 from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
+from orchestration.run_config import LaunchReason
+from orchestration.workers import Worker
 from retrieval.keywords.store import KeywordStore, KeywordStoreError
 
 PAGE_SIZE = 500
@@ -69,7 +71,10 @@ class CourseRun:
 
     Args:
         context: Dagster's context of the run.
+        worker: The worker process of the run.
         course_id: The course.
+        reason: Why the run was launched for the course; None if an operator launched it.
+        rebuild: Delete the collection and embed every chunk, even if the row does not ask for it.
         catalogue: The database that contains the row and the chunks.
         vector_store: The vector store to write the collection to.
         keyword_store: The store to write the keyword index to.
@@ -80,8 +85,11 @@ class CourseRun:
     def __init__(
         self,
         context: dg.AssetExecutionContext,
+        worker: Worker,
         course_id: str,
+        reason: LaunchReason | None,
         *,
+        rebuild: bool,
         catalogue: CatalogueResource,
         vector_store: VectorStoreResource,
         keyword_store: KeywordStore,
@@ -89,6 +97,7 @@ class CourseRun:
         search_url: str,
     ) -> None:
         self._context = context
+        self._worker = worker
         self._course_id = course_id
         self._catalogue = catalogue
         self._vector_store = vector_store
@@ -96,7 +105,8 @@ class CourseRun:
         self._gpu = gpu
         self._search_url = search_url
         self._run_id = context.run.run_id
-        self._reason = reasons_of(context.run.tags).get(course_id)
+        self._rebuild = rebuild
+        self._reason = reason
         self._chunks = CourseChunks(catalogue, course_id)
 
     def embed_and_publish(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
@@ -122,7 +132,10 @@ class CourseRun:
         started = time.perf_counter()
         embedder = self._gpu.embedder()
         model_load_seconds = time.perf_counter() - started
+        self._worker.beat()
         content = self._record_attempt(embedder)
+        if self._rebuild:
+            self._delete_collection()
         keywords = CourseKeywords(self._keyword_store, self._course_id, self._chunks, content)
         report = self._index(embedder, keywords, content.chunks)
         yield from ui_metadata.collection_checks(self._course_id, report)
@@ -144,27 +157,23 @@ class CourseRun:
     def record_failure(self, error: BaseException) -> str:
         """Set the course to `failed` with the reason, if this run owns it.
 
-        Another run is requested if the cause may be temporary: the database, the vector store or the embedding service
+        It is tried again if the cause may be temporary: the database, the vector store or the embedding service
         is unavailable, or the run was interrupted but not cancelled.
 
         Returns:
             The reason.
         """
-        retry = (
-            isinstance(error, (DatabaseUnavailableError, EmbeddingServiceUnreachableError))
-            and not isinstance(error, UnreadableDataError)
-        ) or (isinstance(error, VectorStoreUnreachableError) and not self._vector_store.store().answers())
         reason = str(error) or type(error).__name__
-        if not isinstance(error, Exception):
-            retry = not self._is_being_cancelled()
-            reason = "interrupted" if retry else "cancelled"
-        retry_at = datetime.now(UTC) if retry else None
-        attempted = self._reason.content if self._reason and not isinstance(error, NotIngestedError) else None
+        retry = Retry.LATER if _may_succeed_later(error) else Retry.NEVER
+        if isinstance(error, NotIngestedError):
+            retry = Retry.WHEN_INGESTED
+        if isinstance(error, GeneratorExit):  # Dagster could not store an event
+            reason = "Dagster stopped the step; the log of the run says why."
+        elif isinstance(error, _INTERRUPTIONS):
+            reason, retry = (CANCELLED, Retry.NEVER) if self._is_being_cancelled() else (INTERRUPTED, Retry.NOW)
         try:
             with self._catalogue.transaction() as session:
-                course_state.fail_course(
-                    session, self._course_id, self._run_id, reason, retry_at=retry_at, attempted=attempted
-                )
+                course_state.fail_course(session, self._course_id, self._run_id, reason, retry=retry)
         except Exception:  # `course_status_sensor` records it when the catalogue is available again
             self._context.log.exception(f"Could not record the failure of course {self._course_id}")
         return reason
@@ -185,15 +194,22 @@ class CourseRun:
             raise CourseNotEmbeddableError(
                 f"Course {self._course_id} is being embedded by run {course.embedding_run_id}"
             )
+        self._worker.beat()
         return True
 
     def _claim_row(self, session: Session, course: Course) -> bool:
         """Claim the row. A finished run that could not update the row loses its claim."""
-        if course_state.claim_course(session, course.id, self._run_id):
-            return True
         owner = course.embedding_run_id
         run = self._context.instance.get_run_by_id(owner) if owner else None
-        return bool(run and run.is_finished) and course_state.claim_course(session, course.id, self._run_id, owner)
+        dead_owner = owner if run and run.is_finished else None
+        content = self._reason.content if self._reason else None
+        if not course_state.claim_course(
+            session, course.id, self._run_id, dead_owner, rebuild=self._rebuild, content=content
+        ):
+            return False
+        claimed = get_course(session, course.id)
+        self._rebuild = claimed is not None and claimed.embedding_rebuild
+        return True
 
     def _check_ingested(self) -> None:
         ingestion = self._catalogue.attempt(lambda session: ingestion_of_course(session, self._course_id))
@@ -212,6 +228,7 @@ class CourseRun:
 
         def report_progress(finished: int) -> None:
             nonlocal logged
+            self._worker.beat()
             progress = min(1.0, finished / max(1, chunks))
             if not self._catalogue.attempt(
                 lambda session: course_state.report_progress(session, self._course_id, self._run_id, progress)
@@ -237,6 +254,19 @@ class CourseRun:
             lambda session: course_state.record_attempt(session, self._course_id, self._run_id, str(content))
         )
         return content
+
+    def _delete_collection(self) -> None:
+        """Delete the collection and the keyword indexes, so that every chunk is embedded again.
+
+        If this run dies, the next one deletes them again: the row keeps the wish until the course is published.
+        """
+        if not self._catalogue.attempt(
+            lambda session: course_state.start_rebuild(session, self._course_id, self._run_id)
+        ):
+            raise self._claim_lost_error()
+        self._store.delete(self._course_id, self._check_ownership)
+        self._keyword_store.delete(self._course_id)
+        self._context.log.info(f"Course {self._course_id}: deleted the collection, to rebuild it")
 
     def _check_ownership(self) -> None:
         if not self._catalogue.attempt(
@@ -274,6 +304,15 @@ class CourseRun:
     def _is_being_cancelled(self) -> bool:
         run = self._context.instance.get_run_by_id(self._run_id)
         return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
+_INTERRUPTIONS = (KeyboardInterrupt, SystemExit, dg.DagsterExecutionInterruptedError)
+_TEMPORARY = (EmbeddingServiceUnreachableError, VectorStoreUnhealthyError, VectorStoreUnreachableError)
+
+
+def _may_succeed_later(error: BaseException) -> bool:
+    """Whether the cause may be temporary. So may be what is no Exception, such as a panic in a library."""
+    return is_temporary(error) or isinstance(error, _TEMPORARY) or not isinstance(error, Exception)
 
 
 def _require_correct_collection(report: IndexReport) -> None:

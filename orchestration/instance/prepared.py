@@ -10,7 +10,7 @@ import os
 
 import dagster as dg
 
-SENSOR_INTERVAL_SECONDS = 5
+SENSOR_INTERVAL_SECONDS = 2
 SKIPS_UNLESS_PREPARED = (
     "Skips every tick if DAGSTER_HOME is not set, or if its instance was not prepared for this product by `make up` or "
     "`python -m orchestration.prepare`."
@@ -32,4 +32,15 @@ def reason_to_skip(instance: dg.DagsterInstance) -> str | None:
     return (
         f"{subject} was not prepared for this product, so the sensors skip every tick. `make up` prepares an instance "
         "and starts everything; if you start the processes separately, run `python -m orchestration.prepare` first."
+    )
+
+
+def configuration_problem(instance: dg.DagsterInstance) -> str:
+    """What is wrong with the `dagster.yaml` of the instance; empty if nothing is."""
+    is_checked = instance.run_monitoring_enabled and instance.run_launcher.supports_check_run_worker_health
+    if instance.is_ephemeral or is_checked:
+        return ""
+    return (
+        "Runs whose worker dies would keep their slot for ever, because dagster.yaml in DAGSTER_HOME is of an earlier "
+        "version: copy `run_monitoring` and `run_launcher` from orchestration/instance/dagster.yaml, then restart"
     )

@@ -1,14 +1,14 @@
 """Reads the chunks of courses within a time budget, and determines which courses are due."""
 
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from models.chunks import chunk_pages
 from models.database import Session, UnreadableDataError, database_errors
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
-from models.tables import Course
+from models.tables import Course, EmbeddingStatus
 from orchestration.launching.due_courses import Candidates, completed_contents, is_due
-from orchestration.launching.launch_reasons import LaunchReason
 
 READING_SECONDS = 10.0
 """Time limit in seconds, once for requested and once for changed courses. Dagster ends a tick after a minute."""
@@ -20,20 +20,23 @@ class UnreadableContentError(Exception):
     """A chunk of the course contains data that cannot be read. Other courses are not affected."""
 
 
-DueCourses = Mapping[LaunchReason, CourseFingerprint]
-"""The due courses, most urgent first, each with the fingerprint of its chunks."""
+@dataclass
+class Contents:
+    """The contents that were read in one tick."""
+
+    due: list[tuple[Course, CourseFingerprint]] = field(default_factory=list)
+    """The due courses, most urgent first, each with the fingerprint of its chunks."""
+    no_longer_due: list[str] = field(default_factory=list)
+    """Ids of courses that were due, and whose content is again the published one."""
+    unreadable: dict[str, str] = field(default_factory=dict)
+    """Course id → why the course cannot be read."""
+    cursor: str = ""
+    """Id of the course that was read last if the time limit was reached; the next tick continues after it."""
 
 
-def read_contents(
-    session: Session, candidates: Candidates, model_signature: str | None
-) -> tuple[DueCourses, Mapping[str, str], str | None]:
-    """Read the chunks of the candidates until a time limit is reached.
-
-    Returns:
-        The due courses; the error of each course that cannot be read, by course id; the cursor for the next tick.
-    """
-    due: dict[LaunchReason, CourseFingerprint] = {}
-    unreadable: dict[str, str] = {}
+def read_contents(session: Session, candidates: Candidates, model_signature: str | None, now: datetime) -> Contents:
+    """Read the chunks of the candidates until a time limit is reached."""
+    contents = Contents()
     for courses_to_read, seconds in (
         (candidates.requested, READING_SECONDS),
         (candidates.changed, READING_SECONDS),
@@ -44,13 +47,16 @@ def read_contents(
             try:
                 content = content_of(session, course, model_signature)
             except UnreadableContentError as error:
-                unreadable[course.id] = str(error)
+                contents.unreadable[course.id] = str(error)
             else:
-                if is_due(course, content):
-                    due[LaunchReason.of(course, content)] = content
+                if is_due(course, content, now):
+                    contents.due.append((course, content))
+                elif course.embedding_due_since and course.embedding_status == EmbeddingStatus.DONE:
+                    contents.no_longer_due.append(course.id)
             if time.monotonic() - started > seconds:
-                return due, unreadable, course.id
-    return due, unreadable, None
+                contents.cursor = course.id
+                return contents
+    return contents
 
 
 def content_of(session: Session, course: Course, model_signature: str | None) -> CourseFingerprint:

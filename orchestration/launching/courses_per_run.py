@@ -2,9 +2,9 @@
 
 from collections.abc import Iterable, Sequence
 
-COURSES_PER_RUN = 10
+COURSES_PER_RUN = 20
 """Maximum number of courses in a run. Starting a run takes seconds and loading the model takes longer, while most
-courses take little time. A larger number would make the last courses of a run wait long."""
+courses take little time. A larger number would make other runs wait long."""
 
 
 def group_courses(course_ids: Iterable[str], partition_keys: Sequence[str]) -> list[list[str]]:

@@ -1,14 +1,17 @@
 """Decides which courses are due for embedding; does no I/O.
 
-A course is due if an embedding was requested, or if stage one has ingested it and its content (chunks and model)
-differs from the published content and from the content that was tried without success. One aggregate query counts the
-chunks of all courses, which reveals added and deleted chunks. An edited text changes only the digest of the content, so
-courses that seem unchanged are read in rotation, a few per tick.
+A course is due if an embedding was requested, if its retry is due, or if stage one has ingested it and its content
+(chunks and model) differs from the published content and from the content that was tried without success. One aggregate
+query counts the chunks of all courses, which reveals added and deleted chunks. An edited text changes only the digest
+of the content, so courses that seem unchanged are read in rotation, a few per tick.
 """
 
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 
+from models.course_state import RETRY_SECONDS
+from models.courses import is_active
 from models.fingerprint import CourseFingerprint
 from models.ingestion import Ingestion
 from models.tables import Course, EmbeddingStatus
@@ -21,7 +24,8 @@ class Candidates:
     requested: Sequence[Course]
     """Courses with a request, the oldest request first."""
     changed: Sequence[Course]
-    """Never embedded, or neither the published nor the attempted content has this number of chunks and this model."""
+    """Never embedded, or neither the published nor the attempted content has this number of chunks and this model, or
+    the retry is due."""
     unchanged: Sequence[Course]
     """Courses that seem unchanged. An edited text is found only by reading the chunks."""
     ingested: Sequence[str]
@@ -35,9 +39,9 @@ def find_candidates(
     ingestion: Mapping[str, Ingestion],
     *,
     with_run: Set[str],
-    cancelled: Set[str],
     model_signature: str | None,
     cursor: str | None,
+    now: datetime,
 ) -> Candidates:
     """Classify the courses by how likely they are due.
 
@@ -45,38 +49,48 @@ def find_candidates(
         courses: All rows of the catalogue.
         ingestion: State of the ingestion, by course id.
         with_run: Ids of courses that have an unfinished run. They are not candidates.
-        cancelled: Ids of courses whose run was cancelled recently. A course that is still `not_started` is not a
-            candidate, because `course_status_sensor` has not recorded the cancellation yet.
         model_signature: Signature of the configured model. None if it is unavailable; then models are not compared.
         cursor: Id of the course that was read last; `changed` and `unchanged` start after it.
+        now: The current time. A course whose retry is later is not a candidate.
     """
     requested, changed, unchanged, ingested, empty = [], [], [], [], []
     for course in sorted(courses, key=lambda course: course.id):
+        if not course.id:  # Dagster has no partition with an empty key
+            continue
         stage_one = ingestion.get(course.id, Ingestion())
         has_content = stage_one.finished and (stage_one.chunks > 0 or course.embedding_fingerprint is not None)
         if has_content:
             ingested.append(course.id)
         elif stage_one.finished:
             empty.append(course.id)
-        # The run has ended, but `course_status_sensor` has not recorded yet how it ended.
-        unrecorded_end = (
-            course.embedding_status == EmbeddingStatus.PENDING and course.embedding_run_id is not None
-        ) or (course.embedding_status == EmbeddingStatus.NOT_STARTED and course.id in cancelled)
-        if course.id in with_run or course.embedding_status == EmbeddingStatus.RUNNING or unrecorded_end:
+        # The owner of an active course without a run has ended. `course_status_sensor` records how.
+        has_owner = is_active(course) and course.embedding_run_id is not None
+        is_postponed = course.embedding_retry_at is not None and not is_retry_due(course, now)
+        if course.id in with_run or has_owner or is_postponed or course.embedding_status == EmbeddingStatus.RUNNING:
             continue
         if course.embedding_requested_at is not None:
             requested.append(course)
-        elif has_content and _seems_unchanged(completed_contents(course), stage_one, model_signature):
-            unchanged.append(course)
-        elif has_content:
+        elif not has_content:
+            continue
+        elif is_retry_due(course, now) or not _seems_unchanged(completed_contents(course), stage_one, model_signature):
             changed.append(course)
+        else:
+            unchanged.append(course)
     requested.sort(key=lambda course: (str(course.embedding_requested_at), course.id))
     return Candidates(requested, _from_cursor(cursor, changed), _from_cursor(cursor, unchanged), ingested, empty)
 
 
-def is_due(course: Course, content: CourseFingerprint) -> bool:
+def is_due(course: Course, content: CourseFingerprint, now: datetime) -> bool:
     """Whether the course must be embedded, given the fingerprint of its chunks and the configured model."""
-    return course.embedding_requested_at is not None or content not in completed_contents(course)
+    is_requested = course.embedding_requested_at is not None
+    return is_requested or is_retry_due(course, now) or content not in completed_contents(course)
+
+
+def is_retry_due(course: Course, now: datetime) -> bool:
+    """Whether the pause before the next retry is over."""
+    retry_at = course.embedding_retry_at
+    longest = timedelta(seconds=max(RETRY_SECONDS))
+    return retry_at is not None and (retry_at <= now or retry_at > now + longest)  # the clock was set back
 
 
 def completed_contents(course: Course) -> list[CourseFingerprint]:
@@ -84,7 +98,7 @@ def completed_contents(course: Course) -> list[CourseFingerprint]:
     match course.embedding_status:
         case EmbeddingStatus.DONE:
             contents = [course.embedding_fingerprint, course.embedding_attempted]
-        case EmbeddingStatus.FAILED:
+        case EmbeddingStatus.FAILED | EmbeddingStatus.NOT_STARTED:
             contents = [course.embedding_attempted]
         case _:
             contents = []

@@ -4,32 +4,40 @@ The sensor compares the rows of all courses at every tick instead of handling ev
 This module does the I/O; `due_courses` decides.
 """
 
+import json
+import time
 from collections.abc import Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from itertools import groupby
 
 import dagster as dg
 
-from embedding.errors import EmbeddingError
-from models.course_state import fail_unreadable
+from embedding.errors import EmbeddingError, EmbeddingServiceUnreachableError
+from models.course_state import clear_due, fail_unreadable, mark_due
 from models.courses import list_courses
 from models.database import DatabaseUnavailableError
+from models.fingerprint import CourseFingerprint
 from models.ingestion import ingestion_by_course
+from models.tables import Course
 from orchestration.assets import course_chunks
 from orchestration.instance.prepared import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.jobs import embed_course
-from orchestration.launching.contents import DueCourses, read_contents
+from orchestration.launching.contents import Contents, read_contents
 from orchestration.launching.courses_per_run import group_courses
 from orchestration.launching.due_courses import Candidates, find_candidates
-from orchestration.launching.launch_reasons import LaunchReason, reason_tags, reasons_of, tag_filters
-from orchestration.partitions import OWNERS, course_partitions, partition_keys, range_tags
+from orchestration.partitions import OWNERS, course_partitions, partition_keys, partition_tags
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
-from orchestration.runs import courses_cancelled_since, courses_with_run
+from orchestration.run_config import OP, LaunchReason, RunConfig
+from orchestration.runs import courses_with_run
 
 MAX_RUNS_PER_TICK = 25
 """Submitting a run takes about half a second. The next tick launches further runs."""
-RECENT = timedelta(seconds=60)
-"""A reason is launched once within this time, because the row may not show yet that the previous run has ended."""
+REST_FACTOR, MAX_REST_SECONDS = 3.0, 30.0
+"""If nothing is launched, the sensor rests this many times as long as it took to find out. A large catalogue is shared
+with stage one, so at most a quarter of the time is spent on reading it."""
 PRIORITY_TAG = "dagster/priority"
+REQUESTED, AUTOMATIC, RETRIED = 1, 0, -1
+"""Priorities of runs in Dagster's queue."""
 
 
 @dg.sensor(
@@ -50,71 +58,120 @@ def stage_one_sensor(
     """Launch runs for due courses, and add partitions for new courses."""
     if reason := reason_to_skip(context.instance):
         return dg.SkipReason(reason)
-    signature = _model_signature(context, gpu)
+    after, rest_until = _parse_cursor(context.cursor)
+    if 0 < rest_until - time.time() <= MAX_REST_SECONDS:  # otherwise the clock was set back
+        return dg.SkipReason("Reading a large catalogue takes time, so this tick does not read it")
+    started = time.monotonic()
+    signature, model_problem = _model_signature(gpu)
     known = partition_keys(context.instance)
     with_run = courses_with_run(context.instance)
-    cancelled = courses_cancelled_since(context.instance, datetime.now(UTC) - RECENT)
+    now = datetime.now(UTC)
     try:
         with catalogue.transaction() as session:
             candidates = find_candidates(
                 list_courses(session),
                 ingestion_by_course(session),
                 with_run=with_run,
-                cancelled=cancelled,
                 model_signature=signature,
-                cursor=context.cursor,
+                cursor=after,
+                now=now,
             )
-            due, unreadable, cursor = read_contents(session, candidates, signature)
-        for course_id, problem in unreadable.items():
-            with catalogue.transaction() as session:
-                if fail_unreadable(session, course_id, problem):
-                    context.log.warning(f"course {course_id}: failed, {problem}")
+            contents = read_contents(session, candidates, signature, now)
+        _record(context, catalogue, contents, now)
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))
-    context.update_cursor(cursor or "")
-    reasons = {reason.course_id: reason for reason in _not_launched_recently(context.instance, due)}
-    if reasons and not vector_store.store().answers():
-        return dg.SkipReason(
-            f"{len(reasons)} courses are due, but the vector store is unreachable. Start it with `make up`."
-        )
+    rest = min(MAX_REST_SECONDS, REST_FACTOR * (time.monotonic() - started))
+    context.update_cursor(json.dumps([contents.cursor, time.time() + rest], ensure_ascii=False))
+    if contents.due and (problem := _outage(model_problem, vector_store)):
+        return dg.SkipReason(f"{len(contents.due)} courses are due, but no run is launched. {problem}")
     existing = set(known)
-    new = [course_id for course_id in dict.fromkeys([*candidates.ingested, *reasons]) if course_id not in existing]
-    groups = group_courses(reasons, [*known, *new])[:MAX_RUNS_PER_TICK]
-    if not groups and not new:
+    ids = dict.fromkeys([*candidates.ingested, *(course.id for course, _ in contents.due)])
+    new = [course_id for course_id in ids if course_id not in existing]
+    runs = _runs(contents.due, [*known, *new])[:MAX_RUNS_PER_TICK]
+    if not runs and not new:
         return dg.SkipReason(_nothing_to_do(candidates))
-    runs = [[reasons[course_id] for course_id in group] for group in groups]
+    context.update_cursor(json.dumps([contents.cursor, 0.0], ensure_ascii=False))
     return dg.SensorResult(
         run_requests=[_run_request(run) for run in runs],
         dynamic_partitions_requests=[course_partitions.build_add_request(new)] if new else [],
         asset_events=[
             dg.AssetObservation(
                 course_chunks.key,
-                partition=reason.course_id,
-                metadata={"chunks": due[reason].chunks, "characters": due[reason].characters},
-                tags={"dagster/data_version": due[reason].content},
+                partition=course.id,
+                metadata={"chunks": content.chunks, "characters": content.characters},
+                tags={"dagster/data_version": content.content},
             )
             for run in runs
-            for reason in run
+            for course, content in run
         ],
     )
 
 
-def _model_signature(context: dg.SensorEvaluationContext, gpu: GpuResource) -> str | None:
+def _parse_cursor(cursor: str | None) -> tuple[str, float]:
+    """The course that was read last, and the Unix time until which the sensor rests; any other text is ignored."""
     try:
-        return gpu.signature()
+        after, rest_until = json.loads(cursor or "")
+        return str(after), float(rest_until)
+    except (TypeError, ValueError):
+        return "", 0.0
+
+
+def _model_signature(gpu: GpuResource) -> tuple[str | None, EmbeddingError | None]:
+    try:
+        return gpu.signature(), None
     except EmbeddingError as error:
-        context.log.warning(str(error))
-        return None
+        return None, error
 
 
-def _run_request(run: Sequence[LaunchReason]) -> dg.RunRequest:
-    tags = reason_tags(run)
-    if any(reason.requested_at for reason in run):
-        tags[PRIORITY_TAG] = "1"
-    first, last = run[0].course_id, run[-1].course_id
-    if len(run) == 1:
-        return dg.RunRequest(partition_key=first, tags=tags)
-    return dg.RunRequest(tags={**tags, **range_tags(first, last)})
+def _outage(model_problem: EmbeddingError | None, vector_store: VectorStoreResource) -> str:
+    """Why every run would fail for a reason that passes; empty if none is known."""
+    if isinstance(model_problem, EmbeddingServiceUnreachableError):
+        return str(model_problem)
+    return "" if vector_store.store().answers() else "The vector store is unreachable. Start it with `make up`."
+
+
+def _record(
+    context: dg.SensorEvaluationContext, catalogue: CatalogueResource, contents: Contents, now: datetime
+) -> None:
+    newly_due = [course.id for course, _ in contents.due if course.embedding_due_since is None]
+    if newly_due or contents.no_longer_due:
+        with catalogue.transaction() as session:
+            mark_due(session, newly_due, now)
+            clear_due(session, contents.no_longer_due)
+    for course_id, problem in contents.unreadable.items():
+        with catalogue.transaction() as session:
+            if fail_unreadable(session, course_id, problem):
+                context.log.warning(f"course {course_id}: failed, {problem}")
+
+
+DueCourse = tuple[Course, CourseFingerprint]
+
+
+def _runs(due: Sequence[DueCourse], keys: Sequence[str]) -> list[list[DueCourse]]:
+    """The courses of each run. The courses of a run have the same priority, and all or none are rebuilt."""
+    by_id = {course.id: (course, content) for course, content in due}
+    alike = sorted(due, key=lambda due_course: _kind(due_course[0]), reverse=True)
+    return [
+        [by_id[course_id] for course_id in group]
+        for _, members in groupby(alike, key=lambda due_course: _kind(due_course[0]))
+        for group in group_courses([course.id for course, _ in members], keys)
+    ]
+
+
+def _kind(course: Course) -> tuple[int, bool]:
+    if course.embedding_requested_at:
+        return REQUESTED, course.embedding_rebuild
+    is_retry = course.embedding_retry_at is not None and course.embedding_attempts > 0
+    return RETRIED if is_retry else AUTOMATIC, course.embedding_rebuild
+
+
+def _run_request(run: Sequence[DueCourse]) -> dg.RunRequest:
+    priority, rebuild = _kind(run[0][0])
+    config = RunConfig(rebuild=rebuild, courses=[LaunchReason.of(course, content) for course, content in run])
+    return dg.RunRequest(
+        run_config=dg.RunConfig(ops={OP: config}),
+        tags={**partition_tags([course.id for course, _ in run]), PRIORITY_TAG: str(priority)},
+    )
 
 
 def _nothing_to_do(candidates: Candidates) -> str:
@@ -123,18 +180,3 @@ def _nothing_to_do(candidates: Candidates) -> str:
         return message
     names = ", ".join(candidates.empty[:5]) + (", …" if len(candidates.empty) > 5 else "")
     return f"{message}; {len(candidates.empty)} more are ingested but have no chunks: {names}"
-
-
-def _not_launched_recently(instance: dg.DagsterInstance, due: DueCourses) -> list[LaunchReason]:
-    """The reasons for which no run was launched within `RECENT`.
-
-    A due course is found by its row. After a run has ended, the row still shows the previous state until
-    `course_status_sensor` has recorded the end, which takes far less than `RECENT`.
-    """
-    if not due:
-        return []
-    launched: set[LaunchReason] = set()
-    for tags in tag_filters(due):
-        for run in instance.get_runs(dg.RunsFilter(tags=tags, updated_after=datetime.now(UTC) - RECENT)):
-            launched.update(reasons_of(run.tags).values())
-    return [reason for reason in due if reason not in launched]

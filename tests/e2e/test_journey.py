@@ -41,6 +41,13 @@ CREATE TABLE chunk (
     text TEXT NOT NULL, language VARCHAR, source_type VARCHAR, metadata JSONB
 );
 """
+PROXIES = {
+    "ALL_PROXY": "socks://127.0.0.1:9",
+    "http_proxy": "http://127.0.0.1:9",
+    "no_proxy": ".corp.example",
+    "NO_PROXY": "localhost,127.0.0.1,fd07:b51a:cc66:f0::/64",
+}
+"""Proxy variables of real machines, which the product must ignore on loopback. No proxy answers."""
 BACKFILL_STATUS = """
 query ($id: String!) {
   partitionBackfillOrError(backfillId: $id) { ... on PartitionBackfill { status } ... on PythonError { message } }
@@ -74,6 +81,7 @@ def product(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         "SEARCH_PORT": str(free_port()),
         "DAGSTER_PORT": str(free_port()),
         "CHROMA_PORT": str(free_port()),
+        **PROXIES,
     }
     if request.param == "postgres":
         server: PostgresServer = request.getfixturevalue("postgres_server")
@@ -122,6 +130,13 @@ def test_ingested_course_is_embedded_and_can_be_searched(product: Product, vecto
     [by_keyword] = product.ask("1", "removing oxide", method="keyword")
     assert [by_keyword["text"][start:end] for start, end in by_keyword["matches"]] == ["removes", "oxides"]
     assert httpx.get(product.search.base_url.join("/docs")).status_code == httpx.codes.OK
+
+
+def test_commands_of_another_shell_reach_the_servers_without_a_proxy(product: Product) -> None:
+    """`up` tells other shells nothing: they find the address of Chroma in its directory."""
+    assert "ok       chroma" in product.run("doctor").stdout
+    backed_up = product.run("backup")
+    assert (backed_up.returncode, "courses" in backed_up.stdout) == (0, True), backed_up.stderr
 
 
 def test_course_that_is_not_ingested_is_not_ready_and_unknown_courses_are_not_found(

@@ -2,8 +2,8 @@
 
 import re
 import time
-from collections.abc import Callable, Mapping
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 
@@ -117,7 +117,8 @@ class Deployment:
 
     def runs_of(self, course_id: str) -> list[dg.DagsterRun]:
         """All runs of the course, newest first."""
-        return [run for run, course_ids in courses_of(self.dagster.get_runs(), self.dagster) if course_id in course_ids]
+        launched = courses_of(self.dagster.get_runs(), self.dagster)
+        return [each.run for each in launched if course_id in each.course_ids]
 
     def worker(self, run_id: str) -> psutil.Process | None:
         """The live process that executes a run."""
@@ -127,6 +128,16 @@ class Deployment:
                     worker = psutil.Process(int(started[1]))
                     return worker if worker.status() != psutil.STATUS_ZOMBIE else None
         return None
+
+    @contextmanager
+    def settings(self, **values: str) -> Iterator[None]:
+        """Change settings that are read again at every use, in the file `.env` of the running processes."""
+        file = self.parts.directory / ".env"
+        file.write_text("".join(f"{name}={value}\n" for name, value in values.items()))
+        try:
+            yield
+        finally:
+            file.unlink()
 
     # Waiting
 

@@ -80,7 +80,14 @@ def test_a_course_is_done_after_the_database_server_was_stopped(deployment: Depl
 
 
 def test_courses_are_done_after_everything_was_killed(deployment: Deployment) -> None:
-    deployment.freeze_half_way("killed-running", lambda: deployment.write("killed-running", MANY))
+    """The run selected the keyword index alone, and is still ours."""
+    deployment.add_partitions("killed-running")
+
+    def launch() -> None:
+        deployment.ui.materialize("killed-running", asset="course_keyword_index")
+        deployment.write("killed-running", MANY)
+
+    deployment.freeze_half_way("killed-running", launch)
     deployment.write("killed-waiting")
     deployment.kill_everything()
     deployment.start_everything()

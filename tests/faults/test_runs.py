@@ -3,14 +3,14 @@
 A worker is stopped half way (SIGSTOP) before anything happens to its run, so the tests depend on no timing.
 """
 
-from concurrent.futures import ThreadPoolExecutor
-
 import dagster as dg
 import psutil
 import pytest
 
+from orchestration.course_status.endings import CANCELLED
 from orchestration.partitions import partition_keys
 from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_postgres, on_sqlite
+from tests.support.courses import change_course
 from tests.support.product import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -22,6 +22,7 @@ def test_a_killed_worker_is_replaced(deployment: Deployment) -> None:
     deployment.freeze_half_way("killed", lambda: deployment.launch("killed")).kill()
     deployment.wait_for("killed", "done")
     deployment.assert_state("killed", "done")
+    deployment.wait_until_idle()
     assert [run.status for run in deployment.runs_of("killed")] == [Status.SUCCESS, Status.FAILURE]
 
 
@@ -38,27 +39,106 @@ def test_a_worker_that_wakes_up_after_its_run_failed_changes_nothing(deployment:
     deployment.assert_state("frozen", "done")
 
 
-def test_the_courses_of_a_terminated_run_are_cancelled(deployment: Deployment) -> None:
-    """The course it was embedding and the one it had not reached; neither is launched again."""
-    course_ids = ("cancelled-1", "cancelled-2")
-    worker = deployment.freeze_half_way("cancelled-1", lambda: deployment.launch(*course_ids))
+def test_terminating_a_run_cancels_only_the_course_it_had_begun(deployment: Deployment) -> None:
+    """The other course is as before: due, so the sensor launches it. The suspended worker is killed."""
+    worker = deployment.freeze_half_way("cancelled-1", lambda: deployment.launch("cancelled-1", "cancelled-2"))
     run_id = deployment.row("cancelled-1").embedding_run_id or ""
-    with ThreadPoolExecutor(1) as pool:
-        terminated = pool.submit(deployment.ui.terminate, run_id)  # returns after the worker has received the signal
-        wait_until(
-            lambda: deployment.run(run_id).status is Status.CANCELING,
-            LIMIT_SECONDS,
-            lambda: f"{deployment.run(run_id)}",
-        )
-        worker.resume()
-        terminated.result()
+    deployment.ui.terminate(run_id)
     assert deployment.wait_for_end(run_id) is Status.CANCELED
-    for course_id in course_ids:
-        deployment.wait_for(course_id, "failed")
+    psutil.wait_procs([worker], timeout=LIMIT_SECONDS)
+    deployment.wait_for("cancelled-1", "failed")
+    deployment.wait_for("cancelled-2", "done")
     deployment.wait_for_ticks()
+    deployment.assert_state("cancelled-1", "failed", CANCELLED)
+    assert [run.run_id for run in deployment.runs_of("cancelled-1")] == [run_id]
+    deployment.assert_state("cancelled-2", "done")
+
+
+@on_sqlite
+def test_a_worker_that_heeds_the_signal_cancels_its_course(deployment: Deployment) -> None:
+    deployment.gate.close_after(2)
+    run_id = deployment.launch("interrupted")
+    wait_until(lambda: deployment.gate.holds, LIMIT_SECONDS, lambda: deployment.history("interrupted"))
+    deployment.ui.terminate(run_id)
+    deployment.wait_for("interrupted", "failed")
+    deployment.gate.open()
+    assert deployment.wait_for_end(run_id) is Status.CANCELED
+    deployment.wait_for_ticks()
+    deployment.assert_state("interrupted", "failed", CANCELLED)
+    assert [run.run_id for run in deployment.runs_of("interrupted")] == [run_id]
+
+
+def test_cancelling_runs_in_the_queue_leaves_every_course_as_it_was(deployment: Deployment) -> None:
+    """A done, a failed and a new course, each queued by an operator behind a run that occupies the pool."""
+    course_ids = ("queued-done", "queued-failed", "queued-new")
+    deployment.write("queued-done")
+    deployment.wait_for("queued-done", "done")
+    deployment.write("queued-failed", status="failed")
+    deployment.write("queued-new", status="failed")
+    deployment.add_partitions(*course_ids)
+    deployment.wait_for_end(deployment.ui.materialize("queued-failed"))
+    deployment.wait_for("queued-failed", "failed")
+    before = {course_id: deployment.row(course_id) for course_id in course_ids}
+    worker = deployment.freeze_half_way("occupant", lambda: deployment.launch("occupant"))
+    queued = [deployment.ui.materialize(course_id) for course_id in course_ids]
+    deployment.wait_for("queued-failed", "pending")
+    deployment.wait_for("queued-new", "pending")
+    assert deployment.row("queued-done") == before["queued-done"]
+    for run_id in queued:
+        deployment.ui.terminate(run_id)
+        assert deployment.wait_for_end(run_id) is Status.CANCELED
+    deployment.wait_for("queued-failed", "failed")
+    deployment.wait_for("queued-new", "not_started")
+    deployment.wait_for_ticks()
+    ignored = {"embedding_run_id": None}
     for course_id in course_ids:
-        deployment.assert_state(course_id, "failed", "cancelled")
-        assert [run.run_id for run in deployment.runs_of(course_id)] == [run_id]
+        assert deployment.row(course_id).model_dump() | ignored == before[course_id].model_dump() | ignored
+    worker.resume()
+    deployment.wait_for("occupant", "done")
+
+
+def test_a_frozen_worker_is_killed_and_replaced(deployment: Deployment) -> None:
+    """Also the worker of a run that selects only the keyword index."""
+    course_id = "stalled"
+    deployment.add_partitions(course_id)
+
+    def launch() -> None:
+        deployment.ui.materialize(course_id, asset="course_keyword_index")
+        deployment.write(course_id, MANY)
+
+    worker = deployment.freeze_half_way(course_id, launch)
+    with deployment.settings(WORKER_STALL_SECONDS="2"):
+        psutil.wait_procs([worker], timeout=LIMIT_SECONDS)
+        deployment.wait_for(course_id, "done")
+    deployment.assert_state(course_id, "done")
+    deployment.wait_until_idle()
+    assert [run.status for run in deployment.runs_of(course_id)] == [Status.SUCCESS, Status.FAILURE]
+
+
+def test_a_course_that_is_running_without_a_run_is_embedded(deployment: Deployment) -> None:
+    deployment.write("ownerless")
+    deployment.wait_for("ownerless", "done")
+    change_course(deployment.engine, "ownerless", embedding_status="running", embedding_run_id=None)
+    deployment.wait_for("ownerless", "done", after=1)
+    deployment.assert_state("ownerless", "done")
+
+
+def test_a_killed_rebuild_remains_a_rebuild(deployment: Deployment) -> None:
+    deployment.write("rebuilt", MANY)
+    deployment.wait_for("rebuilt", "done")
+
+    def rebuild() -> None:
+        assert deployment.parts.run("rebuild", "rebuilt").returncode == 0
+
+    deployment.freeze_half_way("rebuilt", rebuild).kill()
+    deployment.wait_for("rebuilt", "done", after=1)
+    deployment.assert_state("rebuilt", "done")
+    deployment.wait_until_idle()
+    killed, last = deployment.runs_of("rebuilt")[1::-1]
+    assert (killed.status, last.status) == (Status.FAILURE, Status.SUCCESS)
+    materialized = deployment.dagster.all_logs(last.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)[0]
+    assert materialized.asset_materialization is not None
+    assert materialized.asset_materialization.metadata["embedded"].value == MANY
 
 
 @on_postgres
@@ -78,14 +158,12 @@ def test_a_second_run_of_a_course_waits_for_the_first(deployment: Deployment) ->
 
 
 @on_sqlite
-def test_the_course_of_a_deleted_run_is_failed(deployment: Deployment) -> None:
+def test_the_course_of_a_deleted_run_is_embedded_by_another_run(deployment: Deployment) -> None:
     worker = deployment.freeze_half_way("deleted", lambda: deployment.launch("deleted"))
     deployment.ui.delete(deployment.row("deleted").embedding_run_id or "")
-    deployment.wait_for("deleted", "failed")
+    wait_until(lambda: "was deleted" in (deployment.row("deleted").embedding_error or ""), LIMIT_SECONDS, lambda: "")
     worker.resume()
     psutil.wait_procs([worker], timeout=LIMIT_SECONDS)
-    deployment.assert_state("deleted", "failed", "the run was deleted")
-    deployment.request("deleted")
     deployment.wait_for("deleted", "done")
     deployment.assert_state("deleted", "done")
 

@@ -1,12 +1,5 @@
-"""`course-search rebuild` deletes the collection and requests an embedding, while it owns the course."""
+"""`course-search rebuild` only requests: the run deletes the collection, so that a killed rebuild stays a rebuild."""
 
-import os
-import socket
-import subprocess
-import sys
-import threading
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from uuid import uuid4
 
 import numpy as np
@@ -17,7 +10,8 @@ from cli.main import app
 from cli.processes import free_port
 from embedding.vector_store.collections import CollectionInfo, VectorStore
 from embedding.vector_store.records import Record
-from models.course_state import REBUILD_OWNER_PREFIX, claim_course, fail_unfinished
+from models.course_state import claim_course
+from models.tables import Course
 from retrieval.keywords.index import KeywordIndexBuilder
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
 from tests.support.catalogue import Catalogue
@@ -49,45 +43,33 @@ def courses(
     return ids
 
 
-@pytest.fixture
-def silent_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.socket]:
-    """A server at CHROMA_URL that accepts connections and never answers."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        yield server
+def row(catalogue: Catalogue, course_id: str) -> Course:
+    return read_course(catalogue.engine, course_id)
 
 
-def test_rebuild_deletes_the_collection_and_requests_an_embedding(
+def test_rebuild_is_recorded_and_the_course_stays_searchable_until_a_run_claims_it(
     catalogue: Catalogue, vector_store: VectorStore, courses: list[str]
 ) -> None:
     course_id, other_id = courses
+    before = row(catalogue, course_id)
     result = rebuild(course_id)
     assert result.exit_code == 0, result.stderr
-    assert result.stdout == f"{course_id}: collection deleted, embedding_started\n"
-    assert not has_collection(vector_store, course_id)
-    row = read_course(catalogue.engine, course_id)
-    assert (row.embedding_status, row.embedding_progress, row.embedding_run_id) == ("pending", 0.0, None)
-    assert (row.embedding_fingerprint, row.embedding_attempted, row.embedding_generation) == (None, None, 1)
-    assert row.embedding_requested_at is not None
-    assert has_collection(vector_store, other_id)
-    assert KeywordStore(KeywordSettings()).directories() == [directory_name(other_id)]
-    assert read_course(catalogue.engine, other_id).embedding_status == "done"
+    assert result.stdout == f"{course_id}: rebuild requested, embedding_started\n"
+    assert "while `make up` runs" in result.stderr
+    after = row(catalogue, course_id)
+    assert (after.embedding_status, after.embedding_run_id, after.embedding_rebuild) == ("pending", None, True)
+    assert after.embedding_requested_at is not None
+    assert (after.embedding_fingerprint, after.embedding_generation) == (before.embedding_fingerprint, 1)
+    assert has_collection(vector_store, course_id)
+    assert sorted(KeywordStore(KeywordSettings()).directories()) == sorted(map(directory_name, courses))
+    other = row(catalogue, other_id)
+    assert (other.embedding_status, other.embedding_rebuild) == ("done", False)
 
 
-def test_keyword_index_that_cannot_be_deleted_fails_the_course(
-    catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise PermissionError("Permission denied")
-
-    monkeypatch.setattr(Path, "unlink", refuse)
-    result = rebuild(courses[0])
-    assert result.exit_code == 1
-    assert "A keyword index cannot be deleted: Permission denied" in result.stderr
-    row = read_course(catalogue.engine, courses[0])
-    assert row.embedding_status == "failed"
-    assert "The rebuild failed: A keyword index cannot be deleted" in (row.embedding_error or "")
-    assert row.embedding_requested_at is not None
+def test_ordinary_request_after_it_keeps_the_rebuild(catalogue: Catalogue, courses: list[str]) -> None:
+    rebuild(courses[0])
+    assert CliRunner().invoke(app, ["embed", courses[0]]).exit_code == 0
+    assert row(catalogue, courses[0]).embedding_rebuild is True
 
 
 def test_wait_reports_the_outcome_of_the_embedding(
@@ -103,9 +85,7 @@ def test_wait_reports_the_outcome_of_the_embedding(
     assert f"{other_id}: failed: no luck\n" in result.stdout
 
 
-def test_running_course_is_refused_and_others_are_rebuilt(
-    catalogue: Catalogue, vector_store: VectorStore, courses: list[str]
-) -> None:
+def test_running_course_is_refused_and_others_are_rebuilt(catalogue: Catalogue, courses: list[str]) -> None:
     running_id, other_id = courses
     with catalogue.session() as session:
         claim_course(session, running_id, "run")
@@ -115,118 +95,32 @@ def test_running_course_is_refused_and_others_are_rebuilt(
         f"Course '{running_id}' is being embedded now",
         "There is no course 'unknown'",
     ]
-    assert has_collection(vector_store, running_id)
-    assert read_course(catalogue.engine, running_id).embedding_run_id == "run"
-    assert not has_collection(vector_store, other_id)
+    running = row(catalogue, running_id)
+    assert (running.embedding_status, running.embedding_run_id, running.embedding_rebuild) == ("running", "run", False)
+    assert row(catalogue, other_id).embedding_rebuild is True
 
 
-def test_several_courses_need_a_confirmation(
-    catalogue: Catalogue, vector_store: VectorStore, courses: list[str]
-) -> None:
+def test_several_courses_need_a_confirmation(catalogue: Catalogue, courses: list[str]) -> None:
     for answer in ("n\n", ""):
         result = rebuild("--all", answer=answer)
         assert result.exit_code == 1
         assert "Delete the collections of 2 courses" in result.stderr
-        assert all(has_collection(vector_store, course_id) for course_id in courses)
-        assert all(read_course(catalogue.engine, course_id).embedding_status == "done" for course_id in courses)
+        assert [row(catalogue, course_id).embedding_status for course_id in courses] == ["done", "done"]
     assert rebuild("--all", answer="y\n").exit_code == 0
-    assert not any(has_collection(vector_store, course_id) for course_id in courses)
+    assert all(row(catalogue, course_id).embedding_rebuild for course_id in courses)
 
 
-def test_unreachable_chroma_fails_the_first_course_and_skips_the_others(
+def test_unreachable_chroma_refuses_the_rebuild_and_changes_nothing(
     catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A run would withdraw the course and then fail, so that a searchable course would be lost for nothing."""
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    course_id, other_id = courses
-    result = rebuild("--all", "--yes")
-    assert result.exit_code == 1
-    assert "cannot be reached" in result.stderr
-    assert f"0 of 2 courses were rebuilt; those after {course_id} were not changed" in result.stderr
-    row = read_course(catalogue.engine, course_id)
-    assert row.embedding_status == "failed"
-    assert "The rebuild failed: Chroma at" in (row.embedding_error or "")
-    assert row.embedding_requested_at is not None, "the pipeline embeds it when Chroma is reachable again"
-    assert read_course(catalogue.engine, other_id).embedding_status == "done"
-
-
-def test_no_run_can_claim_the_course_during_the_deletion(
-    catalogue: Catalogue, courses: list[str], silent_server: socket.socket, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("CHROMA_TIMEOUT_SECONDS", "300")
-    rebuilding = threading.Thread(target=rebuild, args=[courses[0]])
-    rebuilding.start()
-    connection, _ = silent_server.accept()
-    with catalogue.session() as session:
-        assert not claim_course(session, courses[0], "run")
-    connection.close()  # ends the rebuild with an error
-    rebuilding.join()
-    assert read_course(catalogue.engine, courses[0]).embedding_status == "failed"
-
-
-@pytest.fixture
-def killed_course(catalogue: Catalogue, courses: list[str], silent_server: socket.socket) -> str:
-    """A course whose rebuild was killed while it waited for Chroma."""
-    command = [sys.executable, "-m", "cli", "rebuild", courses[0]]
-    with subprocess.Popen(command, env=dict(os.environ)) as rebuilding:
-        connection, _ = silent_server.accept()
-        rebuilding.kill()
-    connection.close()
-    return courses[0]
-
-
-def test_killed_rebuild_leaves_a_running_course_that_the_pipeline_can_fail(
-    catalogue: Catalogue, killed_course: str
-) -> None:
-    row = read_course(catalogue.engine, killed_course)
-    assert row.embedding_status == "running"
-    owner = row.embedding_run_id or ""
-    assert owner.startswith(REBUILD_OWNER_PREFIX)
-    refused = CliRunner().invoke(app, ["embed", killed_course])
-    assert "is being rebuilt now; if that was interrupted, `make up` releases the course" in refused.stderr
-    with catalogue.session() as session:
-        assert fail_unfinished(session, killed_course, owner, "the rebuild was interrupted")
-
-
-def test_course_taken_over_during_the_deletion_is_an_error_and_requested(
-    catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The pipeline treats a slow rebuild like a killed rebuild."""
-    delete = VectorStore.delete
-
-    def delete_slowly(store: VectorStore, course_id: str, before_write: Callable[[], None]) -> None:
-        delete(store, course_id, before_write)
-        with catalogue.session() as session:
-            fail_unfinished(
-                session, course_id, read_course(catalogue.engine, course_id).embedding_run_id or "", "interrupted"
-            )
-
-    monkeypatch.setattr(VectorStore, "delete", delete_slowly)
-    result = rebuild(courses[0])
-    assert result.exit_code == 1
-    assert "was taken over while its collection was deleted: rebuild it again" in result.stderr
-    row = read_course(catalogue.engine, courses[0])
-    assert row.embedding_status == "pending", "its collection was deleted"
-    assert row.embedding_requested_at is not None
-
-
-def test_course_published_before_the_deletion_keeps_its_collection(
-    catalogue: Catalogue, vector_store: VectorStore, courses: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A rebuild was suspended after it claimed the course, and resumes after the pipeline published the course."""
-    delete = VectorStore.delete
-
-    def delete_late(store: VectorStore, course_id: str, *before_write: Callable[[], None]) -> None:
-        with catalogue.session() as session:
-            fail_unfinished(
-                session, course_id, read_course(catalogue.engine, course_id).embedding_run_id or "", "interrupted"
-            )
-        publish_row(catalogue.engine, course_id)
-        delete(store, course_id, *before_write)
-
-    monkeypatch.setattr(VectorStore, "delete", delete_late)
-    result = rebuild(courses[0])
-    assert result.exit_code == 1
-    assert "was taken over: rebuild it again" in result.stderr
-    assert has_collection(vector_store, courses[0])
-    row = read_course(catalogue.engine, courses[0])
-    assert (row.embedding_status, row.embedding_generation, row.embedding_error) == ("done", 2, None)
+    before = [row(catalogue, course_id).model_dump() for course_id in courses]
+    for arguments in ([courses[0]], ["--all", "--yes"]):
+        result = rebuild(*arguments)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        [line] = result.stderr.splitlines()
+        assert "cannot be reached" in line
+        assert line.endswith("No course was changed.")
+    assert [row(catalogue, course_id).model_dump() for course_id in courses] == before

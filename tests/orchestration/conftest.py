@@ -30,13 +30,13 @@ def _vector_store(chroma_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not wait for the catalogue and the model, and let no other limit expire, unless a test changes it."""
+    """Do not wait for a service, and let no other limit expire, unless a test changes it."""
     monkeypatch.setattr("orchestration.resources.PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr("orchestration.launching.sensor.RECENT", NEVER)
+    monkeypatch.setattr("orchestration.course_run.run.PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr("orchestration.launching.contents.READING_SECONDS", NEVER.total_seconds())
     monkeypatch.setattr("orchestration.launching.contents.UNCHANGED_READING_SECONDS", NEVER.total_seconds())
-    monkeypatch.setattr("orchestration.course_status.dead_workers.START_TIMEOUT", NEVER)
-    monkeypatch.setattr("orchestration.course_status.observe.REBUILD_GRACE", NEVER)
+    monkeypatch.setattr("orchestration.instance.run_launcher.START_TIMEOUT", NEVER)
+    monkeypatch.setattr("orchestration.runs.SETTLING", timedelta(0))
 
 
 @pytest.fixture

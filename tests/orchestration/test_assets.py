@@ -1,5 +1,6 @@
 """Runs of several courses, and runs of one of the two assets."""
 
+from collections.abc import Iterator
 from uuid import uuid4
 
 import dagster as dg
@@ -10,9 +11,11 @@ from embedding.loader import load_embedding_model
 from embedding.model_settings import EmbeddingSettings
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
+from orchestration.course_run.run import CourseRun
 from orchestration.partitions import COLLECTION, KEYWORD_INDEX, PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG
+from orchestration.workers import Worker, register_worker
 from retrieval.keywords.store import KeywordSettings, KeywordStore
-from tests.orchestration.ticks import Resources, materialize
+from tests.orchestration.ticks import Resources, fail_unfinished_runs, materialize, stage_one_tick
 from tests.support.courses import read_course, write_course
 
 pytestmark = pytest.mark.integration
@@ -74,6 +77,47 @@ def test_a_run_loads_the_model_once(
     assert len(loads) == 1
 
 
+def test_a_run_of_the_sensor_embeds_the_courses_of_its_configuration(
+    instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_ids: list[str]
+) -> None:
+    """The range has one course more: a partition was added again at another place while the run waited."""
+    for course_id in course_ids[:2]:
+        write_course(catalogue, course_id, texts(course_id))
+    [request] = stage_one_tick(instance).requests
+    fail_unfinished_runs(instance)
+    tags = {RANGE_START_TAG: course_ids[0], RANGE_END_TAG: course_ids[2]}
+    assert materialize(instance, resources, tags=tags, run_config=request.run_config).success
+    assert instance.get_materialized_partitions(COLLECTION) == set(course_ids[:2])
+
+
+@pytest.mark.parametrize("launched_by_sensor", [True, False])
+def test_a_partition_at_the_end_of_the_range_is_deleted_while_the_run_starts(
+    instance: dg.DagsterInstance,
+    resources: Resources,
+    catalogue: Engine,
+    course_ids: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    launched_by_sensor: bool,
+) -> None:
+    for course_id in course_ids:
+        write_course(catalogue, course_id, texts(course_id))
+    [request] = stage_one_tick(instance).requests
+    fail_unfinished_runs(instance)
+
+    def delete_partition(instance: dg.DagsterInstance, run_id: str) -> Worker:
+        instance.delete_dynamic_partition(PARTITIONS_NAME, course_ids[-1])
+        return register_worker(instance, run_id)
+
+    monkeypatch.setattr("orchestration.assets.register_worker", delete_partition)
+    config = request.run_config if launched_by_sensor else None
+    result = materialize(instance, resources, tags=request.tags, run_config=config)
+    statuses = [read_course(catalogue, course_id).embedding_status for course_id in course_ids]
+    if launched_by_sensor:
+        assert (result.success, statuses) == (True, ["done"] * 4), "its configuration names the courses"
+    else:
+        assert (result.success, statuses) == (False, ["not_started"] * 4), "Dagster cannot tell which courses it has"
+
+
 @pytest.mark.parametrize("selected", [COLLECTION, KEYWORD_INDEX], ids=lambda key: key.to_user_string())
 def test_a_run_of_one_asset_publishes_both(
     instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str, selected: dg.AssetKey
@@ -87,3 +131,26 @@ def test_a_run_of_one_asset_publishes_both(
     assert len(KeywordStore(KeywordSettings()).load(course_id, published.content).chunk_ids) == 2
     for asset in (COLLECTION, KEYWORD_INDEX):
         assert instance.get_materialized_partitions(asset) == {course_id}
+
+
+def test_the_worker_of_a_run_that_was_ended_in_dagster_begins_with_no_other_course(
+    instance: dg.DagsterInstance,
+    resources: Resources,
+    catalogue: Engine,
+    course_ids: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The pool counts only unfinished runs, so another run may use the device already."""
+    for course_id in course_ids:
+        write_course(catalogue, course_id, texts(course_id))
+    embed = CourseRun.embed_and_publish
+
+    def embed_and_end(run: CourseRun) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+        yield from embed(run)
+        [unfinished] = instance.get_runs()
+        instance.report_run_canceled(unfinished)
+
+    monkeypatch.setattr(CourseRun, "embed_and_publish", embed_and_end)
+    assert not materialize_range(instance, resources, course_ids).success
+    statuses = [read_course(catalogue, course_id).embedding_status for course_id in course_ids]
+    assert statuses == ["done", "not_started", "not_started", "not_started"]

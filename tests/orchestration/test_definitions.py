@@ -19,6 +19,7 @@ from orchestration.resources import (
     SettingsResource,
     VectorStoreResource,
 )
+from orchestration.run_config import OP
 
 REPOSITORY = defs.get_repository_def()
 RESOURCES: dict[str, type[SettingsResource]] = {
@@ -52,6 +53,14 @@ def shown_values(resource: dg.ResourceDefinition) -> dict[str, Any]:
 def test_definitions_are_loadable() -> None:
     dg.Definitions.validate_loadable(defs)
     assert defs.resolve_job_def(JOB).partitions_def == course_partitions
+
+
+def test_the_launchpad_describes_how_to_rebuild() -> None:
+    schema: Any = defs.resolve_job_def(JOB).run_config_schema.run_config_schema_type
+    config = schema.fields["ops"].config_type.fields[OP].config_type.fields["config"].config_type
+    assert "embed every chunk again" in config.fields["rebuild"].description
+    assert not config.fields["rebuild"].default_value
+    assert "the run embeds the courses of its partitions" in config.fields["courses"].description
 
 
 def test_every_asset_has_description_kinds_owners_and_group() -> None:

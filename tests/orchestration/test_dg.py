@@ -39,6 +39,8 @@ def test_dg_list_defs_finds_assets_and_sensors() -> None:
         "stage_one_sensor",
         "course_status_sensor",
         "deleted_course_sensor",
+        "lost_collection_sensor",
+        "alert_sensor",
     }
 
 

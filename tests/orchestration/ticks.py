@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
 
 import dagster as dg
 from sqlalchemy import Engine
@@ -13,9 +15,8 @@ from orchestration.assets import course_chunks, course_collection
 from orchestration.course_status.sensor import course_status_sensor
 from orchestration.definitions import defs
 from orchestration.deleted_courses.sensor import deleted_course_sensor
-from orchestration.launching.launch_reasons import reasons_of
 from orchestration.launching.sensor import stage_one_sensor
-from orchestration.partitions import COLLECTION, JOB, PARTITION_TAG, PARTITIONS_NAME
+from orchestration.partitions import COLLECTION, JOB, PARTITIONS_NAME
 from orchestration.resources import (
     CatalogueResource,
     GpuResource,
@@ -23,6 +24,8 @@ from orchestration.resources import (
     SearchAppResource,
     VectorStoreResource,
 )
+from orchestration.run_config import OP, LaunchReason, RunConfig
+from tests.support.courses import read_course
 
 Resources = dict[str, dg.ConfigurableResource[None]]
 
@@ -41,7 +44,13 @@ class Tick:
     @property
     def launched(self) -> list[list[str]]:
         """The course ids of each launched run."""
-        return [list(reasons_of(request.tags)) for request in self.requests]
+        return [[course["course_id"] for course in self.config(request)["courses"]] for request in self.requests]
+
+    @staticmethod
+    def config(request: dg.RunRequest) -> dict[str, Any]:
+        """The configuration of a requested run, as `RunConfig` without defaults."""
+        config: dict[str, Any] = request.run_config["ops"][OP]["config"]
+        return config
 
     @property
     def skip_message(self) -> str:
@@ -79,8 +88,7 @@ def stage_one_tick(instance: dg.DagsterInstance, cursor: str | None = None) -> T
     """Evaluate `stage_one_sensor`, and create the requested runs as the daemon would. The runs do not execute."""
     result = tick(stage_one_sensor, instance, cursor)
     for request in result.requests:
-        partition = {PARTITION_TAG: request.partition_key} if request.partition_key else {}
-        create_run(instance, {**request.tags, **partition})
+        create_run(instance, request.tags, run_config=request.run_config)
     return result
 
 
@@ -97,9 +105,37 @@ def create_run(
     instance: dg.DagsterInstance,
     tags: Mapping[str, str],
     status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED,
+    *,
+    run_config: Mapping[str, Any] | None = None,
 ) -> dg.DagsterRun:
-    """Create a run that does not execute."""
-    return instance.create_run_for_job(defs.resolve_job_def(JOB), tags=tags, status=status)
+    """Create a run of our job that does not execute."""
+    return instance.create_run_for_job(defs.resolve_job_def(JOB), tags=tags, status=status, run_config=run_config)
+
+
+def create_asset_run(
+    instance: dg.DagsterInstance,
+    tags: Mapping[str, str],
+    status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED,
+    *,
+    assets: Sequence[dg.AssetKey] = (),
+    checks: Sequence[dg.AssetCheckKey] = (),
+) -> dg.DagsterRun:
+    """Create a run of selected assets or checks, as the UI does, that does not execute."""
+    run = dg.DagsterRun(
+        "__ASSET_JOB",
+        str(uuid4()),
+        tags=tags,
+        status=status,
+        asset_selection=frozenset(assets),
+        asset_check_selection=frozenset(checks),
+    )
+    return instance.add_run(run)
+
+
+def run_config(*reasons: LaunchReason, rebuild: bool = False) -> Mapping[str, Any]:
+    """The configuration of a run that was launched for these reasons."""
+    request = dg.RunRequest(run_config=dg.RunConfig(ops={OP: RunConfig(rebuild=rebuild, courses=list(reasons))}))
+    return request.run_config
 
 
 def fail_unfinished_runs(instance: dg.DagsterInstance) -> None:
@@ -108,9 +144,14 @@ def fail_unfinished_runs(instance: dg.DagsterInstance) -> None:
             instance.report_run_failed(run)
 
 
-def request_embedding(catalogue: Engine, course_id: str) -> None:
+def request_embedding(catalogue: Engine, course_id: str, *, rebuild: bool = False) -> None:
     with transaction(catalogue) as session:
-        assert course_state.request_embedding(session, course_id, datetime.now(UTC))
+        assert course_state.request_embedding(session, course_id, datetime.now(UTC), rebuild=rebuild)
+
+
+def row(catalogue: Engine, course_id: str) -> dict[str, Any]:
+    """All columns of the course's row."""
+    return read_course(catalogue, course_id).model_dump()
 
 
 def materialize(
@@ -119,6 +160,7 @@ def materialize(
     partition_key: str | None = None,
     tags: Mapping[str, str] | None = None,
     selection: Sequence[dg.AssetKey] | None = None,
+    run_config: Mapping[str, Any] | None = None,
 ) -> dg.ExecuteInProcessResult:
     """Execute a run in this process. A failed run does not raise."""
     return dg.materialize(
@@ -128,6 +170,7 @@ def materialize(
         partition_key=partition_key,
         tags=tags,
         selection=selection,
+        run_config=run_config,
         raise_on_error=False,
     )
 

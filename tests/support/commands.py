@@ -4,11 +4,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from datetime import UTC, datetime
 
 import pytest
 
-from models.course_state import claim_course, fail_course, publish
+from models.course_state import Retry, claim_course, fail_course, publish
 from models.courses import list_courses
 from tests.support.catalogue import Catalogue
 
@@ -43,8 +42,8 @@ def pipeline(catalogue: Catalogue) -> Pipeline:
                     for course in list_courses(session):
                         if course.embedding_requested_at and claim_course(session, course.id, "run"):
                             if course.id in reasons:
-                                retry_at = datetime.now(UTC) if retry else None
-                                fail_course(session, course.id, "run", reasons[course.id], retry_at=retry_at)
+                                later = Retry.LATER if retry else Retry.NEVER
+                                fail_course(session, course.id, "run", reasons[course.id], retry=later)
                             else:
                                 publish(session, course.id, "run", FINGERPRINT)
                 time.sleep(0.01)

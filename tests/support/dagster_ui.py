@@ -1,5 +1,6 @@
 """Client of the GraphQL API that the Dagster UI uses."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,12 +9,13 @@ import httpx
 from orchestration.partitions import PARTITION_TAG, RANGE_END_TAG, RANGE_START_TAG
 
 LAUNCH = """
-mutation ($tags: [ExecutionTag!]!) {
+mutation ($tags: [ExecutionTag!]!, $asset: String!, $config: RunConfigData) {
   result: launchRun(executionParams: {
     selector: {
       repositoryLocationName: "course_search", repositoryName: "__repository__", jobName: "embed_course",
-      assetSelection: [{path: ["course_collection"]}]
+      assetSelection: [{path: [$asset]}]
     },
+    runConfigData: $config,
     executionMetadata: {tags: $tags}
   }) { __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } }
 }"""
@@ -46,13 +48,22 @@ class DagsterUI:
 
     url: str
 
-    def materialize(self, course_id: str, last_course_id: str | None = None) -> str:
+    def materialize(
+        self,
+        course_id: str,
+        last_course_id: str | None = None,
+        *,
+        asset: str = "course_collection",
+        config: Mapping[str, object] | None = None,
+    ) -> str:
         """Launch one run of a course, or of a range of courses in the order of their partitions; returns its id."""
         tags = {PARTITION_TAG: course_id}
         if last_course_id:
             tags = {RANGE_START_TAG: course_id, RANGE_END_TAG: last_course_id}
         listed = [{"key": key, "value": value} for key, value in tags.items()]
-        run_id: str = self._call(LAUNCH, "LaunchRunSuccess", tags=listed)["run"]["runId"]
+        run_id: str = self._call(LAUNCH, "LaunchRunSuccess", tags=listed, asset=asset, config=config or {})["run"][
+            "runId"
+        ]
         return run_id
 
     def backfill(self, *course_ids: str) -> str:

@@ -63,7 +63,7 @@ class Parts(Product):
             "chroma": [*COMMAND, "vector-store", "--port", port],
             "search": [scripts / "uvicorn", "--factory", APP, "--port", port],
             "webserver": [scripts / "dagster-webserver", *WORKSPACE, "--port", port],
-            "daemon": [scripts / "dagster-daemon", "run", *WORKSPACE],
+            "daemon": [sys.executable, "-m", "orchestration.daemon", "run", *WORKSPACE],
         }
         return commands[name]
 

@@ -124,11 +124,39 @@ def test_up_reports_a_taken_port() -> None:
     assert f"Port {port} is in use" in result.stdout
 
 
+def test_up_does_not_need_the_port_of_chroma_if_chroma_url_is_set(tmp_path: Path) -> None:
+    """The server at CHROMA_URL may be the one that uses CHROMA_PORT. The missing model is noticed after the ports."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = str(server.getsockname()[1])
+        url, model = f"http://127.0.0.1:{port}", str(tmp_path / "nothing")
+        result = course_search("up", CHROMA_URL=url, CHROMA_PORT=port, EMBEDDING_MODEL_PATH=model)
+        assert f"Vector store: {url}" in result.stdout
+        assert "course-search fetch-model" in result.stdout
+        assert "is in use" in course_search("up", CHROMA_PORT=port, EMBEDDING_MODEL_PATH=model).stdout
+
+
 def test_invalid_setting_is_reported_in_one_line() -> None:
     result = course_search("up", SEARCH_PORT="eighty")
     assert result.returncode == 1
     assert "SEARCH_PORT" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("command", ["up", "embedding-service"])
+def test_invalid_token_is_reported_at_the_start_and_not_shown(command: str) -> None:
+    result = course_search(command, INTERNAL_TOKEN="sek\nret")
+    assert result.returncode == 1
+    assert result.stderr.startswith("INTERNAL_TOKEN: it contains a line break")
+    assert "sek" not in result.stderr
+
+
+def test_malformed_url_of_dagsters_database_is_reported_and_not_shown(tmp_path: Path) -> None:
+    result = course_search(
+        "up", DAGSTER_POSTGRES_URL="postgresql://u:sekret@h:port/d", EMBEDDING_MODEL_PATH=str(make_tiny_qwen3(tmp_path))
+    )
+    assert result.returncode == 1
+    assert result.stdout.splitlines()[-1].startswith("DAGSTER_POSTGRES_URL is not a database URL")
+    assert "sekret" not in result.stdout + result.stderr
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ from sqlalchemy import Engine, event
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from models.course_state import claim_course, fail_course, request_embedding
+from models.course_state import Retry, claim_course, fail_course, request_embedding
 from tests.support.catalogue import Catalogue
+from tests.support.courses import read_course
 from tests.support.published import publish_row
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -62,10 +63,24 @@ def test_json_contains_all_fields(courses: Catalogue) -> None:
         "embedding_error": None,
         "embedding_generation": 1,
         "embedding_requested_at": None,
+        "embedding_attempts": 0,
+        "embedding_retry_at": None,
         "chunks": 2,
     }
     assert rows["c"]["embedding_requested_at"] == NOON.isoformat()
     assert rows["电路"]["embedding_error"] == "no luck\n" + "x" * 200
+
+
+def test_next_retry_is_shown(catalogue: Catalogue) -> None:
+    catalogue.add_course("a")
+    with catalogue.session() as session:
+        claim_course(session, "a", "run")
+        fail_course(session, "a", "run", "no luck", retry=Retry.LATER)
+    retry = read_course(catalogue.engine, "a").embedding_retry_at
+    assert retry is not None
+    assert f"(retry at {retry.astimezone():%H:%M:%S}) no luck" in status().stdout
+    [row] = json.loads(status("--json").stdout)["courses"]
+    assert (row["embedding_attempts"], row["embedding_retry_at"]) == (1, retry.isoformat())
 
 
 def test_named_courses_are_shown_and_unknown_ones_reported(courses: Catalogue) -> None:

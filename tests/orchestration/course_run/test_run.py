@@ -1,7 +1,9 @@
 """A run of one course with a real catalogue, Chroma server and model: what it writes, and how it fails."""
 
 import resource
+from collections.abc import Callable
 from contextlib import closing, suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -16,17 +18,26 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.indexing import EMBED_BATCH
 from embedding.vector_store.server import VectorStoreSettings
 from models import course_state
+from models.course_state import RETRY_SECONDS
+from models.database import DatabaseUnavailableError, Session
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
+from orchestration.course_status.endings import CANCELLED, INTERRUPTED
 from orchestration.partitions import KEYWORD_INDEX
+from orchestration.run_config import PARENT_TAG
 from orchestration.ui_metadata import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE
 from tests.orchestration.ticks import (
     Resources,
     all_resources,
+    course_status_tick,
     create_run,
+    fail_unfinished_runs,
     failed_checks,
     materialize,
     metadata_of,
+    request_embedding,
+    run_config,
+    stage_one_tick,
 )
 from tests.support.courses import change_course, read_course, write_course
 from tests.support.servers.chroma import chroma_process, has_collection
@@ -170,7 +181,7 @@ def test_a_course_that_cannot_be_embedded_is_failed_with_the_reason(
 
 
 @pytest.mark.usefixtures("_course")
-def test_a_run_that_cannot_decode_a_chunk_requests_no_other(
+def test_a_run_that_cannot_decode_a_chunk_is_not_tried_again(
     instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
 ) -> None:
     with catalogue.begin() as connection:
@@ -179,20 +190,74 @@ def test_a_run_that_cannot_decode_a_chunk_requests_no_other(
     course = read_course(catalogue, course_id)
     assert course.embedding_status == EmbeddingStatus.FAILED
     assert "text that cannot be decoded" in (course.embedding_error or "")
-    assert course.embedding_requested_at is None
+    assert course.embedding_retry_at is None
+
+
+def unreachable_chroma(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
+
+
+def unreachable_embedding_service(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_SERVICE_URL", f"http://127.0.0.1:{free_port()}")
+
+
+def unavailable_catalogue(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> bool:
+        raise DatabaseUnavailableError("The database cannot be reached.")
+
+    monkeypatch.setattr(course_state, "record_attempt", fail)
 
 
 @pytest.mark.usefixtures("resources", "_course")
-def test_a_run_that_cannot_reach_the_vector_store_requests_another(
+@pytest.mark.parametrize("fail", [unreachable_chroma, unreachable_embedding_service, unavailable_catalogue])
+def test_a_temporary_failure_is_counted_and_tried_again_with_growing_pauses_and_lowest_priority(
+    instance: dg.DagsterInstance,
+    catalogue: Engine,
+    course_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    fail: Callable[[pytest.MonkeyPatch], None],
+) -> None:
+    [request] = stage_one_tick(instance).requests
+    fail_unfinished_runs(instance)
+    for attempts in (0, 1, len(RETRY_SECONDS)):
+        change_course(catalogue, course_id, embedding_attempts=attempts)
+        with monkeypatch.context() as patch:
+            fail(patch)
+            before = datetime.now(UTC)
+            assert not materialize(instance, all_resources(), course_id, run_config=request.run_config).success
+        course = read_course(catalogue, course_id)
+        assert course.embedding_status == EmbeddingStatus.FAILED
+        assert "cannot be reached" in (course.embedding_error or "")
+        assert stage_one_tick(instance).launched == [], "not before the pause is over"
+        if attempts == len(RETRY_SECONDS):
+            break
+        assert course.embedding_attempts == attempts + 1
+        assert course.embedding_retry_at is not None
+        assert course.embedding_retry_at >= before + timedelta(seconds=RETRY_SECONDS[attempts])
+        change_course(catalogue, course_id, embedding_retry_at=before)
+        [request] = stage_one_tick(instance).requests
+        assert request.tags["dagster/priority"] == "-1"
+        fail_unfinished_runs(instance)
+    assert course.embedding_retry_at is None, "it was the last retry"
+
+
+@pytest.mark.usefixtures("resources", "_course")
+def test_an_embedding_service_that_does_not_answer_in_time_is_a_temporary_failure(
     instance: dg.DagsterInstance, catalogue: Engine, course_id: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    monkeypatch.setattr("orchestration.course_run.run.PATIENCE_SECONDS", 0.0)
-    assert not materialize(instance, all_resources(), course_id).success
+    with foreign_server() as server:
+        monkeypatch.setenv("EMBEDDING_SERVICE_URL", server.url)
+        [request] = stage_one_tick(instance).requests
+        fail_unfinished_runs(instance)
+        monkeypatch.setenv("EMBEDDING_SERVICE_TIMEOUT_SECONDS", "0.2")
+        server.hangs = lambda texts: any("Copper" in text for text in texts)
+        assert not materialize(instance, all_resources(), course_id, run_config=request.run_config).success
+        server.hangs = lambda _: False
     course = read_course(catalogue, course_id)
     assert course.embedding_status == EmbeddingStatus.FAILED
-    assert "cannot be reached" in (course.embedding_error or "")
-    assert course.embedding_requested_at is not None
+    assert "EMBEDDING_SERVICE_TIMEOUT_SECONDS" in (course.embedding_error or "")
+    assert course.embedding_attempts == 1
+    assert course.embedding_retry_at is not None
 
 
 @pytest.mark.usefixtures("resources")
@@ -201,7 +266,6 @@ def test_a_full_disk_of_the_vector_store_publishes_nothing(
 ) -> None:
     directory, port = tmp_path / "chroma", free_port()
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setattr("orchestration.course_run.run.PATIENCE_SECONDS", 0.0)
     write_course(catalogue, course_id, texts(course_id))
     with chroma_process(directory, port) as (_, process):
         assert materialize(instance, all_resources(), course_id).success
@@ -223,7 +287,7 @@ def test_a_full_disk_of_the_vector_store_publishes_nothing(
 
 @pytest.mark.usefixtures("_course")
 @pytest.mark.parametrize("cancelled", [True, False])
-def test_an_interrupted_run_requests_another_unless_it_was_cancelled(
+def test_an_interrupted_run_is_continued_at_once_unless_it_was_cancelled(
     instance: dg.DagsterInstance,
     resources: Resources,
     catalogue: Engine,
@@ -241,9 +305,79 @@ def test_an_interrupted_run_requests_another_unless_it_was_cancelled(
     with suppress(KeyboardInterrupt):
         materialize(instance, resources, course_id)
     course = read_course(catalogue, course_id)
-    reason = "cancelled" if cancelled else "interrupted"
+    reason = CANCELLED if cancelled else INTERRUPTED
     assert (course.embedding_status, course.embedding_error) == ("failed", reason)
-    assert (course.embedding_requested_at is None) == cancelled
+    assert (course.embedding_retry_at is None, course.embedding_attempts) == (cancelled, 0), "it is not counted"
+    tick = stage_one_tick(instance)
+    assert tick.launched == ([] if cancelled else [[course_id]])
+    assert [request.tags["dagster/priority"] for request in tick.requests] == ([] if cancelled else ["0"])
+
+
+def test_a_rebuild_that_is_killed_stays_a_rebuild(
+    instance: dg.DagsterInstance,
+    resources: Resources,
+    catalogue: Engine,
+    vector_store: VectorStore,
+    course_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The next run deletes the collection again, whoever launches it."""
+    write_course(catalogue, course_id, texts(course_id, EMBED_BATCH + 10))
+    assert materialize(instance, resources, course_id).success
+    report_progress = course_state.report_progress
+
+    def kill(session: Session, course_id: str, run_id: str, progress: float) -> bool:
+        if progress:
+            raise KeyboardInterrupt
+        return report_progress(session, course_id, run_id, progress)
+
+    def leave_the_row(*_: object, **__: object) -> bool:
+        return False
+
+    with monkeypatch.context() as patch, suppress(KeyboardInterrupt):
+        patch.setattr(course_state, "report_progress", kill)
+        patch.setattr(course_state, "fail_course", leave_the_row)
+        materialize(instance, resources, course_id, run_config=run_config(rebuild=True))
+    assert vector_store.open(course_id).count() == EMBED_BATCH, "the first batch was written"
+    course = read_course(catalogue, course_id)
+    assert (course.embedding_status, course.embedding_rebuild, course.embedding_fingerprint) == ("running", True, None)
+    course_status_tick(instance)
+    assert read_course(catalogue, course_id).embedding_rebuild
+    assert metadata_of(materialize(instance, resources, course_id))["embedded"] == EMBED_BATCH + 10
+    course = read_course(catalogue, course_id)
+    assert (course.embedding_status, course.embedding_rebuild) == ("done", False)
+    assert metadata_of(materialize(instance, resources, course_id))["embedded"] == 0
+
+
+@pytest.mark.usefixtures("_course")
+@pytest.mark.parametrize("by", ["launchpad", "row"])
+def test_a_rebuild_embeds_every_chunk_again(
+    instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str, by: str
+) -> None:
+    assert materialize(instance, resources, course_id).success
+    if by == "row":
+        request_embedding(catalogue, course_id, rebuild=True)
+    result = materialize(instance, resources, course_id, run_config=run_config(rebuild=by == "launchpad"))
+    assert metadata_of(result)["embedded"] == 3
+    assert metadata_of(result, KEYWORD_INDEX)["kept"] is False
+    course = read_course(catalogue, course_id)
+    assert (course.embedding_generation, course.embedding_rebuild) == (2, False)
+
+
+@pytest.mark.usefixtures("_course")
+def test_a_run_does_nothing_if_the_course_was_published_after_its_launch(
+    instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
+) -> None:
+    """An operator who executes it again wants the course to be embedded."""
+    [request] = stage_one_tick(instance).requests
+    fail_unfinished_runs(instance)
+    assert materialize(instance, resources, course_id).success
+    late = materialize(instance, resources, course_id, run_config=request.run_config)
+    assert late.success
+    assert late.get_asset_materialization_events() == []
+    again = {PARENT_TAG: late.run_id}
+    assert materialize(instance, resources, course_id, again, run_config=request.run_config).success
+    assert read_course(catalogue, course_id).embedding_generation == 2
 
 
 @pytest.mark.usefixtures("_course")
@@ -282,4 +416,27 @@ def test_a_run_can_embed_with_an_embedding_service(
     assert not materialize(instance, all_resources(), course_id).success
     failed = read_course(catalogue, course_id)
     assert "cannot be reached" in (failed.embedding_error or "")
-    assert failed.embedding_requested_at is not None, "the service may be reachable again later"
+    assert failed.embedding_retry_at is not None, "the service may be reachable again later"
+
+
+@pytest.mark.parametrize("error", [GeneratorExit, BaseException], ids=["Dagster stopped the step", "panic"])
+def test_what_is_neither_an_error_nor_a_signal_is_counted(
+    instance: dg.DagsterInstance,
+    resources: Resources,
+    catalogue: Engine,
+    course_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    """Otherwise a course whose text makes a library panic would be launched again without end."""
+    write_course(catalogue, course_id, texts(course_id, 1))
+
+    def fail(*_: object) -> bool:
+        raise error
+
+    monkeypatch.setattr(course_state, "report_progress", fail)
+    with suppress(error):
+        materialize(instance, resources, course_id)
+    course = read_course(catalogue, course_id)
+    assert (course.embedding_status, course.embedding_attempts) == ("failed", 1)
+    assert course.embedding_error not in (CANCELLED, INTERRUPTED)

@@ -1,12 +1,12 @@
 """Which courses are candidates, and which of them are due."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from models.fingerprint import CourseFingerprint
 from models.ingestion import Ingestion
 from models.tables import Course, EmbeddingStatus
-from orchestration.launching.due_courses import Candidates, find_candidates, is_due
+from orchestration.launching.due_courses import Candidates, find_candidates, is_due, is_retry_due
 
 INGESTED = Ingestion(resources=2, succeeded=2, chunks=10)
 PUBLISHED = CourseFingerprint(chunks=10, characters=1000, content="0" * 64, model="model")
@@ -33,7 +33,6 @@ def candidates(
     *courses: Course,
     ingestion: Ingestion = INGESTED,
     with_run: frozenset[str] = frozenset(),
-    cancelled: frozenset[str] = frozenset(),
     model: str | None = "model",
     cursor: str | None = None,
 ) -> Candidates:
@@ -41,9 +40,9 @@ def candidates(
         courses,
         {course.id: ingestion for course in courses},
         with_run=with_run,
-        cancelled=cancelled,
         model_signature=model,
         cursor=cursor,
+        now=NOON,
     )
 
 
@@ -97,30 +96,61 @@ def test_a_course_of_an_unfinished_run_is_not_a_candidate() -> None:
     assert result.ingested == ["1", "2"], "they still get partitions"
 
 
-def test_a_course_whose_run_ended_is_not_a_candidate_until_the_end_is_recorded() -> None:
+def test_a_course_whose_owner_ended_is_not_a_candidate_until_the_end_is_recorded() -> None:
     pending = Course(id="1", embedding_status=EmbeddingStatus.PENDING, embedding_run_id="run that ended")
-    not_started = Course(id="2")
-    assert ids(candidates(pending, not_started, cancelled=frozenset({"2"})).changed) == []
-    assert ids(candidates(not_started).changed) == ["2"]
+    assert ids(candidates(pending).changed) == []
+
+
+def test_a_course_that_is_running_without_an_owner_is_not_a_candidate_until_it_is_repaired() -> None:
+    result = candidates(Course(id="1", embedding_status=EmbeddingStatus.RUNNING, embedding_requested_at=NOON))
+    assert (ids(result.requested), ids(result.changed)) == ([], [])
+
+
+def test_a_course_is_no_candidate_before_its_retry_is_due() -> None:
+    course = failed(PUBLISHED)
+    course.embedding_retry_at = NOON + timedelta(seconds=1)
+    result = candidates(course)
+    assert (ids(result.changed), ids(result.unchanged), result.ingested) == ([], [], ["1"])
+    course.embedding_requested_at = NOON
+    assert ids(candidates(course).requested) == [], "a request whose runs died waits as well"
+    course.embedding_retry_at = NOON
+    assert ids(candidates(course).requested) == ["1"]
+
+
+def test_a_course_whose_retry_is_due_is_launched_with_the_attempted_content() -> None:
+    course = failed(PUBLISHED)
+    course.embedding_retry_at = NOON
+    assert ids(candidates(course).changed) == ["1"], "it is not read in rotation"
+    assert is_due(course, PUBLISHED, NOON)
+    assert not is_retry_due(course, NOON - timedelta(seconds=1))
+
+
+def test_a_retry_waits_until_stage_one_has_finished() -> None:
+    course = failed(PUBLISHED)
+    course.embedding_retry_at = NOON
+    assert ids(candidates(course, ingestion=Ingestion(2, 1, 10)).changed) == []
 
 
 def test_a_published_course_is_due_if_its_content_differs() -> None:
-    assert not is_due(done("1"), PUBLISHED)
-    assert is_due(done("1"), EDITED)
+    assert not is_due(done("1"), PUBLISHED, NOON)
+    assert is_due(done("1"), EDITED, NOON)
+    skipped = done("1")
+    skipped.embedding_attempted = str(EDITED)
+    assert not is_due(skipped, EDITED, NOON), "its run was cancelled"
 
 
 def test_a_failed_course_is_due_if_its_content_differs_from_the_attempted_content() -> None:
     assert ids(candidates(failed(PUBLISHED)).unchanged) == ["1"]
-    assert not is_due(failed(PUBLISHED), PUBLISHED)
-    assert is_due(failed(PUBLISHED), EDITED)
+    assert not is_due(failed(PUBLISHED), PUBLISHED, NOON)
+    assert is_due(failed(PUBLISHED), EDITED, NOON)
 
 
 def test_a_failed_course_without_attempted_content_is_due() -> None:
     assert ids(candidates(failed(None)).changed) == ["1"]
-    assert is_due(failed(None), PUBLISHED)
+    assert is_due(failed(None), PUBLISHED, NOON)
 
 
 def test_a_request_makes_any_course_due() -> None:
     course = done("1")
     course.embedding_requested_at = NOON
-    assert is_due(course, PUBLISHED)
+    assert is_due(course, PUBLISHED, NOON)

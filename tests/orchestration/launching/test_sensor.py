@@ -1,6 +1,8 @@
 """`stage_one_sensor` with a real catalogue, Chroma server and Dagster instance."""
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -14,6 +16,7 @@ from orchestration.partitions import PARTITIONS_NAME, RANGE_END_TAG, RANGE_START
 from retrieval.keywords.store import KeywordSettings, KeywordStore
 from tests.orchestration.ticks import (
     Resources,
+    all_resources,
     course_status_tick,
     create_run,
     fail_unfinished_runs,
@@ -24,21 +27,12 @@ from tests.orchestration.ticks import (
 from tests.support.courses import change_course, read_course, write_course
 
 
-@pytest.fixture
-def _no_recent_runs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Treat no run as recent, so that the sensor decides by the rows alone."""
-    monkeypatch.setattr("orchestration.launching.sensor.RECENT", timedelta(0))
-
-
 def write_courses(catalogue: Engine, *course_ids: str) -> None:
     for course_id in course_ids:
         write_course(catalogue, course_id, {f"{course_id}/a": "Copper"})
 
 
-def test_an_ingested_course_is_launched_once(
-    instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cursor = course_status_tick(instance)
+def test_an_ingested_course_is_launched_once(instance: dg.DagsterInstance, catalogue: Engine) -> None:
     write_course(catalogue, "1", {"a": "Copper"})
     write_course(catalogue, "2", {"b": "Solder"}, statuses=["succeeded", "processing"])
     tick = stage_one_tick(instance)
@@ -47,13 +41,45 @@ def test_an_ingested_course_is_launched_once(
     [observation] = tick.result.asset_events
     assert observation.asset_key == course_chunks.key
     assert stage_one_tick(instance).launched == [], "the run is queued"
+
+
+@pytest.mark.parametrize("end", [dg.DagsterInstance.report_run_failed, dg.DagsterInstance.report_run_canceled])
+def test_a_course_is_not_launched_before_the_end_of_its_run_is_recorded(
+    instance: dg.DagsterInstance,
+    catalogue: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[dg.DagsterInstance, dg.DagsterRun], None],
+) -> None:
+    monkeypatch.setattr("orchestration.runs.SETTLING", timedelta(days=1))
+    write_course(catalogue, "1", {"a": "Copper"})
+    stage_one_tick(instance)
+    [run] = instance.get_runs()
+    end(instance, run)
+    assert stage_one_tick(instance).launched == []
+    monkeypatch.setattr("orchestration.runs.SETTLING", timedelta(0))
+    assert stage_one_tick(instance).launched == [["1"]], "a status sensor that is off blocks no course"
+
+
+def test_the_time_since_a_course_is_due_is_recorded_once_and_cleared(
+    instance: dg.DagsterInstance, catalogue: Engine, resources: Resources, course_id: str
+) -> None:
+    write_course(catalogue, course_id, {"a": "Copper is red."})
+    stage_one_tick(instance)
+    due_since = read_course(catalogue, course_id).embedding_due_since
+    assert due_since is not None
     fail_unfinished_runs(instance)
-    assert stage_one_tick(instance).launched == [], "the row does not show the failure yet"
-    course_status_tick(instance, cursor)
-    monkeypatch.setattr("orchestration.launching.sensor.RECENT", timedelta(0))
-    assert stage_one_tick(instance).launched == [], "the run failed, and the content has not changed"
-    write_course(catalogue, "1", {"a": "copper"})
-    assert stage_one_tick(instance).launched == [["1"]]
+    stage_one_tick(instance)
+    assert read_course(catalogue, course_id).embedding_due_since == due_since
+    assert materialize(instance, resources, course_id).success
+    assert read_course(catalogue, course_id).embedding_due_since is None
+    fail_unfinished_runs(instance)
+    write_course(catalogue, course_id, {"a": "Copper is old."})
+    stage_one_tick(instance)
+    assert read_course(catalogue, course_id).embedding_due_since is not None
+    fail_unfinished_runs(instance)
+    write_course(catalogue, course_id, {"a": "Copper is red."})
+    stage_one_tick(instance)
+    assert read_course(catalogue, course_id).embedding_due_since is None, "its content is the published one again"
 
 
 def test_an_edit_with_equal_chunk_count_and_length_is_launched(
@@ -82,8 +108,6 @@ def test_a_request_is_launched_once(instance: dg.DagsterInstance, catalogue: Eng
     assert stage_one_tick(instance).launched == [["1"]]
     assert stage_one_tick(instance).launched == []
     fail_unfinished_runs(instance)
-    assert stage_one_tick(instance).launched == []
-    request_embedding(catalogue, "1")
     assert stage_one_tick(instance).launched == [["1"]]
 
 
@@ -94,10 +118,6 @@ def test_courses_with_consecutive_partitions_share_runs(instance: dg.DagsterInst
     [run] = (run for run in instance.get_runs() if run.tags.get(RANGE_START_TAG) == "00")
     assert run.tags[RANGE_END_TAG] == course_ids[COURSES_PER_RUN - 1]
     assert stage_one_tick(instance).launched == []
-    fail_unfinished_runs(instance)
-    assert stage_one_tick(instance).launched == [], (
-        "attempted content is not launched again, neither alone nor in a group"
-    )
 
 
 def test_the_number_of_runs_per_tick_is_limited(
@@ -120,13 +140,49 @@ def test_a_tick_that_reached_the_reading_limit_is_continued_by_the_next(
     assert (first.launched, second.launched) == ([["1"]], [["2"]])
 
 
-def test_requested_courses_are_launched_first(instance: dg.DagsterInstance, catalogue: Engine) -> None:
-    course_ids = [f"{number:02}" for number in range(2 * COURSES_PER_RUN)]
-    write_courses(catalogue, *course_ids)
-    request_embedding(catalogue, course_ids[-1])
+def retry(catalogue: Engine, course_id: str, attempts: int) -> None:
+    """Let a course be failed, with a retry that is due."""
+    change_course(
+        catalogue,
+        course_id,
+        embedding_status="failed",
+        embedding_error="Chroma did not answer.",
+        embedding_attempts=attempts,
+        embedding_retry_at=datetime.now(UTC) - timedelta(seconds=1),
+    )
+
+
+def test_requested_courses_are_launched_first_and_retries_last(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    write_courses(catalogue, "1", "2", "3", "4", "5")
+    retry(catalogue, "1", 1)
+    retry(catalogue, "3", 0)  # interrupted: nothing is wrong with it
+    change_course(catalogue, "4", embedding_status="failed", embedding_attempts=5)  # new content after the last retry
+    request_embedding(catalogue, "5")
     tick = stage_one_tick(instance)
-    assert tick.launched == [course_ids[COURSES_PER_RUN:], course_ids[:COURSES_PER_RUN]]
-    assert [request.tags.get("dagster/priority") for request in tick.requests] == ["1", None]
+    assert tick.launched == [["5"], ["2", "3", "4"], ["1"]]
+    assert [request.tags["dagster/priority"] for request in tick.requests] == ["1", "0", "-1"]
+
+
+def test_a_course_waits_for_its_retry(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    write_courses(catalogue, "1")
+    change_course(catalogue, "1", embedding_retry_at=datetime.now(UTC) + timedelta(minutes=5))
+    assert stage_one_tick(instance).launched == []
+    change_course(catalogue, "1", embedding_retry_at=datetime.now(UTC) + timedelta(days=1))
+    assert stage_one_tick(instance).launched == [["1"]], "the clock was set back, because no pause is as long"
+
+
+def test_courses_to_rebuild_have_their_own_runs(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    """Whether they were requested, or the run of an earlier request was killed."""
+    write_courses(catalogue, "1", "2", "3", "4", "5")
+    for course_id in ("1", "2"):
+        request_embedding(catalogue, course_id, rebuild=True)
+    request_embedding(catalogue, "3")
+    retry(catalogue, "4", 1)
+    change_course(catalogue, "4", embedding_rebuild=True)
+    retry(catalogue, "5", 1)
+    tick = stage_one_tick(instance)
+    assert tick.launched == [["1", "2"], ["3"], ["4"], ["5"]]
+    assert [tick.config(request)["rebuild"] for request in tick.requests] == [True, False, True, False]
 
 
 def test_a_course_of_an_unfinished_backfill_is_not_launched(instance: dg.DagsterInstance, catalogue: Engine) -> None:
@@ -141,9 +197,40 @@ def test_due_courses_are_launched_after_the_vector_store_is_reachable_again(
 ) -> None:
     write_course(catalogue, "1", {"a": "Copper"})
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    assert "1 courses are due, but the vector store is unreachable" in stage_one_tick(instance).skip_message
+    assert "The vector store is unreachable" in stage_one_tick(instance).skip_message
     monkeypatch.setenv("CHROMA_URL", chroma_url)
     assert stage_one_tick(instance).launched == [["1"]]
+
+
+@pytest.mark.usefixtures("resources")
+def test_nothing_is_launched_while_the_embedding_service_is_unreachable(
+    instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_courses(catalogue, "1")
+    url = f"http://127.0.0.1:{free_port()}"
+    monkeypatch.setenv("EMBEDDING_SERVICE_URL", url)
+    message = stage_one_tick(instance).skip_message
+    assert f"1 courses are due, but no run is launched. The embedding service at {url} cannot be reached" in message
+    assert instance.get_runs() == []
+    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.NOT_STARTED
+    monkeypatch.delenv("EMBEDDING_SERVICE_URL")
+    assert stage_one_tick(instance).launched == [["1"]]
+
+
+def test_a_course_is_failed_with_the_reason_if_the_local_model_is_missing(
+    instance: dg.DagsterInstance, catalogue: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It will not appear by itself, so someone must see the reason."""
+    monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tmp_path / "missing"))
+    write_courses(catalogue, "1")
+    [request] = stage_one_tick(instance).requests
+    fail_unfinished_runs(instance)
+    assert not materialize(instance, all_resources(), "1", run_config=request.run_config).success
+    course = read_course(catalogue, "1")
+    assert course.embedding_status == EmbeddingStatus.FAILED
+    assert "no usable embedding model in" in (course.embedding_error or "")
+    assert course.embedding_retry_at is None
+    assert stage_one_tick(instance).launched == [], "until there is a model"
 
 
 def test_a_chunk_without_text_does_not_prevent_a_launch(instance: dg.DagsterInstance, catalogue: Engine) -> None:
@@ -202,25 +289,24 @@ def test_an_ingested_course_without_chunks_is_reported(instance: dg.DagsterInsta
     assert "ingested but have no chunks: 1" in stage_one_tick(instance).skip_message
 
 
-@pytest.mark.usefixtures("_no_recent_runs")
 def test_a_course_whose_row_was_deleted_and_created_again_is_launched_again(
     instance: dg.DagsterInstance, catalogue: Engine
 ) -> None:
-    """The previous run had the same launch reason."""
+    """The cancelled run was launched for another row."""
     write_course(catalogue, "1", {"a": "Copper"})
+    cursor = course_status_tick(instance)
     assert stage_one_tick(instance).launched == [["1"]]
     [run] = instance.get_runs()
     instance.report_run_canceled(run)
     with catalogue.begin() as connection:
         connection.execute(text("DELETE FROM course"))
-    cursor = course_status_tick(instance)
+    cursor = course_status_tick(instance, cursor)
     write_course(catalogue, "1", {"a": "Copper"})
     course_status_tick(instance, cursor)
-    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.NOT_STARTED, "the cancelled run is older"
+    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.NOT_STARTED
     assert stage_one_tick(instance).launched == [["1"]]
 
 
-@pytest.mark.usefixtures("_no_recent_runs")
 def test_a_course_that_was_not_ingested_when_its_run_started_is_launched_after_ingestion(
     instance: dg.DagsterInstance, catalogue: Engine, resources: Resources
 ) -> None:
@@ -228,22 +314,8 @@ def test_a_course_that_was_not_ingested_when_its_run_started_is_launched_after_i
     [request] = stage_one_tick(instance).requests
     fail_unfinished_runs(instance)
     write_course(catalogue, "1", {"a": "Copper"}, statuses=["succeeded", "processing"])
-    assert not materialize(instance, resources, "1", tags=request.tags).success
+    assert not materialize(instance, resources, "1", run_config=request.run_config).success
     assert "has not ingested" in (read_course(catalogue, "1").embedding_error or "")
     assert stage_one_tick(instance).launched == []
     write_course(catalogue, "1", {"a": "Copper"})
     assert stage_one_tick(instance).launched == [["1"]]
-
-
-@pytest.mark.usefixtures("_no_recent_runs")
-def test_content_is_not_launched_again_after_its_run_died_before_it_started(
-    instance: dg.DagsterInstance, catalogue: Engine
-) -> None:
-    write_course(catalogue, "1", {"a": "Copper"})
-    cursor = course_status_tick(instance)
-    stage_one_tick(instance)
-    change_course(catalogue, "1", embedding_status="done", embedding_fingerprint="fingerprint of older content")
-    fail_unfinished_runs(instance)
-    course_status_tick(instance, cursor)
-    assert read_course(catalogue, "1").embedding_status == EmbeddingStatus.DONE
-    assert stage_one_tick(instance).launched == []

@@ -61,7 +61,7 @@ def test_trigger_sets_course_to_pending(harness: AppHarness, client: TestClient,
 
 
 def test_trigger_is_refused_while_course_is_running(harness: AppHarness, client: TestClient) -> None:
-    harness.add_course("c", "running", embedding_progress=0.5)
+    harness.add_course("c", "running", embedding_progress=0.5, embedding_run_id="run")
     response = client.post("/courses/c/embed")
     assert (response.status_code, response.json()["error"]["code"]) == (409, "already_running")
     assert client.get("/courses/c/embedding_status").json()["progress"] == 0.5

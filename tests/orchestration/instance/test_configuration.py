@@ -1,0 +1,26 @@
+"""An instance whose `dagster.yaml` is of an earlier version is named, because dead workers would not be found in it."""
+
+from pathlib import Path
+
+import dagster as dg
+
+from orchestration.instance import prepared
+
+SHIPPED = Path(prepared.__file__).with_name("dagster.yaml")
+
+
+def problem_with(directory: Path, configuration: str) -> str:
+    (directory / "dagster.yaml").write_text(configuration)
+    with dg.DagsterInstance.from_config(str(directory)) as instance:
+        return prepared.configuration_problem(instance)
+
+
+def test_the_shipped_configuration_has_no_problem(tmp_path: Path) -> None:
+    assert problem_with(tmp_path, SHIPPED.read_text()) == ""
+
+
+def test_a_configuration_without_our_run_launcher_or_run_monitoring_is_named(tmp_path: Path) -> None:
+    without_launcher = SHIPPED.read_text().partition("run_launcher:")[0]
+    assert "run_launcher" in problem_with(tmp_path, without_launcher)
+    unmonitored = SHIPPED.read_text().replace("run_monitoring:\n  enabled: true", "run_monitoring:\n  enabled: false")
+    assert "run_monitoring" in problem_with(tmp_path, unmonitored)
