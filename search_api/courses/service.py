@@ -69,7 +69,7 @@ class Courses:
         with transaction(self._engine) as session:
             requested = course_state.request_embedding(session, course_id, datetime.now(UTC))
         if not requested:
-            raise AlreadyRunningError(running_message(self.get(course_id)))
+            raise AlreadyRunningError(running_message(self.get(course_id).id))
         logger.info("Embedding of course %s requested", quoted(course_id))
 
     def check(self) -> None:
