@@ -18,8 +18,9 @@ leaves its courses as they were.
     cancel_request      pending, with this request                               failed            none
     fail_unreadable     any but running                                          failed            none
     skip_content        not_started, done or failed, without a request           unchanged         unchanged
-    postpone            any but running, not published since                     unchanged, or     unchanged, or
-                                                                                 failed at last    none
+    postpone            any but running, not published since                     unchanged; failed unchanged;
+                                                                                 after the last    none after
+                                                                                 retry             the last retry
     mark_due, clear_due any                                                      unchanged         unchanged
     reset_all           any (only in a restore, with the product stopped)        not_started       none
     mark_restored       any (only in a restore, with the product stopped)        done              none
@@ -43,8 +44,8 @@ from models.tables import Course, EmbeddingStatus, UtcDateTime
 MAX_ERROR_CHARACTERS = 2000
 RETRY_SECONDS = (5, 15, 45, 135, 405)
 """Pause before each automatic retry. After the last retry the course stays `failed` until its content changes or an
-embedding is requested. Ten minutes outlast a restart of any part; a longer outage of a part that the sensor can
-ask does not count, because no run is launched meanwhile."""
+embedding is requested. Ten minutes outlast a restart of any part. A longer outage of the vector store or the embedding
+service uses no retry, because no run is launched meanwhile."""
 
 
 class Retry(Enum):
@@ -75,7 +76,7 @@ _rebuild = col(Course.embedding_rebuild)
 def request_embedding(session: Session, course_id: str, now: datetime, *, rebuild: bool = False) -> bool:
     """Request an embedding, in any state but `running`.
 
-    The course has no owner until a run claims it. What was published stays searchable until then.
+    The course has no owner until a run claims it. The published collection is kept, but the course is not `done`.
 
     Args:
         session: An open transaction.

@@ -120,7 +120,7 @@ class Course(SQLModel, table=True):
     embedding_rebuild: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=false()))
     """Whether the next run deletes the collection and embeds every chunk. Stays true until that run has published."""
     embedding_attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False, server_default=text("0")))
-    """Number of automatic retries since the last request or publication."""
+    """Number of failed tries of this content since the last request or publication."""
     embedding_retry_at: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
     """No run is launched before this time. A failed course with a time is tried again then."""
     embedding_due_since: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))

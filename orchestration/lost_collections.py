@@ -1,4 +1,4 @@
-"""`lost_collection_sensor`: has courses embedded again whose collection is gone, for example with Chroma's volume."""
+"""`lost_collection_sensor`: requests an embedding of every `done` course whose collection is gone."""
 
 import json
 from datetime import UTC, datetime

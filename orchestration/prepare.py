@@ -24,4 +24,5 @@ def prepare(instance: dg.DagsterInstance) -> None:
 if __name__ == "__main__":
     with dg.DagsterInstance.get() as dagster_instance:
         prepare(dagster_instance)
-        sys.stderr.write(configuration_problem(dagster_instance))
+        if problem := configuration_problem(dagster_instance):
+            sys.stderr.write(f"{problem}\n")

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from uuid import UUID
 
 import dagster as dg
 
@@ -18,16 +17,9 @@ from orchestration.partitions import (
 )
 from orchestration.run_config import LaunchReason, reasons_of
 
-
-def _is_finished(status: dg.DagsterRunStatus) -> bool:
-    """Whether a run of this status has ended. Dagster offers this only as a property of a run object."""
-    if status is dg.DagsterRunStatus.QUEUED:
-        return False  # a queued run cannot be constructed without its code location
-    return dg.DagsterRun("any", str(UUID(int=0)), status=status).is_finished
-
-
-UNFINISHED = tuple(status for status in dg.DagsterRunStatus if not _is_finished(status))
 ENDED_WITHOUT_SUCCESS = (dg.DagsterRunStatus.FAILURE, dg.DagsterRunStatus.CANCELED)
+FINISHED = (dg.DagsterRunStatus.SUCCESS, *ENDED_WITHOUT_SUCCESS)
+UNFINISHED = tuple(status for status in dg.DagsterRunStatus if status not in FINISHED)
 SETTLING = timedelta(seconds=10)
 """A course is not launched again this soon after the end of its run, because `course_status_sensor` records the end.
 Dagster's own daemon evaluates a sensor every 5 to 10 seconds."""

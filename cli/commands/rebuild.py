@@ -31,8 +31,8 @@ def rebuild(
     """Delete the collections of courses and have every chunk embedded again.
 
     Use it for damaged collections; for changed chunks `embed` is enough. The next run of a course deletes its
-    collection; until it has embedded all chunks, the course cannot be searched. Courses that are being embedded now are
-    refused; the others are rebuilt. Nothing happens while Chroma cannot be read.
+    collection. From now until all chunks are embedded, the course cannot be searched. Courses that are being embedded
+    now are refused; the others are rebuilt. Nothing happens while Chroma cannot be read.
     """
     rebuilt: list[str] = []
     with open_catalogue() as engine:

@@ -258,7 +258,7 @@ class CourseRun:
     def _delete_collection(self) -> None:
         """Delete the collection and the keyword indexes, so that every chunk is embedded again.
 
-        If this run dies, the next one deletes them again: the row keeps the wish until the course is published.
+        If this run dies, the next one deletes them again: the row keeps the request until the course is published.
         """
         if not self._catalogue.attempt(
             lambda session: course_state.start_rebuild(session, self._course_id, self._run_id)
@@ -311,7 +311,10 @@ _TEMPORARY = (EmbeddingServiceUnreachableError, VectorStoreUnhealthyError, Vecto
 
 
 def _may_succeed_later(error: BaseException) -> bool:
-    """Whether the cause may be temporary. So may be what is no Exception, such as a panic in a library."""
+    """Whether the cause may be temporary.
+
+    Anything that is not an `Exception`, such as a panic in a library, counts as temporary.
+    """
     return is_temporary(error) or isinstance(error, _TEMPORARY) or not isinstance(error, Exception)
 
 

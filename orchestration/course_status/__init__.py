@@ -1,1 +1,1 @@
-"""`course_status_sensor`: records on the course rows how Dagster's runs ended, and ends runs of dead workers."""
+"""`course_status_sensor`: records on the course rows how Dagster's runs ended."""

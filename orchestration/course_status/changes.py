@@ -100,8 +100,11 @@ def _of_dead_run(instance: dg.DagsterInstance, launched: LaunchedRun, rows: Mapp
     """A run that the sensor launched died or was cancelled before it claimed some of its courses."""
     run = launched.run
     courses = {course_id: rows[course_id] for course_id in launched.reasons if course_id in rows}
-    reached = {course_id for course_id, course in courses.items() if course.embedding_run_id == run.run_id}
-    reached -= {course_id for course_id in reached if courses[course_id].embedding_status == EmbeddingStatus.PENDING}
+    reached = {
+        course_id
+        for course_id, course in courses.items()
+        if course.embedding_run_id == run.run_id and course.embedding_status != EmbeddingStatus.PENDING
+    }
     is_cancelled = run.status is dg.DagsterRunStatus.CANCELED
     if reached and not is_cancelled:  # the other courses did not cause its death, so they are simply launched again
         return

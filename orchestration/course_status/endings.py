@@ -31,7 +31,7 @@ class Ending:
 
 
 def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> Ending:
-    """Why a run has ended that could not write it to the row. None is a deleted run."""
+    """The reason for a run that ended without recording one. `run` is None if it was deleted."""
     if run is None:
         return Ending(_DELETED, Retry.LATER)
     if run.status is dg.DagsterRunStatus.CANCELED:

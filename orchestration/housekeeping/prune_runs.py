@@ -13,12 +13,11 @@ import dagster as dg
 from orchestration.assets import course_collection
 from orchestration.housekeeping.settings import HousekeepingSettings
 from orchestration.partitions import HOUSEKEEPING_TAG, OWNERS
-from orchestration.runs import UNFINISHED, is_ours
+from orchestration.runs import FINISHED, is_ours
 from orchestration.workers import register_worker
 
 PAGE = 500
 """Materializations per query."""
-FINISHED = [status for status in dg.DagsterRunStatus if status not in UNFINISHED]
 
 
 @dg.op(description="Deletes the runs that ended more than RUN_RETENTION_DAYS ago and hold no latest result.")

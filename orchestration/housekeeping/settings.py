@@ -18,5 +18,5 @@ class HousekeepingSettings(Settings):
     alert_due_minutes: float = Field(
         60,
         gt=0,
-        description="A course that has waited longer than this for its embedding, in minutes, is reported as overdue.",
+        description="A course that is not published this long after it became due, in minutes, is reported as overdue.",
     )

@@ -2,7 +2,8 @@
 
 Dagster's code server notices when a worker that it started dies. When both die (a crash of the machine or container),
 or when the worker is frozen, the run would stay `STARTED` forever and keep its slot in the pool and its courses.
-Runs of other jobs in the same instance are always reported as running: nothing is known about their workers.
+Runs of other programs in the same instance are always reported as running: nothing is known about their workers.
+Housekeeping runs end when their worker dies, and have no stall limit.
 """
 
 import time
@@ -37,7 +38,7 @@ class CourseRunLauncher(dg.DefaultRunLauncher):
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Whether the worker of a started run lives and makes progress.
 
-        A run without is ended here, so that its reason is ours: run monitoring would add its own words.
+        A run whose worker does not is ended here: run monitoring would add its own words to the reason.
         """
         if problem := self._problem(run):
             current = self._instance.get_run_by_id(run.run_id)

@@ -46,8 +46,8 @@ REQUESTED, AUTOMATIC, RETRIED = 1, 0, -1
     default_status=dg.DefaultSensorStatus.RUNNING,
     owners=OWNERS,
     description="Launches a run for every course that stage one has ingested and whose chunks or model differ from "
-    "what was published, and for every course with a request (`POST /courses/{course_id}/embed`). "
-    + SKIPS_UNLESS_PREPARED,
+    "what was published, for every course with a request (`POST /courses/{course_id}/embed`), and for every course "
+    "whose retry is due. " + SKIPS_UNLESS_PREPARED,
 )
 def stage_one_sensor(
     context: dg.SensorEvaluationContext,
