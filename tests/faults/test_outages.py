@@ -94,6 +94,7 @@ def test_courses_are_done_after_everything_was_killed(deployment: Deployment) ->
     for course_id in ("killed-running", "killed-waiting"):
         deployment.wait_for(course_id, "done")
         deployment.assert_state(course_id, "done")
+    deployment.wait_until_idle()
     statuses = [run.status for run in deployment.runs_of("killed-running")]
     assert statuses == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
     deployment.assert_nothing_runs_unattended()
