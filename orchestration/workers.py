@@ -13,7 +13,8 @@ from uuid import uuid4
 
 import dagster as dg
 
-WORKER_TAG = "course_search/worker"
+WORKER_TAG = ".dagster/course_search_worker"
+"""The Dagster UI hides tags with this prefix."""
 DIRECTORY_ID = ".home"
 """File that contains the id of the directory. Worker tags contain the id too, to identify the machine."""
 
