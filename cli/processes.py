@@ -99,8 +99,11 @@ class Supervisor:
                 preexec_fn=_die_with_parent if sys.platform == "linux" else None,  # noqa: PLW1509 - no threads here
             )
 
-    def run(self, name: str, command: Sequence[str | Path]) -> None:
+    def run(self, name: str, command: Sequence[str | Path]) -> str:
         """Run a program and wait until it ends.
+
+        Returns:
+            What it has written.
 
         Raises:
             ProcessFailedError: its exit code is not 0.
@@ -110,6 +113,7 @@ class Supervisor:
         self._programs.remove(program)
         if code:
             raise ProcessFailedError(f"{name} failed with exit code {code}:\n{program.tail()}")
+        return program.log.read_text(errors="replace")
 
     def wait_ready(self, program: Program, url: str, seconds: float = 180.0) -> None:
         """Wait until `url` answers with status 200.

@@ -275,11 +275,8 @@ def cancel_request(
         course_id,
         _status == EmbeddingStatus.PENDING,
         _requested_at == requested_at,
-        embedding_requested_at=None,
-        embedding_attempted=attempted,
-        embedding_retry_at=None,
         embedding_rebuild=case((_fingerprint.is_(None), _rebuild), else_=false()),
-        **_failed(reason),
+        **_given_up(reason, attempted),
     )
 
 
@@ -341,11 +338,7 @@ def postpone(
         course_id,
         *concerned,
         attempts >= len(RETRY_SECONDS),
-        **_failed(reason),
-        embedding_requested_at=None,
-        embedding_attempted=content,
-        embedding_retry_at=None,
-        embedding_run_id=None,
+        **_given_up(reason, content),
     )
 
 
@@ -367,17 +360,13 @@ def fail_unreadable(session: Session, course_id: str, reason: str) -> bool:
     Returns:
         False if the row already has this error, or if a run is embedding the course.
     """
-    failed = _failed(reason)
+    columns = _given_up(reason, attempted=None)
     return _write(
         session,
         course_id,
         _status != EmbeddingStatus.RUNNING,
-        or_(_status != EmbeddingStatus.FAILED, _error.is_distinct_from(failed["embedding_error"])),
-        **failed,
-        embedding_requested_at=None,
-        embedding_attempted=None,
-        embedding_retry_at=None,
-        embedding_run_id=None,
+        or_(_status != EmbeddingStatus.FAILED, _error.is_distinct_from(columns["embedding_error"])),
+        **columns,
     )
 
 
@@ -421,6 +410,16 @@ def _failed(reason: str) -> dict[str, Any]:
     """
     reason = reason.replace("\0", "").encode(errors="replace").decode()
     return {"embedding_status": EmbeddingStatus.FAILED, "embedding_error": reason[:MAX_ERROR_CHARACTERS]}
+
+
+def _given_up(reason: str, attempted: str | None) -> dict[str, Any]:
+    """The columns of a course that fails without a run: no owner, request or retry is left."""
+    return _failed(reason) | {
+        "embedding_run_id": None,
+        "embedding_requested_at": None,
+        "embedding_attempted": attempted,
+        "embedding_retry_at": None,
+    }
 
 
 def _without_run(status: EmbeddingStatus, progress: float, fingerprint: str | None) -> dict[str, Any]:

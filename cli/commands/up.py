@@ -39,7 +39,6 @@ USUAL_SEARCH_PORT, USUAL_DAGSTER_PORT, USUAL_CHROMA_PORT = 8000, 3000, 8001
 APP = "search_api.app:create_app"
 ROOT = Path(__file__).parents[2]
 WORKSPACE = ("-w", str(ROOT / "workspace.yaml"))
-RUN_LAUNCHER = "orchestration.instance.run_launcher"
 COMMAND = (sys.executable, "-m", "cli")
 
 console = Console(highlight=False, soft_wrap=True)
@@ -134,7 +133,8 @@ def run_product(
         if not chroma_url:
             chroma = supervisor.start("chroma", [*COMMAND, "vector-store", "--port", str(chroma_port)])
             supervisor.wait_ready(chroma, f"{env['CHROMA_URL']}/api/v2/heartbeat")
-        supervisor.run("prepare", [sys.executable, "-m", "orchestration.prepare"])
+        if problem := supervisor.run("prepare", [sys.executable, "-m", "orchestration.prepare"]):
+            console.print(problem.strip(), style="yellow", markup=False)
         search = supervisor.start(
             "search",
             [_script("uvicorn"), "--factory", APP, "--host", settings.search_host, "--port", str(search_port)],
@@ -213,11 +213,6 @@ def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, st
     target = home / "dagster.yaml"
     if "dagster_home" in settings.model_fields_set and target.exists():
         console.print(f"The Dagster instance is configured by {target}")
-        if RUN_LAUNCHER not in target.read_text(encoding="utf-8"):
-            console.print(
-                f"[yellow]{target} is of an earlier version: runs whose worker dies keep their slot. Copy "
-                f"`run_monitoring` and `run_launcher` from {ROOT / 'orchestration' / 'instance' / template}.[/]"
-            )
     else:
         shutil.copyfile(ROOT / "orchestration" / "instance" / template, target)
 

@@ -12,12 +12,12 @@ So a collection is damaged only if all of this holds:
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from uuid import uuid4
 
 from embedding.vector_store.collection_names import collection_name
-from embedding.vector_store.collections import CourseCollection, VectorStore
+from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import (
     CollectionNotFoundError,
     VectorStoreError,
@@ -64,15 +64,21 @@ def _unreadable(store: VectorStore, course_ids: Sequence[str]) -> dict[str, Vect
 
 
 def _read_error(store: VectorStore, course_id: str) -> VectorStoreError | None:
+    error = _error_of(lambda: store.open(course_id).dimensions())
+    if error and any(part in str(error) for part in _SERVER_ERRORS):
+        raise _unhealthy(error, "the error is one of its database or its machine") from error
+    return error
+
+
+def _error_of(read: Callable[[], object]) -> VectorStoreError | None:
+    """The error of reading a collection. None if there is none, or if the collection does not exist (any more)."""
     try:
-        store.open(course_id).dimensions()
+        read()
     except VectorStoreUnreachableError:
         raise
     except CollectionNotFoundError:
         return None
     except VectorStoreError as error:
-        if any(part in str(error) for part in _SERVER_ERRORS):
-            raise _unhealthy(error, "the error is one of its database or its machine") from error
         return error
     return None
 
@@ -92,24 +98,12 @@ def _check_number(store: VectorStore, failed: dict[str, VectorStoreError]) -> No
     """Check that only a few collections cannot be read, or fewer than can; reads a sample of the others."""
     names = {collection_name(course_id) for course_id in failed}
     others = (collection for collection in store.collections() if collection.name not in names)
-    sample = list(map(_is_readable, islice(others, max(SAMPLE_SIZE, 2 * len(names)))))
-    readable = sum(sample)
+    sample = [_error_of(collection.dimensions) for collection in islice(others, max(SAMPLE_SIZE, 2 * len(names)))]
+    readable = sample.count(None)
     unreadable = len(names) + len(sample) - readable
     if unreadable > max(MAX_DAMAGED, readable):
         reason = f"{unreadable} collections cannot be read, and only {readable} can"
         raise _unhealthy(next(iter(failed.values())), reason)
-
-
-def _is_readable(collection: CourseCollection) -> bool:
-    try:
-        collection.dimensions()
-    except VectorStoreUnreachableError:
-        raise
-    except CollectionNotFoundError:  # deleted meanwhile
-        return True
-    except VectorStoreError:
-        return False
-    return True
 
 
 def _unhealthy(error: VectorStoreError, reason: str) -> VectorStoreUnhealthyError:

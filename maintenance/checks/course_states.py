@@ -32,7 +32,7 @@ def check_states(engine: Engine, signature: str | None) -> Iterator[Finding]:
     yield from _failed(failed)
     if unowned:
         message = f"{counted(len(unowned), 'course')} marked as running, but claimed by no run: {first_few(unowned)}"
-        advice = "The pipeline embeds them while `make up` runs; `course-search embed COURSE` requests it"
+        advice = "The pipeline embeds them while `make up` runs; until then, `course-search embed COURSE` is refused"
         yield Finding("states", Level.WARNING, message, advice, unowned)
     overdue = [course.id for course in courses if _is_overdue(course)]
     if overdue:

@@ -199,7 +199,7 @@ class CourseRun:
 
     def _claim_row(self, session: Session, course: Course) -> bool:
         """Claim the row. A finished run that could not update the row loses its claim."""
-        owner = course.embedding_run_id
+        owner = course.embedding_run_id if course.embedding_status == EmbeddingStatus.RUNNING else None
         run = self._context.instance.get_run_by_id(owner) if owner else None
         dead_owner = owner if run and run.is_finished else None
         content = self._reason.content if self._reason else None

@@ -5,7 +5,6 @@ from pathlib import Path
 import dagster as dg
 
 from maintenance.backup import BackupSettings, archive_path, back_up
-from models.database import create_catalogue_engine
 from orchestration.partitions import HOUSEKEEPING_TAG, OWNERS
 from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, VectorStoreResource
 from orchestration.workers import register_worker
@@ -25,11 +24,7 @@ def write_backup(
     register_worker(context.instance, context.run_id)
     settings = BackupSettings()
     path = archive_path(settings.backup_dir, MADE_BY)
-    engine = create_catalogue_engine(catalogue.settings())
-    try:
-        report = back_up(engine, vector_store.store(PATIENCE_SECONDS), path, context.log.info)
-    finally:
-        engine.dispose()
+    report = back_up(catalogue.engine(), vector_store.store(PATIENCE_SECONDS), path, context.log.info)
     metadata: dict[str, dg.MetadataValue | int] = {
         "archive": dg.MetadataValue.path(path.absolute()),
         "bytes": path.stat().st_size,

@@ -11,8 +11,8 @@ from sqlalchemy import Engine
 
 from orchestration.instance.prepared import mark_prepared
 from orchestration.partitions import PARTITIONS_NAME
-from tests.orchestration.ticks import Resources, all_resources
-from tests.support.courses import empty_catalogue
+from tests.orchestration.ticks import Resources, all_resources, materialize
+from tests.support.courses import empty_catalogue, write_course
 from tests.support.tiny_models import make_tiny_qwen3
 
 NEVER = timedelta(days=1)
@@ -67,3 +67,14 @@ def course_id(instance: dg.DagsterInstance) -> str:
     unique_id = f"course-{uuid4()}"
     instance.add_dynamic_partitions(PARTITIONS_NAME, [unique_id])
     return unique_id
+
+
+@pytest.fixture
+def other_course_id(instance: dg.DagsterInstance, catalogue: Engine, resources: Resources, course_id: str) -> str:
+    """Embed `course_id` and another course; returns the id of the other one."""
+    other = f"other-{course_id}"
+    instance.add_dynamic_partitions(PARTITIONS_NAME, [other])
+    for embedded in (other, course_id):
+        write_course(catalogue, embedded, {f"{embedded}/a": "Copper"})
+        assert materialize(instance, resources, embedded).success
+    return other

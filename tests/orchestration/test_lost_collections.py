@@ -7,26 +7,14 @@ from sqlalchemy import Engine
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from orchestration.lost_collections import lost_collection_sensor
-from orchestration.partitions import PARTITIONS_NAME
-from tests.orchestration.ticks import Resources, materialize, stage_one_tick, tick
-from tests.support.courses import read_course, write_course
+from tests.orchestration.ticks import stage_one_tick, tick
+from tests.support.courses import read_course
 
 pytestmark = pytest.mark.integration
 
 
-@pytest.fixture
-def kept_course_id(instance: dg.DagsterInstance, catalogue: Engine, resources: Resources, course_id: str) -> str:
-    """Embed two courses; returns the id of the other one."""
-    kept = f"kept-{course_id}"
-    instance.add_dynamic_partitions(PARTITIONS_NAME, [kept])
-    for embedded in (kept, course_id):
-        write_course(catalogue, embedded, {f"{embedded}/a": "Copper"})
-        assert materialize(instance, resources, embedded).success
-    return kept
-
-
 def test_a_course_whose_collection_is_gone_is_requested_in_the_second_tick(
-    instance: dg.DagsterInstance, catalogue: Engine, vector_store: VectorStore, course_id: str, kept_course_id: str
+    instance: dg.DagsterInstance, catalogue: Engine, vector_store: VectorStore, course_id: str, other_course_id: str
 ) -> None:
     """One look could fall between the publication of a course and the listing of the collections."""
     assert tick(lost_collection_sensor, instance).skip_message == "Every done course has a collection"
@@ -37,7 +25,7 @@ def test_a_course_whose_collection_is_gone_is_requested_in_the_second_tick(
     second = tick(lost_collection_sensor, instance, first.cursor)
     assert course_id in second.skip_message
     assert read_course(catalogue, course_id).embedding_status == "pending"
-    assert read_course(catalogue, kept_course_id).embedding_status == "done"
+    assert read_course(catalogue, other_course_id).embedding_status == "done"
     assert stage_one_tick(instance).launched == [[course_id]]
     assert tick(lost_collection_sensor, instance, second.cursor).skip_message == "Every done course has a collection"
 
@@ -46,10 +34,10 @@ def test_nothing_is_requested_while_the_vector_store_is_unreachable(
     instance: dg.DagsterInstance,
     catalogue: Engine,
     course_id: str,
-    kept_course_id: str,
+    other_course_id: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
-    cursor = f'["{course_id}", "{kept_course_id}"]'
+    cursor = f'["{course_id}", "{other_course_id}"]'
     assert "cannot be reached" in tick(lost_collection_sensor, instance, cursor).skip_message
     assert read_course(catalogue, course_id).embedding_status == "done"

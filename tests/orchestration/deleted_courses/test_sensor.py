@@ -10,7 +10,7 @@ from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from orchestration.partitions import PARTITIONS_NAME
 from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
-from tests.orchestration.ticks import Resources, deleted_course_tick, materialize
+from tests.orchestration.ticks import deleted_course_tick
 from tests.support.courses import write_course
 from tests.support.servers.chroma import has_collection
 
@@ -23,15 +23,10 @@ def delete_row(catalogue: Engine, course_id: str) -> None:
 
 
 @pytest.fixture
-def kept_course_id(instance: dg.DagsterInstance, catalogue: Engine, resources: Resources, course_id: str) -> str:
-    """Embed two courses and delete the row of `course_id`; returns the id of the other course."""
-    kept = f"kept-{course_id}"
-    instance.add_dynamic_partitions(PARTITIONS_NAME, [kept])
-    for embedded in (kept, course_id):
-        write_course(catalogue, embedded, {f"{embedded}/a": "Copper"})
-        assert materialize(instance, resources, embedded).success
+def kept_course_id(catalogue: Engine, course_id: str, other_course_id: str) -> str:
+    """Two embedded courses, of which the row of `course_id` is deleted; returns the id of the other course."""
     delete_row(catalogue, course_id)
-    return kept
+    return other_course_id
 
 
 def test_a_deleted_course_loses_collection_keyword_index_and_partition_in_the_second_tick(
