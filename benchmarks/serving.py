@@ -81,7 +81,7 @@ def open_stores(settings: Mapping[str, str]) -> Iterator[Stores]:
             "DATABASE_URL": f"sqlite:///{directory}/catalogue.db",
             "CHROMA_DB_DIR": str(directory / "chroma"),
             "CHROMA_URL": f"http://127.0.0.1:{chroma_port}",
-            "KEYWORD_INDEX_DIR": str(directory / "keywords"),
+            "SNAPSHOT_DIR": str(directory / "snapshots"),
             "NO_PROXY": "127.0.0.1",
             "PYTHONPATH": str(ROOT),
             **settings,

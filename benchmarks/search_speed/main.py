@@ -1,26 +1,31 @@
 """Benchmark: search speed, compared with plain Chroma, LangChain and LlamaIndex, on the same courses and questions.
 
-    python -m benchmarks.search_speed.main [--out FILE] [--sizes 300 5000 50000] [--seconds 3]
+    python -m benchmarks.search_speed.main [--out FILE] [--sizes 300 5000 50000] [--seconds 3] [--minutes 14]
 
 Each system runs in a separate process that searches from one or eight threads. The systems alternate within each
 measurement. Query vectors are given, so embedding is not measured. LangChain (`EnsembleRetriever`) and LlamaIndex
 (`QueryFusionRetriever`) are libraries: their figures include HTTP only to Chroma. The product is measured in process
-and over HTTP. At the end, the time saved by the product's caches is measured.
+and over HTTP. The bare float32 product of all vectors with the query, in numpy with one thread, shows what the search
+in process adds to it. For each course, the first search and the time saved by the caches are measured too.
+
+A system that fails is a row with the reason, and the others are still measured. The tables are printed at the end, even
+if the time is over before all is measured.
 """
 
 import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import product
 from pathlib import Path
-from typing import IO, Any, Self, cast
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -35,10 +40,13 @@ from benchmarks.search_speed.our_systems import (
     IN_PROCESS,
     LOOK_UP,
     OUR_SYSTEMS,
+    PRODUCT,
     QUESTIONS,
     SEARCH_URL,
+    VECTORS,
 )
-from benchmarks.search_speed.tables import print_caches, print_cells
+from benchmarks.search_speed.processes import Deadline, SystemFailedError, SystemProcess, one_line
+from benchmarks.search_speed.tables import print_tables, summary
 from benchmarks.search_speed.worker import RESULTS
 from benchmarks.serving import ROOT, Serving, serving
 from embedding.vector_store.collection_names import collection_name
@@ -50,20 +58,22 @@ from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk
 
 SIZES = (300, 5_000, 50_000)
-METHODS = ("vector", "hybrid")
+METHODS = ("hybrid", "vector")
+"""The most important first: a time limit loses the rest."""
 CLIENTS = (1, 8)
 TURNS = 3
 """Number of alternating turns into which the seconds of a measurement are divided."""
-MAX_SMALL_COURSE = 1_000
-"""Chunks of a course that loads so fast that a search waits for it. For larger courses Chroma answers meanwhile."""
 BASELINES = ("LangChain", "LlamaIndex")
 BASELINES_PYTHON = ROOT / ".venv-baselines" / "bin" / "python"
+SETUP_SECONDS = 240.0
+"""Time limit of a system until its first search; all are set up at the same time."""
+TURN_SECONDS = 30.0
+"""Time limit of one turn, in addition to the seconds that are measured."""
+COMMAND_SECONDS = 120.0
+"""Time limit of any other command."""
+NOT_MEASURED = "not measured"
 
-progress = Console(stderr=True, highlight=False)
-
-
-class SystemFailedError(Exception):
-    """The process of a system ended unexpectedly; the message holds its standard error."""
+progress = Console(stderr=True, highlight=False, log_path=False, soft_wrap=True)
 
 
 def main() -> None:
@@ -72,114 +82,195 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="numbers of chunks of the courses")
     parser.add_argument("--seconds", type=float, default=3.0, help="seconds per system and measurement (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=14.0, help="time limit of the whole benchmark (%(default)s)")
     arguments = parser.parse_args()
-    if not BASELINES_PYTHON.exists():
-        parser.error("the baselines are not installed: run `make bench-search`")
-    figures = measure(arguments.sizes, arguments.seconds, (*OUR_SYSTEMS, *BASELINES))
-    if arguments.out:
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    systems = (*OUR_SYSTEMS, *BASELINES)
+    figures = empty_figures(arguments.sizes, arguments.seconds, systems)
+    try:
+        measure(figures, systems, Deadline(arguments.minutes))
+    finally:
+        figures["summary"] = summary(figures["cells"])
+        if arguments.out:
+            arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        print_tables(figures)
 
 
-def measure(sizes: Sequence[int], seconds: float, systems: Sequence[str]) -> dict[str, Any]:
-    """Measure courses of these sizes, and print each table as soon as it is complete."""
-    figures: dict[str, Any] = {
+def empty_figures(sizes: Sequence[int], seconds: float, systems: Sequence[str]) -> dict[str, Any]:
+    """All figures of a benchmark, each of them marked as not measured."""
+    missing = {"failed": NOT_MEASURED}
+    return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"python": platform.python_version(), "cpus": os.cpu_count(), "load_before": os.getloadavg()},
         "dimensions": DIMENSIONS,
         "results": RESULTS,
         "seconds": seconds,
-        "cells": [],
-        "loading": {},
-        "requests": {},
-    }
-    for size in sizes:
-        progress.print(f"{size:,} chunks: generating and publishing the course")
-        course = make_course(size)
-        with _published(course) as product, ExitStack() as stack:
-            progress.print(f"{size:,} chunks: starting the systems")
-            started = {
-                name: stack.enter_context(SystemProcess(name, _environment(product, course))) for name in systems
+        "cells": [
+            {
+                "chunks": size,
+                "method": method,
+                "filtered": filtered,
+                "clients": clients,
+                "systems": {name: missing for name in systems if _takes_part(name, method, clients)},
             }
-            for system in started.values():
-                system.read_reply()
-            cells = list(_measure_cells(course, started, seconds))
-            figures["loading"][size] = started[IN_PROCESS].execute("loading")
-            if size <= MAX_SMALL_COURSE:
-                figures["requests"][size] = started[IN_PROCESS].execute("requests")
-        figures["cells"] += cells
-        print_cells(size, cells)
-    print_caches(figures["loading"], figures["requests"])
+            for size, method, filtered, clients in product(sizes, METHODS, (False, True), CLIENTS)
+        ],
+        "setup": {size: dict.fromkeys(systems, missing) for size in sizes},
+        "opening": dict.fromkeys(sizes, missing),
+        "requests": dict.fromkeys(sizes, missing),
+        "phases": {size: {} for size in sizes},
+    }
+
+
+def measure(figures: dict[str, Any], systems: Sequence[str], deadline: Deadline) -> None:
+    """Replace the figures of `empty_figures` one after the other, so that a stop at any time loses only the rest."""
+    for size in figures["phases"]:
+        try:
+            deadline.check()
+            _measure_course(size, figures, systems, deadline)
+        except Exception as error:  # noqa: BLE001 - what fails in one course must not end the others
+            reason = one_line(
+                str(error) if isinstance(error, SystemFailedError) else f"{type(error).__name__}: {error}"
+            )
+            progress.log(f"{size:,} chunks: {reason}", style="red")
+            _explain_missing(figures, size, reason)
     figures["machine"]["load_after"] = os.getloadavg()
-    return figures
 
 
-class SystemProcess:
-    """A process that runs the benchmark of one system. It executes the commands of `benchmarks.search_speed.worker`."""
+def _measure_course(size: int, figures: dict[str, Any], systems: Sequence[str], deadline: Deadline) -> None:
+    phase = partial(_phase, size, figures["phases"][size])
+    with phase("generating the course"):
+        course = make_course(size)
+    with ExitStack() as stack:
+        with phase("loading and indexing the course"):
+            published = stack.enter_context(_published(course, deadline))
+        with phase("setting up the systems"):
+            started = {
+                name: stack.enter_context(
+                    SystemProcess(name, _command(name), _environment(published, course), deadline)
+                )
+                for name in systems
+            }
+            for name, system in started.items():
+                figures["setup"][size][name] = _or_failure(system, partial(_set_up, system))
+        for name in ("opening", "requests") if IN_PROCESS in started else ():
+            with phase(f"first searches and caches: {name}"):
+                ask = partial(started[IN_PROCESS].execute, name, COMMAND_SECONDS)
+                figures[name][size] = _or_failure(started[IN_PROCESS], ask)
+        cells = [cell for cell in figures["cells"] if cell["chunks"] == size]
+        seconds = figures["seconds"]
+        for method, filtered in product(METHODS, (False, True)):
+            with phase(f"{method}{', filtered' if filtered else ''}"):
+                same = [cell for cell in cells if (cell["method"], cell["filtered"]) == (method, filtered)]
+                _measure_cells(course, started, same, seconds, deadline)
 
-    def __init__(self, name: str, environment: Mapping[str, str]) -> None:
-        self.name = name
-        is_baseline = name in BASELINES
-        python = BASELINES_PYTHON if is_baseline else Path(sys.executable)
-        module = "benchmarks.search_speed.baselines" if is_baseline else "benchmarks.search_speed.our_systems"
-        self._log = tempfile.TemporaryFile("w+", encoding="utf-8")  # noqa: SIM115 - closed with the system
-        self._process = subprocess.Popen(
-            [python, "-m", module, name],
-            env=os.environ | environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            text=True,
-        )
 
-    def __enter__(self) -> Self:
-        return self
+def _measure_cells(
+    course: MadeUpCourse,
+    systems: Mapping[str, SystemProcess],
+    cells: Sequence[dict[str, Any]],
+    seconds: float,
+    deadline: Deadline,
+) -> None:
+    """Measure the cells of one method, filtered or not; they differ in the number of clients."""
+    options = {name: cells[0][name] for name in ("method", "filtered")}
+    recalls: dict[str, Any] = {}
+    if options["method"] == "vector":
+        exact = course.nearest(RESULTS, filtered=options["filtered"])
+        for name, system in _participants(systems, cells[0]):
+            if name != PRODUCT:
+                found = _or_failure(system, partial(system.execute, "search", COMMAND_SECONDS, **options))
+                recalls[name] = None if _failed(found) else _recall(exact, found)
+    else:
+        for _, system in _participants(systems, cells[0]):  # warm up
+            _or_failure(system, partial(system.execute, "measure", TURN_SECONDS, clients=1, seconds=0.1, **options))
+    for cell in cells:
+        deadline.check()
+        turn = {"clients": cell["clients"], "seconds": seconds / TURNS, **options}
+        replies: dict[str, list[Any]] = {name: [] for name in cell["systems"]}
+        for _ in range(TURNS):
+            for name, system in _participants(systems, cell):
+                if not any(map(_failed, replies[name])):
+                    limit = TURN_SECONDS + seconds / TURNS
+                    replies[name].append(_or_failure(system, partial(system.execute, "measure", limit, **turn)))
+        for name, turns in replies.items():
+            failure = next(filter(_failed, turns), None)
+            cell["systems"][name] = failure or (_speed(turns) | {"recall": recalls.get(name)})
 
-    def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.communicate()
-        self._log.close()
 
-    def execute(self, command: str, **arguments: Any) -> Any:
-        """Send a command and return its reply.
+def _participants(systems: Mapping[str, SystemProcess], cell: Mapping[str, Any]) -> Iterable[tuple[str, SystemProcess]]:
+    return [(name, systems[name]) for name in cell["systems"]]
 
-        Raises:
-            SystemFailedError: the process ended.
-        """
-        with suppress(BrokenPipeError):  # `read_reply` reports the reason
-            print(json.dumps({"command": command, **arguments}), file=self._process.stdin, flush=True)
-        return self.read_reply()
 
-    def read_reply(self) -> Any:
-        """The next reply. The first one, before any command, is sent when the process is ready.
+def _takes_part(name: str, method: str, clients: int) -> bool:
+    """Chroma has no hybrid search; the bare product is compared with single searches."""
+    return {CHROMA: method == "vector", PRODUCT: clients == 1}.get(name, True)
 
-        Raises:
-            SystemFailedError: the process ended.
-        """
-        line = cast(IO[str], self._process.stdout).readline()
-        if not line:
-            self._process.wait()
-            self._log.seek(0)
-            raise SystemFailedError(f"{self.name} ended with exit code {self._process.returncode}:\n{self._log.read()}")
-        return json.loads(line)
+
+def _set_up(system: SystemProcess) -> dict[str, Any]:
+    return {"seconds": system.wait_ready(SETUP_SECONDS)}
+
+
+def _or_failure(system: SystemProcess, ask: Callable[[], Any]) -> Any:
+    """The answer, or `{"failed": reason}`."""
+    try:
+        return ask()
+    except SystemFailedError as error:
+        progress.log(f"  {system.name}: {error}", style="red")
+        return {"failed": str(error)}
+
+
+def _failed(reply: Any) -> bool:
+    return isinstance(reply, dict) and "failed" in reply
+
+
+def _explain_missing(figures: dict[str, Any], size: int, reason: str) -> None:
+    """Write the reason into all figures of a course that are still missing."""
+    groups: list[dict[Any, Any]] = [cell["systems"] for cell in figures["cells"] if cell["chunks"] == size]
+    for group in (*groups, figures["setup"][size]):
+        for name, row in group.items():
+            if row == {"failed": NOT_MEASURED}:
+                group[name] = {"failed": reason}
+    for name in ("opening", "requests"):
+        if figures[name][size] == {"failed": NOT_MEASURED}:
+            figures[name][size] = {"failed": reason}
 
 
 @contextmanager
-def _published(course: MadeUpCourse) -> Iterator[Serving]:
+def _phase(size: int, phases: dict[str, float], name: str) -> Iterator[None]:
+    """Print the name of a phase when it begins, and record its seconds."""
+    progress.log(f"{size:,} chunks: {name}")
+    started = time.monotonic()
+    try:
+        yield
+    finally:
+        phases[name] = round(time.monotonic() - started, 1)
+
+
+def _command(name: str) -> list[str | Path]:
+    if name in BASELINES:
+        return [BASELINES_PYTHON, "-m", "benchmarks.search_speed.baselines", name]
+    return [sys.executable, "-m", "benchmarks.search_speed.our_systems", name]
+
+
+@contextmanager
+def _published(course: MadeUpCourse, deadline: Deadline) -> Iterator[Serving]:
     """Start the product and publish the course."""
     with tempfile.TemporaryDirectory(prefix="course-search-") as name:
-        questions = Path(name) / "questions.npz"
+        questions, vectors = Path(name) / "questions.npz", Path(name) / "vectors.npy"
         course.save_questions(questions)
-        with serving({QUESTIONS: str(questions), COURSE: course.id}, APP) as product:
-            product.publish((course.id, course.corpus()), course.id, partial(_index, product, course))
-            yield product
+        np.save(vectors, course.vectors)
+        with serving({QUESTIONS: str(questions), VECTORS: str(vectors), COURSE: course.id}, APP) as started:
+            started.publish((course.id, course.corpus()), course.id, partial(_index, started, course, deadline))
+            yield started
 
 
-def _index(product: Serving, course: MadeUpCourse) -> CourseFingerprint:
+def _index(serving_: Serving, course: MadeUpCourse, deadline: Deadline) -> CourseFingerprint:
     """Write the collection like a run, but in larger batches and without checks."""
-    collection = product.store.create(CollectionInfo(course.id, LOOK_UP, LOOK_UP))
+    collection = serving_.store.create(CollectionInfo(course.id, LOOK_UP, LOOK_UP))
     content, written = FingerprintBuilder(), 0
-    with transaction(product.engine) as session:
+    with transaction(serving_.engine) as session:
         for page in chunk_pages(session, course.id):
+            deadline.check()
             records = [Record(chunk.id, chunk.text, _metadata(chunk), content.add(chunk)) for chunk in page]
             collection.upsert(records, course.vectors[written : written + len(page)])
             written += len(page)
@@ -191,36 +282,8 @@ def _metadata(chunk: Chunk) -> dict[str, Any]:
     return {**(chunk.extra or {}), **{field: getattr(chunk, field) for field in fields}}
 
 
-def _environment(product: Serving, course: MadeUpCourse) -> dict[str, str]:
-    return {**product.settings, SEARCH_URL: product.url, COLLECTION: collection_name(course.id)}
-
-
-def _measure_cells(
-    course: MadeUpCourse, systems: Mapping[str, SystemProcess], seconds: float
-) -> Iterator[dict[str, Any]]:
-    for method, filtered in [(method, filtered) for method in METHODS for filtered in (False, True)]:
-        capable = {name: system for name, system in systems.items() if method == "vector" or name != CHROMA}
-        options = {"method": method, "filtered": filtered}
-        progress.print(f"{len(course.texts):,} chunks: {method}{', filtered' if filtered else ''}")
-        recalls = {}
-        if method == "vector":
-            exact = course.nearest(RESULTS, filtered=filtered)
-            recalls = {name: _recall(exact, system.execute("search", **options)) for name, system in capable.items()}
-        else:
-            for system in capable.values():  # warm up
-                system.execute("measure", clients=1, seconds=0.1, **options)
-        for clients in CLIENTS:
-            replies: dict[str, list[Any]] = {name: [] for name in capable}
-            for _ in range(TURNS):
-                for name, system in capable.items():
-                    reply = system.execute("measure", clients=clients, seconds=seconds / TURNS, **options)
-                    replies[name].append(reply)
-            yield {
-                "chunks": len(course.texts),
-                **options,
-                "clients": clients,
-                "systems": {name: _speed(replies[name]) | {"recall": recalls.get(name)} for name in capable},
-            }
+def _environment(started: Serving, course: MadeUpCourse) -> dict[str, str]:
+    return {**started.settings, SEARCH_URL: started.url, COLLECTION: collection_name(course.id)}
 
 
 def _speed(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -230,6 +293,7 @@ def _speed(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "p50_ms": milliseconds(durations, 50),
         "p99_ms": milliseconds(durations, 99),
         "per_second": round(len(durations) / sum(turn["seconds"] for turn in turns), 1),
+        "cpu_ms": round(sum(turn["cpu_seconds"] for turn in turns) / len(durations) * 1000, 3),
     }
 
 

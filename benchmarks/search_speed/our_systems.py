@@ -1,21 +1,26 @@
-"""The product (in process and over HTTP) and plain Chroma: `python -m benchmarks.search_speed.our_systems SYSTEM`.
+"""The product, plain Chroma, and a bare matrix product: `python -m benchmarks.search_speed.our_systems SYSTEM`.
 
 Query vectors are read from a table, in the search app too, so the measurements exclude query embedding.
 """
 
+import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from http.client import OK, HTTPConnection
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import numpy as np
 from fastapi import FastAPI
+from threadpoolctl import threadpool_limits
 
-from benchmarks.search_speed.caches import measure_loading, measure_requests
+from benchmarks.search_speed.caches import measure_opening, measure_requests, wait_until_ready
 from benchmarks.search_speed.worker import RESULTS, Call, Question, Search, handle_commands, read_questions
 from embedding.interface import Embedder, Embeddings
 from embedding.vector_store.collection_names import collection_name
@@ -23,20 +28,29 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from embedding.vectors import Vectors
 from models.database import CatalogueSettings
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
 from search_api.courses.service import Courses
+from search_api.http.errors import ERRORS
 from search_api.search.schemas import SearchRequest
 from search_api.services import Services, assemble_services
 
-IN_PROCESS, OVER_HTTP, CHROMA = OUR_SYSTEMS = ("course-search, in process", "course-search, HTTP", "Chroma, HTTP")
+IN_PROCESS, OVER_HTTP, CHROMA, PRODUCT = OUR_SYSTEMS = (
+    "course-search, in process",
+    "course-search, HTTP",
+    "Chroma, HTTP",
+    "bare float32 product",
+)
 LOOK_UP = "lookup"
 """Name and signature of the embedding model."""
 APP = "benchmarks.search_speed.our_systems:create_search_app"
-QUESTIONS, COURSE = "BENCHMARK_QUESTIONS", "BENCHMARK_COURSE"
+QUESTIONS, VECTORS, COURSE = "BENCHMARK_QUESTIONS", "BENCHMARK_VECTORS", "BENCHMARK_COURSE"
 COLLECTION, SEARCH_URL = "BENCHMARK_COLLECTION", "BENCHMARK_SEARCH_URL"
 """Environment variables of all systems, in addition to the settings of `benchmarks.serving`."""
+MAX_IDLE_SECONDS = 2.0
+"""uvicorn closes connections that are idle longer than 5 s, which happens while other systems are measured."""
+REQUEST_SECONDS = 60.0
 
 
 class LookUpEmbedder(Embedder):
@@ -67,25 +81,25 @@ def main(system: str) -> None:
     course_id = os.environ[COURSE]
     if system == IN_PROCESS:
         with _services(SearchSettings()) as services:
-            measurements = {"loading": measure_loading, "requests": measure_requests}
+            measurements = {"opening": measure_opening, "requests": measure_requests}
             commands = {
                 name: partial(measure, services, course_id, questions) for name, measure in measurements.items()
             }
             handle_commands(_loaded(_search_services(services, course_id), questions), questions, commands)
     elif system == OVER_HTTP:
-        # uvicorn closes connections that are idle while other systems are measured
-        limits = httpx.Limits(keepalive_expiry=2)
-        with httpx.Client(base_url=os.environ[SEARCH_URL], timeout=600, trust_env=False, limits=limits) as client:
-            handle_commands(_loaded(_search_app(client, course_id), questions), questions)
+        handle_commands(_loaded(_search_app(os.environ[SEARCH_URL], course_id), questions), questions)
     elif system == CHROMA:
         handle_commands(_search_chroma(course_id), questions)
+    elif system == PRODUCT:
+        with threadpool_limits(1):
+            handle_commands(_multiply(np.load(os.environ[VECTORS])), questions)
     else:
         raise ValueError(f"There is no system {system}")
 
 
 def _loaded(search: Search, questions: Sequence[Question]) -> Search:
-    """Load the course into memory: a keyword search waits until it is loaded."""
-    search(Call(questions[0], "keyword", filtered=False))
+    """Search once, which loads the course."""
+    wait_until_ready(partial(search, Call(questions[0], "keyword", filtered=False)))
     return search
 
 
@@ -99,7 +113,7 @@ def _services(settings: SearchSettings) -> Iterator[Services]:
         closing(Courses(CatalogueSettings())) as courses,
         closing(VectorStore(VectorStoreSettings())) as vector_store,
         assemble_services(
-            settings, courses, vector_store, KeywordStore(KeywordSettings()), load_embedder=lambda: embedder
+            settings, courses, vector_store, SnapshotStore(SnapshotSettings()), load_embedder=lambda: embedder
         ) as services,
     ):
         yield services
@@ -113,20 +127,59 @@ def _body(call: Call) -> dict[str, Any]:
 def _search_services(services: Services, course_id: str) -> Search:
     def search(call: Call) -> list[str]:
         answer = services.search.search(course_id, SearchRequest.model_validate(_body(call)))
-        if answer.degraded:
-            raise RuntimeError(answer.degraded)
-        return [result.metadata["chunk_id"] for result in answer.results]
+        return _found(answer)
 
     return search
 
 
-def _search_app(client: httpx.Client, course_id: str) -> Search:
+def _search_app(url: str, course_id: str) -> Search:
+    """Uses `http.client`: httpx takes about 1 ms of a call, which 8 threads of one process take one after another."""
+    connection = _Connection(urlsplit(url).netloc)
+    path, headers = f"/courses/{course_id}/search", {"Content-Type": "application/json"}
+    bodies: dict[tuple[str, str, bool], bytes] = {}
+
     def search(call: Call) -> list[str]:
-        response = client.post(f"/courses/{course_id}/search", json=_body(call)).raise_for_status()
-        answer = response.json()
-        if answer["degraded"]:
-            raise RuntimeError(answer["degraded"])
-        return [result["metadata"]["chunk_id"] for result in answer["results"]]
+        key = (call.question.text, call.method, call.filtered)
+        body = bodies.get(key) or bodies.setdefault(key, json.dumps(_body(call)).encode())
+        http = connection.open()
+        http.request("POST", path, body, headers)
+        response = http.getresponse()
+        content = response.read()
+        answer = json.loads(content)
+        if response.status != OK:
+            raise ERRORS[answer["error"]["code"]](answer["error"]["message"])
+        return _found(answer)
+
+    return search
+
+
+def _found(answer: Mapping[str, Any]) -> list[str]:
+    if answer["degraded"]:
+        raise RuntimeError(answer["degraded"])
+    return [result["metadata"]["chunk_id"] for result in answer["results"]]
+
+
+class _Connection(threading.local):
+    """A connection for each thread, kept alive between its calls."""
+
+    def __init__(self, netloc: str) -> None:
+        self._http = HTTPConnection(netloc, timeout=REQUEST_SECONDS)  # sets TCP_NODELAY
+        self._used_at = 0.0
+
+    def open(self) -> HTTPConnection:
+        now = time.monotonic()
+        if now - self._used_at > MAX_IDLE_SECONDS:
+            self._http.close()  # the next request opens it again
+        self._used_at = now
+        return self._http
+
+
+def _multiply(vectors: Vectors) -> Search:
+    """The float32 product of all vectors with the query: what an exact search computes at least."""
+
+    def search(call: Call) -> list[str]:
+        vectors @ call.question.vector
+        return []
 
     return search
 

@@ -1,6 +1,7 @@
 """The main loop of a process that benchmarks one search system. It executes commands from its standard input.
 
-A command is one line with a JSON object, and so is its reply:
+A command is one line with a JSON object, and so is its reply, `{"reply": …}` or `{"error": "…"}`. The first reply,
+before any command, says that the system is set up.
 
     {"command": "search", "method": "vector", "filtered": false}      replies the found ids of each question
     {"command": "measure", …, "clients": 8, "seconds": 1.5}           replies the durations of the calls of 8 threads
@@ -13,6 +14,7 @@ import os
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import cycle, islice
 from pathlib import Path
@@ -67,25 +69,38 @@ def handle_commands(
     """
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # keeps the output of libraries out of the replies
-    print(json.dumps("ready"), file=replies, flush=True)
+    print(json.dumps({"reply": "ready"}), file=replies, flush=True)
     for line in sys.stdin:
-        command = json.loads(line)
-        calls = [Call(question, command.get("method", ""), command.get("filtered", False)) for question in questions]
-        match command["command"]:
-            case "search":
-                reply: Any = [list(search(call)) for call in calls]
-            case "measure":
-                reply = measure(search, calls, command["clients"], command["seconds"])
-            case name:
-                reply = (extra_commands or {})[name]()
+        try:
+            reply = {"reply": _execute(json.loads(line), search, questions, extra_commands or {})}
+        except Exception as error:  # noqa: BLE001 - a failed command must not prevent the next one
+            traceback.print_exc()
+            reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=replies, flush=True)
+
+
+def _execute(
+    command: Mapping[str, Any],
+    search: Search,
+    questions: Sequence[Question],
+    extra_commands: Mapping[str, Callable[[], Any]],
+) -> Any:
+    calls = [Call(question, command.get("method", ""), command.get("filtered", False)) for question in questions]
+    match command["command"]:
+        case "search":
+            return [list(search(call)) for call in calls]
+        case "measure":
+            return measure(search, calls, command["clients"], command["seconds"])
+        case name:
+            return extra_commands[name]()
 
 
 def measure(search: Search, calls: Sequence[Call], clients: int, seconds: float) -> dict[str, Any]:
     """Search from `clients` threads for about `seconds`; each thread makes at least one call.
 
     Returns:
-        The total `seconds`, and the `durations` of all calls in seconds.
+        The total `seconds`, the `durations` of all calls in seconds, and the `cpu_seconds` of this process. If the
+        process is only a client, they show whether the client limits the figures.
     """
     durations: list[float] = []
     errors: list[BaseException] = []
@@ -111,12 +126,16 @@ def measure(search: Search, calls: Sequence[Call], clients: int, seconds: float)
     for thread in threads:
         thread.start()
     ready.wait()
-    started = time.perf_counter()
+    started, cpu_started = time.perf_counter(), time.process_time()
     for thread in threads:
         thread.join()
     if errors:
         raise errors[0]
-    return {"seconds": time.perf_counter() - started, "durations": durations}
+    return {
+        "seconds": time.perf_counter() - started,
+        "cpu_seconds": time.process_time() - cpu_started,
+        "durations": durations,
+    }
 
 
 def _repeat(calls: Sequence[Call], start: int) -> Iterator[Call]:

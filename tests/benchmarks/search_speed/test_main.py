@@ -1,6 +1,9 @@
-"""The generated course, the measuring clients, and a short run of all installed systems."""
+"""The generated course, the measuring clients, failing systems, and a short run of all installed systems."""
 
+import json
+import sys
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +11,9 @@ import pytest
 
 from benchmarks.search_speed import main
 from benchmarks.search_speed.made_up_course import QUESTIONS, chunk_id, make_course, section_id
-from benchmarks.search_speed.our_systems import CHROMA, OUR_SYSTEMS
+from benchmarks.search_speed.our_systems import CHROMA, IN_PROCESS, OUR_SYSTEMS, OVER_HTTP, PRODUCT
+from benchmarks.search_speed.processes import Deadline, SystemFailedError, SystemProcess
+from benchmarks.search_speed.tables import summary
 from benchmarks.search_speed.worker import Call, Question, measure, read_questions
 from benchmarks.serving import ROOT
 
@@ -82,21 +87,138 @@ def test_baselines_are_pinned_and_do_not_need_torch() -> None:
 @pytest.mark.integration
 def test_all_systems_are_measured_and_find_the_exact_results() -> None:
     systems = (*OUR_SYSTEMS, *(main.BASELINES if main.BASELINES_PYTHON.exists() else ()))
-    figures = main.measure([40], 0.03, systems)
+    figures = main.empty_figures([40], 0.03, systems)
+    main.measure(figures, systems, Deadline(10))
     assert len(figures["cells"]) == 8
     for cell in figures["cells"]:
         is_vector = cell["method"] == "vector"
-        assert set(cell["systems"]) == set(systems) - (set() if is_vector else {CHROMA})
-        for row in cell["systems"].values():
+        left_out = ({CHROMA} if not is_vector else set()) | ({PRODUCT} if cell["clients"] > 1 else set())
+        assert set(cell["systems"]) == set(systems) - left_out
+        for name, row in cell["systems"].items():
             assert row["calls"] >= cell["clients"]
-            assert row["recall"] == (1.0 if is_vector else None)
-    assert all(figures["loading"][40].values())
-    assert all(figures["requests"][40][kind]["without_s"] for kind in ("simple", "expensive"))
+            assert row["recall"] == (1.0 if is_vector and name != PRODUCT else None)
+    assert set(figures["setup"][40]) == set(systems)
+    assert all(figures["opening"][40].values())
+    assert all(figures["requests"][40][kind]["without_s"] for kind in ("simple", "complex"))
 
 
-def test_ended_system_is_reported_with_its_standard_error() -> None:
-    with (
-        main.SystemProcess("unknown", {"BENCHMARK_QUESTIONS": "", "PYTHONPATH": str(ROOT)}) as system,
-        pytest.raises(main.SystemFailedError, match=r"unknown ended with exit code 1:\n(.|\n)*Error"),
-    ):
-        system.read_reply()
+@pytest.mark.integration
+def test_failing_systems_are_rows_and_the_others_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main, "BASELINES_PYTHON", Path("/missing/python"))
+    monkeypatch.setattr(main, "METHODS", ("vector",))
+    systems = (PRODUCT, "unknown", "LangChain", CHROMA)
+    figures = main.empty_figures([40], 0.03, systems)
+    main.measure(figures, systems, Deadline(10))
+    reasons = {
+        "unknown": "ended with exit code 1: ValueError: There is no system unknown",
+        "LangChain": "did not start: No such file or directory: /missing/python",
+    }
+    for group in (figures["setup"][40], *(cell["systems"] for cell in figures["cells"])):
+        assert {name: row["failed"] for name, row in group.items() if "failed" in row} == reasons
+    assert all(cell["systems"][CHROMA]["calls"] for cell in figures["cells"])
+
+
+def test_course_that_fails_is_a_row_for_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    def make(_: int) -> None:
+        raise MemoryError("too large")
+
+    monkeypatch.setattr(main, "make_course", make)
+    figures = main.empty_figures([40, 50], 0.03, OUR_SYSTEMS)
+    main.measure(figures, OUR_SYSTEMS, Deadline(10))
+    rows = [row for cell in figures["cells"] for row in cell["systems"].values()]
+    rows += [row for size in (40, 50) for row in (*figures["setup"][size].values(), figures["opening"][size])]
+    assert rows
+    assert all(row == {"failed": "MemoryError: too large"} for row in rows)
+
+
+@pytest.mark.parametrize("ends_by", ["time limit", "interrupt"])
+def test_tables_and_figures_are_always_written(
+    ends_by: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "figures.json"
+    monkeypatch.setattr("sys.argv", ["main", "--sizes", "40", "50", "--minutes", "0", "--out", str(out)])
+    if ends_by == "interrupt":
+
+        def interrupt(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(main, "measure", interrupt)
+    with pytest.raises(KeyboardInterrupt) if ends_by == "interrupt" else nullcontext():
+        main.main()
+    printed = capsys.readouterr().out
+    for title in ("A course of 40 chunks", "A course of 50 chunks", "Hybrid search, compared", "A search of a course"):
+        assert title in printed
+    assert printed.count("not measured") > 20
+    cells = json.loads(out.read_text())["cells"]
+    assert {name for cell in cells for name in cell["systems"]} == {*OUR_SYSTEMS, *main.BASELINES}
+    assert len(cells) == 2 * 8
+
+
+def test_hybrid_searches_are_compared_with_the_best_peer_and_the_product() -> None:
+    def row(per_second: float, p50_ms: float) -> dict[str, float]:
+        return {"per_second": per_second, "p50_ms": p50_ms}
+
+    systems = {
+        IN_PROCESS: row(1000, 1.2),
+        OVER_HTTP: row(500, 2),
+        CHROMA: row(400, 3),
+        PRODUCT: row(2000, 1.0),
+        "slow": row(100, 9),
+        "fast": row(160, 7),
+        "broken": {"failed": "no answer"},
+    }
+    cell = {"method": "hybrid", "chunks": 40, "filtered": False, "clients": 1, "systems": systems}
+    peers, product = summary([cell])
+    assert (peers["peer"], peers["ratio"], peers["met"]) == ("fast", 3.12, True)
+    assert (product["added_ms"], product["met"]) == (0.2, True)
+    (_, slower) = summary([cell | {"systems": systems | {PRODUCT: row(900, 1.1)}}])
+    assert not slower["met"], "where the product takes over 1 ms, the search takes less"
+    failed, _ = summary([cell | {"systems": systems | {OVER_HTTP: {"failed": "HTTP 503"}}}])
+    assert failed["failed"] == "HTTP 503"
+
+
+def start(code: str, deadline: Deadline | None = None) -> SystemProcess:
+    return SystemProcess("tested", [sys.executable, "-c", code], {"PYTHONPATH": str(ROOT)}, deadline or Deadline(10))
+
+
+WORKER = """
+import sys, time
+from benchmarks.search_speed.worker import handle_commands
+def fail():
+    raise ValueError("no\\nanswer")
+def hang():
+    print("waiting for a lock", file=sys.stderr, flush=True)
+    time.sleep(60)
+handle_commands(None, [], {"fail": fail, "hang": hang, "answer": lambda: 42})
+"""
+
+
+def test_failed_command_does_not_prevent_the_next_one() -> None:
+    with start(WORKER) as system:
+        assert system.wait_ready(60) > 0
+        with pytest.raises(SystemFailedError, match=r"^ValueError: no answer$"):
+            system.execute("fail", 60)
+        assert system.execute("answer", 60) == 42
+
+
+def test_system_that_exceeds_a_time_limit_is_stopped_for_good() -> None:
+    with start(WORKER) as system:
+        system.wait_ready(60)
+        for command in ("hang", "answer"):
+            with pytest.raises(SystemFailedError, match=r"^hang takes over 1 s: waiting for a lock$"):
+                system.execute(command, 1)
+
+
+def test_long_set_up_and_the_end_of_the_benchmark_are_failures() -> None:
+    with start("input()") as system, pytest.raises(SystemFailedError, match=r"^set-up takes over 0 s$"):
+        system.wait_ready(0.01)
+    over = Deadline(0)
+    with start("input()", over) as system, pytest.raises(SystemFailedError, match="the time limit of 0 minutes"):
+        system.wait_ready(60)
+
+
+def test_ended_system_is_reported_with_its_last_line() -> None:
+    with start("raise ValueError('no memory')") as system:
+        for call in (lambda: system.wait_ready(60), lambda: system.execute("answer", 60)):
+            with pytest.raises(SystemFailedError, match=r"^ended with exit code 1: ValueError: no memory$"):
+                call()
