@@ -11,6 +11,7 @@ from cli.commands.doctor import doctor
 from cli.commands.embed import embed
 from cli.commands.embedding_service import embedding_service
 from cli.commands.fetch_model import fetch_model
+from cli.commands.forget import forget
 from cli.commands.load import load
 from cli.commands.rebuild import rebuild
 from cli.commands.restore import restore
@@ -32,6 +33,7 @@ app.command()(load)
 app.command()(status)
 app.command()(embed)
 app.command()(rebuild)
+app.command()(forget)
 app.command()(doctor)
 app.command()(backup)
 app.command()(restore)

@@ -179,7 +179,7 @@ class LocalEmbedder(Embedder):
                 for index in batch:
                     if not np.isfinite(vectors[index]).all():
                         raise EmbeddingError(
-                            f"the vector of text {offset + index} ({texts[index][:80]!r}) is not finite, in "
+                            f"the vector of text {offset + index} ({len(texts[index])} characters) is not finite, in "
                             f"{self.dtype} on {self.device}"
                         )
                 done += len(batch)

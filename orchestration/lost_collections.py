@@ -35,7 +35,8 @@ def lost_collection_sensor(
     try:
         with catalogue.transaction() as session:
             done = [course.id for course in list_courses(session) if course.embedding_status == EmbeddingStatus.DONE]
-        existing = {collection.info.course_id for collection in vector_store.store().collections()}
+        collections = vector_store.store().collections()
+        existing = {collection.info.course_id for collection in collections if collection.is_of_course}
         missing = [course_id for course_id in done if course_id not in existing]
         lost = sorted(missing_before.intersection(missing))[:MAX_REQUESTS]
         with catalogue.transaction() as session:

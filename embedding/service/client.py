@@ -5,6 +5,7 @@ text-embeddings-inference, vLLM or Infinity. A request is retried if the service
 the connection fails. The pause before a retry grows exponentially and is at least the `Retry-After` of the response.
 """
 
+import json
 import logging
 import math
 import weakref
@@ -27,6 +28,7 @@ from embedding.errors import EmbeddingServiceError, EmbeddingServiceUnreachableE
 from embedding.http_client import UnusableProxyError, http_client
 from embedding.model_settings import EmbeddingSettings
 from models.settings import without_password
+from models.text import one_line, without_excerpts
 
 logger = logging.getLogger(__name__)
 
@@ -203,11 +205,18 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _reason(response: httpx.Response) -> str:
-    """The error message in the response. Its place in the JSON depends on the kind of service."""
+    """The error message in the response, without the texts of the request. Its place depends on the kind of service."""
     try:
         body = response.json()
     except ValueError:
         body = response.text
     while isinstance(body, dict):
         body = next((body[key] for key in ("error", "message", "detail") if key in body), str(body))
-    return " ".join(str(body).split())[:_MAX_REASON_LENGTH] or response.reason_phrase
+    message = without_excerpts(one_line(str(body)), map(one_line, _texts(response.request)))
+    return message[:_MAX_REASON_LENGTH] or response.reason_phrase
+
+
+def _texts(request: httpx.Request) -> list[str]:
+    """The texts of the request; empty if it asked for no embeddings."""
+    texts: list[str] = json.loads(request.content).get("input", []) if request.content else []
+    return texts

@@ -9,6 +9,7 @@ import hashlib
 import re
 
 PREFIX = "course_"
+COPY_PREFIX = "copy-"
 MAX_LENGTH = 512
 _HASHED = PREFIX + ".h"  # `h` is not a hex digit, so no escaped id begins like this
 
@@ -30,6 +31,16 @@ def collection_name(course_id: str) -> str:
     if len(name) > MAX_LENGTH:
         return _HASHED + hashlib.sha256(course_id.encode()).hexdigest()
     return name
+
+
+def copy_name(course_id: str) -> str:
+    """The name of the copy that is to replace the course's collection. No collection of a course begins like it."""
+    return COPY_PREFIX + hashlib.sha256(course_id.encode()).hexdigest()
+
+
+def retired_name(course_id: str) -> str:
+    """The name of the course's former collection, between its replacement by a copy and its deletion."""
+    return copy_name(course_id) + "-former"
 
 
 def course_id_of(name: str) -> str | None:

@@ -10,20 +10,21 @@ ownership is lost.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedding.vector_store.collection_names import collection_name
+from embedding.vector_store.collection_names import COPY_PREFIX, collection_name, copy_name, retired_name
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record, from_chroma, matches_stored, to_chroma
 from embedding.vector_store.server import ChromaConnection, no_check
 from embedding.vectors import UNIT_TOLERANCE, Vectors
-from models.text import without_surrogates
+from models.text import without_excerpts, without_surrogates
 
 if TYPE_CHECKING:
     from chromadb.api.models.Collection import Collection as ChromaCollection
@@ -65,7 +66,87 @@ class VectorStore(ChromaConnection):
         Raises:
             VectorStoreError: The vector store failed.
         """
-        name = collection_name(info.course_id)
+        return self._create(collection_name(info.course_id), info, before_write)
+
+    def create_copy(self, course_id: str, info: CollectionInfo) -> "CourseCollection":
+        """Create an empty collection that `replace_by_copy` makes the course's collection. An older copy is deleted.
+
+        Raises:
+            VectorStoreError: The vector store failed.
+        """
+        self.delete_copies(course_id)
+        return self._create(copy_name(course_id), info, no_check)
+
+    def open_copy(self, course_id: str) -> "CourseCollection":
+        """The copy of the course's collection.
+
+        Raises:
+            CollectionNotFoundError: There is none.
+            VectorStoreError: The vector store failed.
+        """
+        collection = self.call(lambda: self.connect().get_collection(copy_name(course_id), embedding_function=None))
+        return CourseCollection(self, collection)
+
+    def discard_copy(self, course_id: str, copy: "CourseCollection") -> None:
+        """Delete this copy, unless it has replaced the collection or was replaced by another copy.
+
+        Raises:
+            VectorStoreError: The vector store failed.
+        """
+        with suppress(CollectionNotFoundError):
+            if self.open_copy(course_id).id == copy.id:
+                self._delete(copy_name(course_id), no_check)
+
+    def delete_copies(self, course_id: str, before_write: Callable[[], None] = no_check) -> None:
+        """Delete the copy of the course's collection, and the former collection that a copy has replaced.
+
+        Raises:
+            VectorStoreError: The vector store failed.
+        """
+        self._delete(copy_name(course_id), before_write)
+        self._delete(retired_name(course_id), before_write)
+
+    def replace_by_copy(self, course_id: str, before_write: Callable[[], None] = no_check) -> None:
+        """Give the name of the course's collection to the copy. Takes milliseconds and can be repeated.
+
+        The former collection is kept until `delete_copies`, because deleting a large one takes seconds. If the process
+        is killed in between, the course has no collection, and `adopt_copy` completes the replacement.
+
+        Raises:
+            CollectionNotFoundError: There is neither a copy nor a collection that was a copy.
+            VectorStoreError: The vector store failed.
+        """
+
+        def retire() -> None:
+            # Without a copy, the collection with the course's name is the copy: this call is a repetition.
+            self.connect().get_collection(copy_name(course_id), embedding_function=None)
+            former = self.connect().get_collection(collection_name(course_id), embedding_function=None)
+            former.modify(name=retired_name(course_id))
+
+        with suppress(CollectionNotFoundError):
+            self.call(retire, before_write)
+        self.adopt_copy(course_id)
+
+    def adopt_copy(self, course_id: str) -> None:
+        """Give the name of the course's collection to the copy, if the course has no collection and there is a copy.
+
+        Raises:
+            CollectionNotFoundError: The course has no collection, and there is no copy.
+            VectorStoreError: The vector store failed.
+        """
+
+        def rename() -> None:
+            try:
+                self.connect().get_collection(collection_name(course_id), embedding_function=None)
+            except NotFoundError:
+                copy = self.connect().get_collection(copy_name(course_id), embedding_function=None)
+                copy.modify(name=collection_name(course_id))
+
+        from chromadb.errors import NotFoundError
+
+        self.call(rename)
+
+    def _create(self, name: str, info: CollectionInfo, before_write: Callable[[], None]) -> "CourseCollection":
         collection = self.call(
             lambda: self.connect().get_or_create_collection(
                 name,
@@ -82,14 +163,31 @@ class VectorStore(ChromaConnection):
         return CourseCollection(self, collection, before_write)
 
     def delete(self, course_id: str, before_write: Callable[[], None] = no_check) -> None:
-        """Delete the course's collection, if it has one.
+        """Delete the course's collection and its copies, if it has them.
 
         Raises:
             VectorStoreError: The vector store failed.
         """
-        name = collection_name(course_id)
+        self.delete_copies(course_id, before_write)
+        self._delete(collection_name(course_id), before_write)
+
+    def _delete(self, name: str, before_write: Callable[[], None]) -> None:
         with suppress(CollectionNotFoundError):
             self.call(lambda: self.connect().delete_collection(name), before_write)
+
+    @contextmanager
+    def scratch(self, name: str) -> Iterator[None]:
+        """Create an empty collection with a name that no other has, and delete it at the end of the block.
+
+        Raises:
+            VectorStoreError: The vector store failed.
+        """
+        try:
+            self.call(lambda: self.connect().get_or_create_collection(name, embedding_function=None))
+            yield
+        finally:
+            with suppress(VectorStoreError):
+                self.call(lambda: self.connect().delete_collection(name))
 
     def write_scratch(self, name: str) -> None:
         """Create a collection, write and read one record, and delete the collection: the server can read and write.
@@ -155,6 +253,22 @@ class CourseCollection:
         return self._collection.name
 
     @property
+    def id(self) -> str:
+        """The collection's id in Chroma, which no other collection ever has."""
+        return str(self._collection.id)
+
+    @property
+    def is_of_course(self) -> bool:
+        """Whether this product created it as the collection of a course, which it still is: it is no copy."""
+        course_id = self.info.course_id
+        return bool(course_id) and self.name == collection_name(course_id)
+
+    @property
+    def is_copy(self) -> bool:
+        """Whether it is a copy of a course's collection, or a former collection, that was not deleted."""
+        return bool(self.info.course_id) and self.name.startswith(COPY_PREFIX)
+
+    @property
     def info(self) -> CollectionInfo:
         """The course and the embedding model; empty strings if another program created the collection."""
         metadata = self._collection.metadata or {}
@@ -185,6 +299,19 @@ class CourseCollection:
             chunk_id: Hashes(str(metadata.get("text_hash", "")), str(metadata.get("content_hash", "")))
             for page in self._get(chunk_ids, ["metadatas"])
             for chunk_id, metadata in zip(page["ids"], page["metadatas"] or [], strict=True)
+        }
+
+    def stored_vectors(self, chunk_ids: Sequence[str]) -> dict[str, tuple[str, Vectors]]:
+        """The hash of the text and the vector (dimensions,) by chunk id, for chunks that are in the collection."""
+        return {
+            chunk_id: (str(metadata.get("text_hash", "")), vector)
+            for page in self._get(chunk_ids, ["metadatas", "embeddings"])
+            for chunk_id, metadata, vector in zip(
+                page["ids"],
+                page["metadatas"] or [],
+                np.asarray(page["embeddings"], dtype=np.float32),
+                strict=True,
+            )
         }
 
     def find_mismatches(self, records: Sequence[Record], vectors: Vectors | None = None) -> list[str]:
@@ -242,40 +369,6 @@ class CourseCollection:
             ids = list(chunk_ids[start : start + WRITE_BATCH])
             self._call(partial(self._collection.delete, ids=ids), self._before_write)
 
-    def query(self, vector: Vectors, top_k: int, filters: Mapping[str, Sequence[str]]) -> list[tuple[Record, float]]:
-        """The chunks nearest to a query, by approximate search.
-
-        Args:
-            vector: Unit vector of the query, (dimensions,).
-            top_k: Number of chunks.
-            filters: Accepted values by metadata field; a chunk has one of them in every field.
-
-        Returns:
-            Records with their cosine similarities, -1.0 to 1.0, in descending order; equal similarities are ordered by
-            chunk id. The records have no content hash.
-        """
-        conditions: list[Any] = [{field: {"$in": list(values)}} for field, values in filters.items()]
-        result = self._call(
-            lambda: self._collection.query(
-                query_embeddings=vector[None, :],
-                n_results=top_k,
-                where={"$and": conditions} if len(conditions) > 1 else (conditions[0] if conditions else None),
-                include=["documents", "metadatas", "distances"],
-            )
-        )
-        rows = zip(
-            result["ids"][0],
-            (result["documents"] or [[]])[0],
-            (result["metadatas"] or [[]])[0],
-            (result["distances"] or [[]])[0],
-            strict=True,
-        )
-        nearest = [
-            (Record(chunk_id, text or "", from_chroma(metadata or {}), ""), max(-1.0, min(1.0, 1.0 - float(distance))))
-            for chunk_id, text, metadata, distance in rows
-        ]
-        return sorted(nearest, key=lambda hit: (-hit[1], hit[0].chunk_id))
-
     def _write(self, records: Sequence[Record], vectors: Vectors | None = None) -> None:
         """Write records in one request. If Chroma rejects it, write one by one, so that the error names the chunk."""
         content: dict[str, Any] = {
@@ -293,7 +386,10 @@ class CourseCollection:
             raise
         except VectorStoreError as error:
             if len(records) == 1:
-                raise VectorStoreError(f"Chunk {records[0].chunk_id!r} cannot be stored: {error}") from error
+                reason = without_excerpts(
+                    str(error), [records[0].text, json.dumps(dict(records[0].metadata), default=str)]
+                )
+                raise VectorStoreError(f"Chunk {records[0].chunk_id!r} cannot be stored: {reason}") from None
             for index, record in enumerate(records):
                 self._write([record], None if vectors is None else vectors[index : index + 1])
 

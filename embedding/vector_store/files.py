@@ -11,6 +11,8 @@ from uuid import UUID
 from embedding.vector_store.directory_lock import lock_holder
 from embedding.vector_store.server import VectorStoreSettings
 
+DATABASE = "chroma.sqlite3"
+"""Name of Chroma's database in its directory."""
 SERVER_LOCK = ".server.lock"
 """Name of the lock file in Chroma's directory. A running server holds the lock."""
 SERVER_ADDRESS = ".server.url"
@@ -34,7 +36,7 @@ def orphaned_directories(directory: Path) -> list[Path]:
     Args:
         directory: Chroma's directory, as an absolute path.
     """
-    database = directory / "chroma.sqlite3"
+    database = directory / DATABASE
     if not database.exists():
         return []
     # Listed before the table is read: Chroma writes the row of a new collection before it creates the directory.
@@ -62,9 +64,7 @@ def foreign_files(directory: Path) -> list[Path]:
     if not directory.exists():
         return []
     return sorted(
-        path
-        for path in directory.iterdir()
-        if not path.name.startswith((".", "chroma.sqlite3")) and not _is_uuid(path.name)
+        path for path in directory.iterdir() if not path.name.startswith((".", DATABASE)) and not _is_uuid(path.name)
     )
 
 

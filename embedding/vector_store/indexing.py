@@ -13,6 +13,7 @@ import logging
 import time
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, compress
@@ -22,7 +23,7 @@ import numpy as np
 from embedding.interface import Embedder
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
 from embedding.vector_store.damage import find_damaged
-from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record
 from embedding.vectors import are_sound
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
@@ -31,8 +32,6 @@ from models.text import is_unicode
 
 EMBED_BATCH = 64
 """Texts embedded and written together. Progress is reported per batch; an interruption loses one batch."""
-SAMPLE_SIZE = 5
-"""Records in a report's sample."""
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +82,6 @@ class IndexReport:
     """Whether the previous collection was deleted, because it was damaged or made with another model."""
     token_counts: Sequence[int]
     """Tokens of each embedded text."""
-    sample: tuple[Record, ...]
-    """The first `SAMPLE_SIZE` records of the course."""
     vectors: VectorCheck
 
     @property
@@ -161,6 +158,8 @@ def _index(
     if not first_page:
         raise EmptyCourseError(f"Course {course_id} has no chunks: nothing to embed until stage one writes some")
     expected_info = CollectionInfo(course_id, embedder.name, embedder.signature)
+    with suppress(CollectionNotFoundError):
+        store.adopt_copy(course_id)  # `course-search forget` was killed before it could
     collection = store.create(expected_info, before_write)
     info = collection.info
     rebuilt = (info.course_id, info.model_signature) != (course_id, embedder.signature)
@@ -184,16 +183,14 @@ class _IndexingPass:
         self._on_page = on_page
         self._fingerprint = FingerprintBuilder()
         self._id_hashes = array("q")
-        self._sample: list[Record] = []
         self._token_counts = array("I")
         self._finished = self._updated = self._removed = self._truncated = self._unsound = 0
 
     def process(self, page: Sequence[Chunk]) -> None:
         """Write the records of new and changed chunks."""
-        records = [_record(chunk, self._fingerprint) for chunk in page]
+        records = [record_of(chunk, self._fingerprint.add(chunk)) for chunk in page]
         chunk_ids = [record.chunk_id for record in records]
         self._id_hashes.extend(map(hash, chunk_ids))
-        self._sample += records[: SAMPLE_SIZE - len(self._sample)]
         stored = self._collection.hashes(chunk_ids)
         changed = [record for record in records if _stored_hashes(stored, record).content != record.content_hash]
         to_update = [record for record in changed if _stored_hashes(stored, record).text == record.text_hash]
@@ -233,7 +230,6 @@ class _IndexingPass:
             seconds=seconds,
             rebuilt=rebuilt,
             token_counts=self._token_counts,
-            sample=tuple(self._sample),
             vectors=VectorCheck(
                 dimensions=self._collection.dimensions(),
                 expected_dimensions=self._embedder.dimensions,
@@ -270,7 +266,12 @@ class _IndexingPass:
             self._unsound += len(chunk_ids)
 
 
-def _record(chunk: Chunk, fingerprint: FingerprintBuilder) -> Record:
+def record_of(chunk: Chunk, content_hash: str) -> Record:
+    """The record of a chunk with this `chunk_hash`.
+
+    Raises:
+        UnusableChunkError: The chunk's id cannot be stored.
+    """
     if not chunk.id or not is_unicode(chunk.id):
         raise UnusableChunkError(f"A chunk of course {chunk.course_id} has an unusable id: {chunk.id!r}")
     metadata = dict(chunk.extra or {}) | {
@@ -280,7 +281,7 @@ def _record(chunk: Chunk, fingerprint: FingerprintBuilder) -> Record:
         "source_type": chunk.source_type,
         "language": chunk.language,
     }
-    return Record(chunk.id, chunk.text or "", metadata, fingerprint.add(chunk))  # stage one's column may allow NULL
+    return Record(chunk.id, chunk.text or "", metadata, content_hash)  # stage one's column may allow NULL
 
 
 def _stored_hashes(hashes: Mapping[str, Hashes], record: Record) -> Hashes:

@@ -6,6 +6,7 @@ changed, the course was embedded meanwhile, and is not reported.
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from enum import StrEnum
 
@@ -62,12 +63,15 @@ def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[Cour
         courses = set(list_course_ids(session))
     orphans: dict[str, str] = {}
     foreign: list[str] = []
+    copies: set[str] = set()
     owned = 0
     for collection in collections:
         course_id = collection.info.course_id or course_id_of(collection.name)
-        if course_id in courses:
+        if collection.is_copy:
+            copies.add(collection.info.course_id)
+        elif course_id in courses:
             owned += 1
-        elif _is_of_this_product(collection):
+        elif collection.is_of_course:
             orphans[collection.name] = collection.info.course_id
         elif course_id:
             foreign.append(collection.name)
@@ -83,6 +87,20 @@ def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[Cour
         store.delete(course_id)
         return f"{name} deleted"
 
+    def delete_copies(course_id: str) -> str:
+        with transaction(engine) as session:
+            course = get_course(session, course_id)
+        if course is not None and course.embedding_status == EmbeddingStatus.RUNNING:
+            raise CourseRefusedError(running_message(course_id))
+        with suppress(CollectionNotFoundError):
+            store.adopt_copy(course_id)  # the vectors are kept if the copy has not yet replaced the collection
+        store.delete_copies(course_id)
+        return f"{course_id}: copies deleted"
+
+    if copies:
+        message = f"copies of collections that `course-search forget` left behind: {first_few(sorted(copies))}"
+        advice = "Unless the command is running now, `course-search doctor --repair` deletes them"
+        yield Finding("orphans", Level.WARNING, message, advice, sorted(copies), delete_copies)
     if orphans:
         names = list(orphans)
         if objection := compare_collections(engine, store, len(orphans)).objection(len(orphans)):
@@ -100,7 +118,7 @@ def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[Cour
     if foreign:
         message = f"{counted(len(foreign), 'collection')} of another program, but named like ours: {first_few(foreign)}"
         yield Finding("orphans", Level.WARNING, message, "Not repaired: delete those that are not needed", foreign)
-    if not orphans and not foreign:
+    if not orphans and not foreign and not copies:
         yield Finding("orphans", Level.OK, f"{counted(owned, 'collection')}, each belongs to a course")
 
 
@@ -277,9 +295,3 @@ def _fault_of_contents(
     if published and stored.build(published.model).content != published.content:
         return Fault.OTHER_CONTENT
     return None
-
-
-def _is_of_this_product(collection: CourseCollection) -> bool:
-    """Whether this product created the collection: its metadata contains a course id, and its name is that course's."""
-    course_id = collection.info.course_id
-    return bool(course_id) and collection.name == collection_name(course_id)

@@ -16,11 +16,10 @@ from typing import Self
 import dagster as dg
 
 from models import course_state
-from models.course_state import Retry
 from models.courses import is_active
 from models.database import Session
 from models.tables import Course, EmbeddingStatus
-from orchestration.course_status.endings import CANCELLED, WITHOUT_RUN, Ending, ending_of
+from orchestration.course_status.endings import CANCELLED, ending_of, ending_without_run
 from orchestration.run_config import LaunchReason
 from orchestration.runs import ENDED_WITHOUT_SUCCESS, LaunchedRun, courses_of, is_ours, unfinished_runs
 
@@ -82,7 +81,7 @@ def _of_owner(instance: dg.DagsterInstance, course: Course, alive: Collection[st
             lambda session: course_state.release_queued(session, course.id, owner),
         )
         return
-    ending = ending_of(instance, run) if owner else Ending(WITHOUT_RUN, Retry.NOW)
+    ending = ending_of(instance, run) if run else ending_without_run(owner)
     yield Change(
         course.id,
         f"failed, {ending.reason}",

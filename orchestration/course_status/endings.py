@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from models.course_state import Retry
+from models.course_state import FORGETTING, Retry
 
 CANCELLED = "The run was cancelled. Request an embedding to try again."
 INTERRUPTED = "The run was interrupted, because the pipeline was stopped. Another run continues."
 WITHOUT_RUN = "The course was marked as running, but no run has claimed it. Another run embeds it."
+_FORGETTING = "`course-search forget` has not finished. A run completes it; then run the command again."
 _DELETED = "The run was deleted from Dagster before it had finished. Another run follows."
 _MARKED_FAILED = "The run was marked as failed in the Dagster UI or by another program, before it had finished."
 _DAGSTERS_DEFAULT = "marked as failed from outside the execution context"
@@ -30,10 +31,15 @@ class Ending:
     retry: Retry
 
 
-def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun | None) -> Ending:
-    """The reason for a run that ended without recording one. `run` is None if it was deleted."""
-    if run is None:
-        return Ending(_DELETED, Retry.LATER)
+def ending_without_run(owner: str | None) -> Ending:
+    """The reason for a course whose owner is not among the runs, or that has no owner."""
+    if not owner:
+        return Ending(WITHOUT_RUN, Retry.NOW)
+    return Ending(_FORGETTING if owner.startswith(FORGETTING) else _DELETED, Retry.LATER)
+
+
+def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Ending:
+    """The reason for a run that ended without recording one."""
     if run.status is dg.DagsterRunStatus.CANCELED:
         return Ending(CANCELLED, Retry.NEVER)
     entries = instance.all_logs(run.run_id, of_type=_EXPLAINING)

@@ -408,7 +408,9 @@ def test_surrogate_pairs_are_joined_and_lone_surrogates_replaced(qwen3: LocalEmb
 # Failures
 
 
-def test_vector_that_is_not_finite_raises_an_error_with_its_text(tiny_qwen3: Path, copy_of: Copy) -> None:
+def test_vector_that_is_not_finite_raises_an_error_that_does_not_quote_the_text(
+    tiny_qwen3: Path, copy_of: Copy
+) -> None:
     import torch
     from safetensors.torch import load_file, save_file
     from transformers import AutoTokenizer
@@ -420,7 +422,7 @@ def test_vector_that_is_not_finite_raises_an_error_with_its_text(tiny_qwen3: Pat
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     embedder = load(directory)
     assert np.isfinite(embedder.embed_documents(["plant 植物"]).vectors).all()
-    with pytest.raises(EmbeddingError, match=r"vector of text 1 \('a copper plate'\) is not finite, in float32"):
+    with pytest.raises(EmbeddingError, match=r"vector of text 1 \(14 characters\) is not finite, in float32"):
         embedder.embed_documents(["plant 植物", "a copper plate"])
 
 

@@ -15,6 +15,7 @@ from embedding.vector_store.collections import CollectionInfo, CourseCollection,
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
+from embedding.vectors import Vectors
 from tests.support.product import wait_until
 from tests.support.servers.chroma import chroma_server
 
@@ -46,49 +47,44 @@ def test_invalid_url_is_an_error_of_the_store() -> None:
             store.check()
 
 
-def test_query_returns_texts_cosines_and_metadata(collection: CourseCollection) -> None:
+def read(collection: CourseCollection) -> tuple[dict[str, Record], Vectors]:
+    """The records by chunk id, and their vectors in the order of the ids."""
+    [(records, vectors)] = collection.contents()
+    order = sorted(range(len(records)), key=lambda row: records[row].chunk_id)
+    return {records[row].chunk_id: records[row] for row in order}, vectors[order]
+
+
+def test_contents_returns_texts_vectors_hashes_and_metadata(collection: CourseCollection) -> None:
     nested = {"heading_path": ["A", "B"], "page": 3, "lecture_title": "讲座", "null": None}
-    collection.upsert([record("a", **nested), record("b")], AXES[:2])
-    (best, cosine), (other, other_cosine) = collection.query(AXES[0], 5, {})
-    assert (best.chunk_id, best.text) == ("a", "text of a")
-    assert cosine == pytest.approx(1.0)
-    assert best.metadata == {"course_id": "c", **METADATA, **nested}
-    assert other.chunk_id == "b"
-    assert other_cosine == pytest.approx(0.0, abs=1e-6)
+    collection.upsert([record("b"), record("a", **nested)], AXES[:2])
+    records, vectors = read(collection)
+    assert records == {"a": record("a", **nested), "b": record("b")}
+    np.testing.assert_allclose(vectors, AXES[[1, 0]])
+    assert vectors.dtype == np.float32
 
 
-def test_query_filters_match_one_value_of_every_field(collection: CourseCollection) -> None:
-    collection.upsert([record("a"), record("b", section_id="s2"), record("c", section_id=None)], AXES[:3])
-    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 5, {"section_id": ["s1", "s2"]})] == ["a", "b"]
-    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 5, {"section_id": ["s2"]})] == ["b"]
-    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 5, {"section_id": ["s2"], "lecture_id": ["l1"]})] == [
-        "b"
-    ]
-    assert collection.query(AXES[0], 5, {"section_id": ["s2"], "lecture_id": ["l2"]}) == []
-
-
-def test_query_orders_equal_cosines_by_chunk_id(collection: CourseCollection) -> None:
-    collection.upsert([record(name) for name in "cab"], np.repeat(AXES[:1], 3, axis=0))
-    assert [hit.chunk_id for hit, _ in collection.query(AXES[0], 3, {})] == ["a", "b", "c"]
+def test_contents_are_read_in_pages(collection: CourseCollection) -> None:
+    assert list(collection.contents()) == []
+    collection.upsert([record(name) for name in "abc"], AXES[:3])
+    pages = list(collection.contents(page_size=2))
+    assert [(len(records), vectors.shape) for records, vectors in pages] == [(2, (2, 4)), (1, (1, 4))]
+    assert sorted(each.chunk_id for records, _ in pages for each in records) == ["a", "b", "c"]
 
 
 def test_upsert_replaces_all_metadata(collection: CourseCollection) -> None:
     collection.upsert([record("a", page=3)], AXES[:1])
     collection.upsert([record("a", section_id=None)], AXES[1:2])
-    [(hit, cosine)] = collection.query(AXES[1], 5, {})
-    assert cosine == pytest.approx(1.0)
-    assert hit.metadata["section_id"] is None
-    assert "page" not in hit.metadata
-    assert collection.query(AXES[1], 5, {"section_id": ["s1"]}) == []
+    records, vectors = read(collection)
+    assert records == {"a": record("a", section_id=None)}
+    np.testing.assert_allclose(vectors, AXES[1:2])
 
 
 def test_update_replaces_only_metadata(collection: CourseCollection) -> None:
     collection.upsert([record("a", page=3), record("b")], AXES[:2])
     collection.update([record("a", section_id=None, heading="A")])
-    (best, cosine), (other, _) = collection.query(AXES[0], 5, {})
-    assert (best.chunk_id, best.text, other.chunk_id) == ("a", "text of a", "b")
-    assert cosine == pytest.approx(1.0)
-    assert best.metadata == {"course_id": "c", **METADATA, "section_id": None, "heading": "A"}
+    records, vectors = read(collection)
+    assert records == {"a": record("a", section_id=None, heading="A"), "b": record("b")}
+    np.testing.assert_allclose(vectors, AXES[:2])
 
 
 def test_hashes_returns_text_and_content_hashes_of_stored_chunks(collection: CourseCollection) -> None:
@@ -142,16 +138,16 @@ def test_course_without_collection_cannot_be_opened_but_deleted(vector_store: Ve
     vector_store.delete("never embedded")
 
 
-def test_query_of_deleted_collection_raises_not_found(vector_store: VectorStore, collection: CourseCollection) -> None:
+def test_reading_a_deleted_collection_raises_not_found(vector_store: VectorStore, collection: CourseCollection) -> None:
     vector_store.delete(collection.info.course_id)
     with pytest.raises(CollectionNotFoundError):
-        collection.query(AXES[0], 1, {})
+        next(collection.contents())
 
 
-def test_query_rejects_vector_of_other_dimensions(collection: CourseCollection) -> None:
+def test_upsert_rejects_vectors_of_other_dimensions(collection: CourseCollection) -> None:
     collection.upsert([record("a")], AXES[:1])
     with pytest.raises(VectorStoreError, match="dimension"):
-        collection.query(np.ones(5, dtype=np.float32), 1, {})
+        collection.upsert([record("b")], np.ones((1, 5), dtype=np.float32))
 
 
 def test_store_reconnects_after_an_outage(tmp_path: Path) -> None:
@@ -248,14 +244,14 @@ def test_threads_can_share_a_store(vector_store: VectorStore, collection: Course
     collection.upsert([record("a"), record("b")], AXES[:2])
     course_id, errors = collection.info.course_id, []
 
-    def search() -> None:
+    def read_contents() -> None:
         try:
             for _ in range(10):
-                assert len(vector_store.open(course_id).query(AXES[0], 2, {})) == 2
+                assert set(read(vector_store.open(course_id))[0]) == {"a", "b"}
         except Exception as error:  # noqa: BLE001 - reported below
             errors.append(error)
 
-    threads = [threading.Thread(target=search) for _ in range(4)]
+    threads = [threading.Thread(target=read_contents) for _ in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:

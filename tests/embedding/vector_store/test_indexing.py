@@ -49,7 +49,6 @@ class TestIncrementalIndexing:
         assert report.vectors == VectorCheck(dimensions=8, expected_dimensions=8, checked=150, unsound=0)
         assert sorted(report.token_counts) == sorted(len(chunk.text) for chunk in course.chunks.values())
         assert report.tokens == sum(report.token_counts)
-        assert [record.chunk_id for record in report.sample] == [f"chunk-000{number}" for number in range(5)]
         assert report.fingerprint == FingerprintBuilder().add_all(course.pages()).build("signature")
 
     def test_second_pass_embeds_nothing(self, course: IndexedCourse) -> None:
@@ -81,10 +80,13 @@ class TestIncrementalIndexing:
         setattr(changed, field, value)
         report = course.index()
         assert (course.embedder.embedded, report.updated, report.kept, report.complete) == ([], 1, 149, True)
-        [(hit, cosine)] = course.collection.query(vector_of(changed.text), 1, {})
+        [(records, vectors)] = course.collection.contents()
+        [(hit, vector)] = [
+            (hit, vector) for hit, vector in zip(records, vectors, strict=True) if hit.chunk_id == changed.id
+        ]
         expected = {"lecture_id": changed.lecture_id, "section_id": changed.section_id, **(changed.extra or {})}
-        assert (hit.chunk_id, hit.text) == ("chunk-0042", "text 42")
-        assert cosine == pytest.approx(1.0)
+        assert hit.text == "text 42"
+        np.testing.assert_allclose(vector, vector_of(changed.text), atol=1e-6)
         assert hit.metadata.items() >= expected.items()
         assert course.index().kept == 150
 

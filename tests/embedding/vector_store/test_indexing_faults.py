@@ -16,7 +16,7 @@ from embedding.vector_store.damage import MAX_DAMAGED, find_damaged
 from embedding.vector_store.errors import VectorStoreError, VectorStoreUnhealthyError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import EMBED_BATCH, index_course
 from embedding.vector_store.server import VectorStoreSettings
-from tests.support.indexed_course import IndexedCourse, StubEmbedder, vector_of
+from tests.support.indexed_course import IndexedCourse, StubEmbedder
 from tests.support.servers.chroma import chroma_process
 
 pytestmark = pytest.mark.integration
@@ -112,7 +112,7 @@ class TestDamagedCollection:
             damage(server, course)
             server.start()
             with pytest.raises(VectorStoreError, match="failed"):
-                course.collection.query(vector_of("text 1"), 1, {})
+                next(course.collection.contents())
             assert find_damaged(store, [course.id, other_course.id]) == [course.id]
             assert {collection.info.course_id for collection in store.collections()} == {course.id, other_course.id}
             iterator = iter(course.pages())  # cannot be read again, so the collection cannot be rebuilt

@@ -8,10 +8,10 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine, text
 
-from models.course_state import RETRY_SECONDS
+from models.course_state import FORGETTING, RETRY_SECONDS
 from models.tables import EmbeddingStatus
 from orchestration.course_status.endings import CANCELLED, WITHOUT_RUN
-from orchestration.partitions import JOB, KEYWORD_INDEX, PARTITION_TAG, PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG
+from orchestration.partitions import JOB, PARTITION_TAG, PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG, SNAPSHOT
 from orchestration.run_config import reasons_of
 from tests.orchestration.ticks import (
     course_status_tick,
@@ -154,7 +154,8 @@ class TestWaitingRun:
         course_status_tick(instance, cursor)
         after = rows(catalogue)
         assert all(course.pop("embedding_attempted") for course in after)
-        assert not any(course.pop("embedding_due_since") for course in after)
+        due = [course.pop("embedding_due_since") is not None for course in after]
+        assert due == [course["embedding_status"] == "failed" for course in before], "nothing newer was published"
         recorded = ("embedding_attempted", "embedding_due_since")
         assert after == [{name: course[name] for name in course if name not in recorded} for course in before]
         assert stage_one_tick(instance).launched == []
@@ -204,8 +205,8 @@ class TestWaitingRun:
         course_status_tick(instance, cursor)
         assert rows(catalogue) == before
 
-    def test_a_run_of_the_keyword_index_alone_counts(self, instance: dg.DagsterInstance, catalogue: Engine) -> None:
-        run = create_asset_run(instance, {PARTITION_TAG: "1"}, assets=[KEYWORD_INDEX])
+    def test_a_run_of_the_snapshot_alone_counts(self, instance: dg.DagsterInstance, catalogue: Engine) -> None:
+        run = create_asset_run(instance, {PARTITION_TAG: "1"}, assets=[SNAPSHOT])
         course_status_tick(instance)
         assert read_course(catalogue, "1").embedding_run_id == run.run_id
 
@@ -433,6 +434,16 @@ def test_a_course_that_is_running_without_an_owner_is_repaired(instance: dg.Dags
     course = read_course(catalogue, "1")
     assert (course.embedding_status, course.embedding_error, course.embedding_attempts) == ("failed", WITHOUT_RUN, 0)
     assert "1" in launched_courses(instance)
+
+
+def test_a_course_of_a_killed_forget_says_what_to_do(instance: dg.DagsterInstance, catalogue: Engine) -> None:
+    """Its owner is no run, so it was not deleted from Dagster."""
+    change_course(catalogue, "1", embedding_status="running", embedding_run_id=f"{FORGETTING}1")
+    course_status_tick(instance)
+    course = read_course(catalogue, "1")
+    assert (course.embedding_status, course.embedding_attempts) == ("failed", 1)
+    assert "`course-search forget` has not finished" in (course.embedding_error or "")
+    assert course.embedding_retry_at is not None
 
 
 class TestReason:
