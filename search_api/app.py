@@ -5,7 +5,7 @@ serves only that model, as the embedding service of search apps and pipelines on
 """
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager
 from typing import TypedDict
 
@@ -13,6 +13,7 @@ import anyio.to_thread
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
+from starlette.routing import BaseRoute
 
 from search_api.app_settings import SearchSettings
 from search_api.courses.routes import router as course_routes
@@ -60,8 +61,7 @@ def create_app(
     Raises:
         pydantic.ValidationError: A setting is invalid.
     """
-    app = _new_app("Course search", DESCRIPTION, settings or SearchSettings(), services)
-    app.include_router(search_routes)
+    app = _new_app("Course search", DESCRIPTION, settings or SearchSettings(), services, search_routes.routes)
     app.include_router(course_routes)
     app.include_router(embedding_routes)
     app.include_router(openai_routes)
@@ -90,8 +90,9 @@ def _new_app(
     description: str,
     settings: SearchSettings,
     services: Callable[[SearchSettings], AbstractContextManager[ModelServices]],
+    first_routes: Sequence[BaseRoute] = (),
 ) -> FastAPI:
-    """An app without routes: token check, body limit, error handlers and metrics."""
+    """An app with token check, body limit, error handlers and metrics; `first_routes` are compared first."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
@@ -107,6 +108,8 @@ def _new_app(
         version="1",
         description=description.strip(),
         lifespan=lifespan,
+        routes=list(first_routes),
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # each request would look for providers
         middleware=[  # outermost first: the token check needs the path, and comes before the body is read
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, token=settings.internal_token),

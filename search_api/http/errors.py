@@ -32,7 +32,7 @@ class ApiError(Exception):
 
 
 class EmbeddingNotReadyError(ApiError):
-    """The course cannot be searched yet: its embedding is not done, or its collection is missing or outdated."""
+    """Nothing of the course can be searched: it is not published yet, or its snapshot and its collection are gone."""
 
     status, code = 400, "embedding_not_ready"
 

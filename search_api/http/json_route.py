@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.types import Receive, Scope
 
 from models.json_values import unique_keys
 
@@ -14,9 +15,10 @@ class JsonRequest(Request):
     """A request whose body may not contain a key twice in one object."""
 
     @classmethod
-    def of(cls, request: Request) -> Self:
-        """The request as a `JsonRequest`; the same object if it is one, because a body can be read only once."""
-        return request if isinstance(request, cls) else cls(request.scope, request.receive)
+    def of(cls, scope: Scope, receive: Receive) -> Self:
+        """The request; the same object each time that it is asked for, because a body can be read only once."""
+        request: Self = scope.setdefault("json_request", cls(scope, receive))
+        return request
 
     async def json(self) -> Any:
         """Parse the body.
@@ -39,6 +41,6 @@ class JsonRoute(APIRoute):
         handle_by_fastapi = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
-            return await handle_by_fastapi(JsonRequest.of(request))
+            return await handle_by_fastapi(JsonRequest.of(request.scope, request.receive))
 
         return handle

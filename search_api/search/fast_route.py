@@ -1,38 +1,29 @@
 """A search route without FastAPI's dependency injection and response validation, which take longer than a search.
 
-FastAPI still generates the documentation from the route function. Requests that are not valid are passed to FastAPI's
-handler, so errors are the same as on other routes.
+FastAPI still generates the documentation from the route function. Requests that are not valid are passed to FastAPI,
+so errors are the same as on other routes.
 """
 
-from collections.abc import Callable, Coroutine
-from typing import Any
-
-from fastapi import Request, Response
-from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from search_api.http.json_route import JsonRequest, JsonRoute
 from search_api.search.schemas import SearchRequest
 
 
 class FastSearchRoute(JsonRoute):
-    """A route for a function that takes a course id, a `SearchRequest` and the services, and returns a response."""
+    """A route for an async function that takes a course id, a `SearchRequest` and the services."""
 
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """A handler for valid requests, which passes all others to FastAPI's handler."""
-        handle_by_fastapi = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            request = JsonRequest.of(request)
-            if request.headers.get("content-type") != "application/json":
-                return await handle_by_fastapi(request)
-            try:
-                search = SearchRequest.model_validate(await request.json())
-            except (ValueError, RecursionError, ClientDisconnect):
-                return await handle_by_fastapi(request)
-            response: Response = await run_in_threadpool(
-                self.endpoint, request.path_params["course_id"], search, request.state.services
-            )
-            return response
-
-        return handle
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a valid request, and pass all others to FastAPI."""
+        content_types = [value for name, value in scope["headers"] if name == b"content-type"]
+        if scope["method"] != "POST" or content_types != [b"application/json"]:
+            await super().handle(scope, receive, send)
+            return
+        try:
+            search = SearchRequest.model_validate(await JsonRequest.of(scope, receive).json())
+        except (ValueError, RecursionError, ClientDisconnect):
+            await super().handle(scope, receive, send)
+            return
+        response = await self.endpoint(scope["path_params"]["course_id"], search, scope["state"]["services"])
+        await response(scope, receive, send)
