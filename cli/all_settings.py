@@ -9,15 +9,15 @@ from models.settings import Settings
 from orchestration.housekeeping.settings import HousekeepingSettings
 from orchestration.search_link import SearchLinkSettings
 from orchestration.worker_settings import WorkerSettings
-from retrieval.keywords.store import KeywordSettings
 from retrieval.reranker import RerankerSettings
+from retrieval.snapshots.store import SnapshotSettings
 from search_api.app_settings import SearchSettings
 
 ALL_SETTINGS: tuple[type[Settings], ...] = (
     CatalogueSettings,
     EmbeddingSettings,
     VectorStoreSettings,
-    KeywordSettings,
+    SnapshotSettings,
     RerankerSettings,
     SearchLinkSettings,
     WorkerSettings,

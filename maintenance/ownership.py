@@ -1,4 +1,4 @@
-"""Evidence that a catalogue and a vector store, or a directory of keyword indexes, belong together.
+"""Evidence that a catalogue and a vector store, or a directory of snapshots, belong together.
 
 A wrong DATABASE_URL looks like a catalogue whose courses were deleted, and one common course id proves nothing: a test
 system has copies of real courses. So what belongs to no course is deleted only if the published courses have here
@@ -15,12 +15,12 @@ from models.database import Engine, transaction
 from models.fingerprint import CourseFingerprint
 from models.tables import Course, EmbeddingStatus
 from models.text import counted
-from retrieval.keywords.store import KeywordStore
+from retrieval.snapshots.store import SnapshotStore
 
 SMALL_REMOVAL = 3
 """Up to this many courses may be removed at once even if fewer courses match; at least one must."""
 MAX_DELETIONS = 50
-"""Maximum number of courses whose collections or indexes are deleted at once."""
+"""Maximum number of courses whose collections or snapshots are deleted at once."""
 MIN_COUNTED = 20
 """Number of published courses, at least, whose documents are counted. Counting loads a collection into Chroma."""
 
@@ -79,14 +79,14 @@ def compare_collections(engine: Engine, store: VectorStore, removals: int) -> Ev
     return Evidence(matching)
 
 
-def compare_keyword_indexes(engine: Engine, keywords: KeywordStore) -> Evidence:
-    """Count the published courses whose keyword index of exactly the published chunks exists.
+def compare_snapshots(engine: Engine, snapshots: SnapshotStore) -> Evidence:
+    """Count the published courses whose snapshot of exactly the published content exists.
 
-    A missing index contradicts nothing: a search or the doctor builds it.
+    A missing snapshot contradicts nothing: the search app or the doctor builds it.
     """
     return Evidence(
         sum(
-            keywords.exists(course.id, published.content)
+            snapshots.find(course.id, published) is not None
             for course in _published_courses(engine)
             if (published := CourseFingerprint.parse(course.embedding_fingerprint))
         )

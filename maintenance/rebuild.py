@@ -1,4 +1,4 @@
-"""Rebuilds a course: its next run deletes the collection and the keyword index, and embeds every chunk.
+"""Rebuilds a course: its next run deletes the collection, and embeds every chunk.
 
 Only the request is recorded, on the course's row, and it stays there until a run has published the course. So a rebuild
 that is killed at any moment remains a rebuild, and no run writes to a collection that is being deleted.

@@ -12,7 +12,7 @@ leaves its courses as they were.
     claim_course        any, unless another run is embedding the course          running           the run
     record_attempt      running, by the owner                                    running           the run
     report_progress     running, by the owner                                    running           the run
-    start_rebuild       running, by the owner                                    running           the run
+    withdraw            running, by the owner                                    running           the run
     publish             running, by the owner                                    done              the run
     fail_course         running, by the owner or without an owner                failed            unchanged
     cancel_request      pending, with this request                               failed            none
@@ -34,13 +34,15 @@ from datetime import UTC, datetime, timedelta
 from enum import Enum, auto
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, false, func, literal, null, or_, select, update
+from sqlalchemy import ColumnElement, and_, case, func, literal, null, or_, select, update
 from sqlalchemy.orm import Mapped, Session
 from sqlmodel import col
 
 from models.ids import can_hold, id_equals
 from models.tables import Course, EmbeddingStatus, UtcDateTime
 
+FORGETTING = "forget-"
+"""Start of the owner of a course that `course-search forget` has claimed. It is no run of Dagster."""
 MAX_ERROR_CHARACTERS = 2000
 RETRY_SECONDS = (5, 15, 45, 135, 405)
 """Pause before each automatic retry. After the last retry the course stays `failed` until its content changes or an
@@ -68,9 +70,7 @@ _attempts = col(Course.embedding_attempts)
 _retry_at = col(Course.embedding_retry_at)
 _due_since = col(Course.embedding_due_since)
 _error = col(Course.embedding_error)
-_fingerprint = col(Course.embedding_fingerprint)
 _generation = col(Course.embedding_generation)
-_rebuild = col(Course.embedding_rebuild)
 
 
 def request_embedding(session: Session, course_id: str, now: datetime, *, rebuild: bool = False) -> bool:
@@ -98,7 +98,7 @@ def request_embedding(session: Session, course_id: str, now: datetime, *, rebuil
         embedding_run_id=None,
         embedding_attempts=0,
         embedding_retry_at=None,
-        embedding_due_since=func.coalesce(_due_since, literal(now, UtcDateTime())),
+        embedding_due_since=_due_since_or(now),
         **({"embedding_rebuild": True} if rebuild else {}),
     )
 
@@ -171,6 +171,7 @@ def claim_course(
         embedding_requested_at=None,
         embedding_run_id=run_id,
         embedding_retry_at=None,
+        embedding_due_since=_due_since_or(datetime.now(UTC)),
         **({"embedding_rebuild": True} if rebuild else {}),
         **(_attempt(content) if content else {}),
     )
@@ -192,8 +193,8 @@ def record_attempt(session: Session, course_id: str, run_id: str, fingerprint: s
     return _write(session, course_id, _is_running_for(run_id), **_attempt(fingerprint))
 
 
-def start_rebuild(session: Session, course_id: str, run_id: str) -> bool:
-    """Withdraw what was published, before the owner deletes the collection: from now on, the course is not searchable.
+def withdraw(session: Session, course_id: str, run_id: str) -> bool:
+    """Withdraw what was published, because the course has no content any more: it is not searchable from now on.
 
     The generation is not reset, because a generation must never repeat. The next publication increments it.
     """
@@ -261,7 +262,7 @@ def cancel_request(
 ) -> bool:
     """Set `failed`, because an operator cancelled the run for this request before it claimed the course.
 
-    A rebuild is cancelled too, unless an earlier run has begun it: then the collection may be half deleted.
+    A rebuild is cancelled too.
 
     Args:
         session: An open transaction.
@@ -275,7 +276,7 @@ def cancel_request(
         course_id,
         _status == EmbeddingStatus.PENDING,
         _requested_at == requested_at,
-        embedding_rebuild=case((_fingerprint.is_(None), _rebuild), else_=false()),
+        embedding_rebuild=False,
         **_given_up(reason, attempted),
     )
 
@@ -299,7 +300,7 @@ def skip_content(session: Session, course_id: str, run_id: str, content: str, ge
         _generation == generation,
         embedding_attempted=content,
         embedding_retry_at=None,
-        embedding_due_since=None,
+        embedding_due_since=case((_status == EmbeddingStatus.FAILED, _due_since), else_=null()),
     )
 
 
@@ -391,6 +392,10 @@ def _attempt(fingerprint: str) -> dict[str, Any]:
     }
 
 
+def _due_since_or(now: datetime) -> ColumnElement[Any]:
+    return func.coalesce(_due_since, literal(now, UtcDateTime()))
+
+
 def _next_retry(now: datetime, attempts: ColumnElement[int] | Mapped[int]) -> ColumnElement[Any]:
     """When to try again after this number of retries; NULL if there were enough."""
     times = {
@@ -406,10 +411,15 @@ def _is_running_for(run_id: str) -> ColumnElement[bool]:
 def _failed(reason: str) -> dict[str, Any]:
     """The columns of a failed course.
 
-    The reason is truncated, and NUL characters are removed: PostgreSQL rejects them.
+    The reason is truncated, and NUL characters are removed: PostgreSQL rejects them. The course is due until it is
+    published again, which bounds how long its last generation is searched.
     """
     reason = reason.replace("\0", "").encode(errors="replace").decode()
-    return {"embedding_status": EmbeddingStatus.FAILED, "embedding_error": reason[:MAX_ERROR_CHARACTERS]}
+    return {
+        "embedding_status": EmbeddingStatus.FAILED,
+        "embedding_error": reason[:MAX_ERROR_CHARACTERS],
+        "embedding_due_since": _due_since_or(datetime.now(UTC)),
+    }
 
 
 def _given_up(reason: str, attempted: str | None) -> dict[str, Any]:

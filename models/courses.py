@@ -1,6 +1,7 @@
 """Reads course rows. `models.course_state` updates them."""
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
 from typing import NamedTuple
 
 from sqlalchemy import String, bindparam, cast, or_, select
@@ -64,11 +65,11 @@ class PublishedCourse(NamedTuple):
     embedding_error: str | None
     embedding_generation: int
     embedding_fingerprint: str | None
+    embedding_due_since: datetime | None
 
 
-_published_course = select(*(col(getattr(Course, name)) for name in PublishedCourse._fields)).where(
-    id_equals(col(Course.id), bindparam("course_id", type_=String()))
-)
+_published_courses = select(*(col(getattr(Course, name)) for name in PublishedCourse._fields))
+_published_course = _published_courses.where(id_equals(col(Course.id), bindparam("course_id", type_=String())))
 
 
 def published_course(session: Session, course_id: str) -> PublishedCourse | None:
@@ -80,3 +81,8 @@ def published_course(session: Session, course_id: str) -> PublishedCourse | None
         return None
     row = session.execute(_published_course, {"course_id": course_id}).one_or_none()
     return None if row is None else PublishedCourse(*row)
+
+
+def published_courses(session: Session) -> list[PublishedCourse]:
+    """The same columns of all courses. A course without an id cannot be embedded, so it is left out."""
+    return [PublishedCourse(*row) for row in session.execute(_published_courses) if row.id]

@@ -4,6 +4,7 @@ If the database is unreachable or locked, or the connection is lost, the error i
 transaction opens a new connection, so no process needs a restart once the database is reachable again.
 """
 
+import os
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -127,6 +128,7 @@ def create_catalogue_engine(settings: CatalogueSettings, *, create_file: bool = 
         pool_timeout=settings.database_timeout_seconds,
         executemany_mode="values_plus_batch",
         json_deserializer=readable_json,
+        hide_parameters=True,
     )
     event.listen(engine, "begin", transaction_limits(settings.database_timeout_seconds))
     return engine
@@ -152,7 +154,7 @@ def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engi
             raise
         return connection
 
-    return create_engine(url, creator=connect, poolclass=NullPool)
+    return create_engine(url, creator=connect, poolclass=NullPool, hide_parameters=True)
 
 
 IDLE_SECONDS = 0.05
@@ -172,14 +174,14 @@ def file_stamp(engine: Engine) -> FileStamp | None:
     """
     if engine.dialect.name != "sqlite":
         return None
-    stamp = tuple(_stat(Path(f"{engine.url.database}{suffix}")) for suffix in ("", "-wal"))
+    stamp = tuple(_stat(f"{engine.url.database}{suffix}") for suffix in ("", "-wal"))
     latest = max((file[1] for file in stamp if file), default=0)
     return stamp if stamp[0] and time.time_ns() - latest > IDLE_SECONDS * 1e9 else None
 
 
-def _stat(path: Path) -> tuple[int, int, int] | None:
+def _stat(path: str) -> tuple[int, int, int] | None:
     try:
-        file = path.stat()
+        file = os.stat(path)  # noqa: PTH116 - every search calls it, and a `Path` takes longer than the call
     except OSError:
         return None
     return file.st_ino, file.st_mtime_ns, file.st_size
@@ -241,5 +243,9 @@ _DENIED = {"42501", "25006"}  # insufficient_privilege, read_only_sql_transactio
 
 
 def _reason(error: DBAPIError) -> str:
-    """The first line of the driver's message. It names the cause; the other lines repeat the SQL."""
-    return (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0].rstrip(".")
+    """The first line of the driver's message. It names the cause; the other lines repeat the SQL.
+
+    SQLite's message about a text that cannot be decoded contains the text, which is left out.
+    """
+    first_line = (str(error.orig).strip().splitlines() or [type(error.orig).__name__])[0]
+    return first_line.partition(" with text '")[0].rstrip(".")

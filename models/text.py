@@ -5,10 +5,15 @@ A string from JSON or a URL may contain an unpaired surrogate (half of a UTF-16 
 
 import reprlib
 import unicodedata
+from collections.abc import Iterable
+from itertools import groupby
+from operator import itemgetter
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = 100
 
+SHORTEST_EXCERPT = 8
+"""Shorter runs of characters, such as common words, may be in a message and in a text by chance."""
 _INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Mc", "Me")
 """Unicode categories of white space, control and format characters (such as zero-width spaces), and combining marks."""
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
@@ -37,6 +42,20 @@ def without_surrogates(text: str) -> str:
 def quoted(text: str) -> str:
     """Format untrusted text for a message: in quotes, escaped, and shortened in the middle if it is long."""
     return _SHORT.repr(text)
+
+
+def without_excerpts(message: str, texts: Iterable[str]) -> str:
+    """The message of a server with `…` for what it quotes of these texts, which do not belong in logs.
+
+    A quotation is a run of at least `SHORTEST_EXCERPT` characters that one of the texts contains.
+    """
+    contents = "\0".join(texts)
+    is_quoted = [False] * len(message)
+    for start in range(len(message) - SHORTEST_EXCERPT + 1):
+        if message[start : start + SHORTEST_EXCERPT] in contents:
+            is_quoted[start : start + SHORTEST_EXCERPT] = [True] * SHORTEST_EXCERPT
+    runs = groupby(zip(message, is_quoted, strict=True), key=itemgetter(1))
+    return "".join("…" if quoted_run else "".join(character for character, _ in run) for quoted_run, run in runs)
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -1,4 +1,4 @@
-"""`course_chunks` (written by stage one) → `course_collection` and `course_keyword_index`, one partition per course.
+"""`course_chunks` (written by stage one) → `course_collection` and `course_snapshot`, one partition per course.
 
 One pass over the chunks builds both assets, and both are published together. So a run builds both, even if only one is
 selected.
@@ -13,20 +13,21 @@ from collections.abc import Iterator
 import dagster as dg
 
 from models.tables import Chunk
-from orchestration.course_run.run import CourseRun
+from orchestration.course_run.failures import places_of
+from orchestration.course_run.run import INTERRUPTIONS, CourseRun
 from orchestration.launching.courses_per_run import COURSES_PER_RUN
-from orchestration.partitions import COLLECTION, KEYWORD_INDEX, OWNERS, course_partitions
+from orchestration.partitions import COLLECTION, OWNERS, SNAPSHOT, course_partitions
 from orchestration.resources import (
     CatalogueResource,
     GpuResource,
-    KeywordIndexResource,
     SearchAppResource,
+    SnapshotResource,
     VectorStoreResource,
 )
 from orchestration.run_config import OP, RunConfig, reasons_of
 from orchestration.ui_metadata import CHECK_SPECS
 from orchestration.workers import register_worker
-from retrieval.keywords.analysis import ANALYSIS_VERSION
+from retrieval.analysis import ANALYSIS_VERSION
 
 GPU_POOL = "gpu"
 
@@ -59,15 +60,16 @@ course_chunks = dg.AssetSpec(
             code_version="1",
         ),
         dg.AssetSpec(
-            KEYWORD_INDEX,
+            SNAPSHOT,
             deps=[course_chunks],
             skippable=True,
             group_name="embedding",
             kinds={"numpy"},
             owners=OWNERS,
             tags={"stage": "two"},
-            metadata={"index": "KEYWORD_INDEX_DIR/course_{course_id}/{content digest}.npz", "scoring": "BM25"},
-            description="The BM25 keyword index of the course: one file with the terms of every chunk.",
+            metadata={"file": "SNAPSHOT_DIR/course_{course_id}/{key}.{digest}.safetensors", "scoring": "cosine, BM25"},
+            description="The snapshot of the course that searches read: one file with the vectors, texts, metadata and "
+            "terms of every chunk.",
             code_version=str(ANALYSIS_VERSION),
         ),
     ],
@@ -82,7 +84,7 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     config: RunConfig,
     catalogue: CatalogueResource,
     vector_store: VectorStoreResource,
-    keyword_indexes: KeywordIndexResource,
+    snapshots: SnapshotResource,
     gpu: GpuResource,
     search_app: SearchAppResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
@@ -101,18 +103,20 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
             rebuild=config.rebuild,
             catalogue=catalogue,
             vector_store=vector_store,
-            keyword_store=keyword_indexes.store(),
+            snapshot_store=snapshots.store(),
             gpu=gpu,
             search_url=search_app.search_url,
         )
         try:
             yield from course.embed_and_publish()
-        except Exception as error:
-            context.log.exception(f"Course {course_id} failed")
-            failures[course_id] = course.record_failure(error)
-        except BaseException as interruption:  # the run is terminated: by an operator, or by a shutdown
+        except INTERRUPTIONS as interruption:  # the run is terminated: by an operator, or by a shutdown
             course.record_failure(interruption)
             raise
+        except BaseException as error:  # noqa: BLE001 - the messages of libraries do not belong into the log
+            failures[course_id] = course.record_failure(error)
+            context.log.error(f"Course {course_id} failed: {failures[course_id]}\n{places_of(error)}")
+            if not isinstance(error, Exception):  # a panic in a library, whose state is unknown now
+                break
     if failures:
         summary = "; ".join(f"{course_id}: {reason}" for course_id, reason in failures.items())
         raise dg.Failure(

@@ -18,8 +18,8 @@ from orchestration.lost_collections import lost_collection_sensor
 from orchestration.resources import (
     CatalogueResource,
     GpuResource,
-    KeywordIndexResource,
     SearchAppResource,
+    SnapshotResource,
     VectorStoreResource,
 )
 
@@ -31,7 +31,7 @@ defs = dg.Definitions(
     resources={
         "catalogue": CatalogueResource.from_environment(),
         "vector_store": VectorStoreResource.from_environment(),
-        "keyword_indexes": KeywordIndexResource.from_environment(),
+        "snapshots": SnapshotResource.from_environment(),
         "gpu": GpuResource.from_environment(),
         "search_app": SearchAppResource.from_environment(),
     },

@@ -14,7 +14,7 @@ course_partitions = dg.DynamicPartitionsDefinition(name=PARTITIONS_NAME)
 """The partition key is the course id as text."""
 
 COLLECTION = dg.AssetKey("course_collection")
-KEYWORD_INDEX = dg.AssetKey("course_keyword_index")
+SNAPSHOT = dg.AssetKey("course_snapshot")
 JOB = "embed_course"
 OWNERS = ("team:course-search",)
 HOUSEKEEPING_TAG = "course_search/housekeeping"

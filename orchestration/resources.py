@@ -1,4 +1,4 @@
-"""The Dagster resources: catalogue, vector store, keyword indexes, embedding model and search app.
+"""The Dagster resources: catalogue, vector store, snapshots, embedding model and search app.
 
 Every field is a setting of the product (`.env.example`). So the Dagster UI shows the configuration of the code
 location, and a run can be launched with other values. Connections are opened and the model is loaded on first use. If
@@ -31,7 +31,7 @@ from models.database import (
 )
 from models.settings import Settings
 from orchestration.search_link import SearchLinkSettings
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 
 PATIENCE_SECONDS = 60.0
 """How long a run waits for an unavailable database, vector store or embedding service."""
@@ -175,15 +175,15 @@ class VectorStoreResource(SettingsResource):
             store.close()
 
 
-class KeywordIndexResource(SettingsResource):
-    """The directory that contains the keyword indexes of all courses."""
+class SnapshotResource(SettingsResource):
+    """The directory that contains the snapshots of all courses."""
 
-    SETTINGS = KeywordSettings
-    keyword_index_dir: str = setting(KeywordSettings, "keyword_index_dir")
+    SETTINGS = SnapshotSettings
+    snapshot_dir: str = setting(SnapshotSettings, "snapshot_dir")
 
-    def store(self) -> KeywordStore:
-        """The keyword indexes in the directory."""
-        return KeywordStore(self.settings())
+    def store(self) -> SnapshotStore:
+        """The snapshots in the directory."""
+        return SnapshotStore(self.settings())
 
 
 class GpuResource(SettingsResource):

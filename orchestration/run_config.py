@@ -58,9 +58,7 @@ class LaunchReason(dg.Config):
 class RunConfig(dg.Config):
     """The configuration of a run."""
 
-    rebuild: bool = Field(
-        False, description="Delete the collections and keyword indexes of the courses, and embed every chunk again."
-    )
+    rebuild: bool = Field(False, description="Delete the collections of the courses, and embed every chunk again.")
     courses: list[LaunchReason] = Field(
         [], description="Set by `stage_one_sensor`. If empty, the run embeds the courses of its partitions."
     )

@@ -9,10 +9,10 @@ import dagster as dg
 from orchestration.partitions import (
     COLLECTION,
     JOB,
-    KEYWORD_INDEX,
     PARTITION_TAG,
     RANGE_END_TAG,
     RANGE_START_TAG,
+    SNAPSHOT,
     partition_keys,
 )
 from orchestration.run_config import LaunchReason, reasons_of
@@ -31,7 +31,7 @@ def is_ours(run: dg.DagsterRun) -> bool:
     Other programs share the instance, and their runs may have partitions with the same keys.
     """
     checked = {check.asset_key for check in run.asset_check_selection or ()}
-    return run.job_name == JOB or not {COLLECTION, KEYWORD_INDEX}.isdisjoint({*(run.asset_selection or ()), *checked})
+    return run.job_name == JOB or not {COLLECTION, SNAPSHOT}.isdisjoint({*(run.asset_selection or ()), *checked})
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""What the Dagster UI shows for one course of a run: check results, metrics, a sample of the texts, and links.
+"""What the Dagster UI shows for one course of a run: check results, metrics and links, but no text of a chunk.
 
-Metrics are numeric metadata, so the UI plots them over time. Everything is computed from an `IndexReport` or a
-`KeywordReport`, in well under a millisecond per course.
+A text in Dagster's history would outlive the chunk. Metrics are numeric metadata, so the UI plots them over time.
+Everything is computed from an `IndexReport` or a `SnapshotReport`, in well under a millisecond per course.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import quote
 
 import dagster as dg
@@ -12,17 +12,16 @@ import numpy as np
 
 from embedding.interface import Embedder
 from embedding.vector_store.indexing import IndexReport
-from embedding.vector_store.records import Record
 from models.fingerprint import CourseFingerprint
-from orchestration.course_run.keyword_index import KeywordReport
-from orchestration.partitions import COLLECTION, KEYWORD_INDEX, course_partitions
+from orchestration.course_run.snapshot import SnapshotReport
+from orchestration.partitions import COLLECTION, SNAPSHOT, course_partitions
 from orchestration.search_link import course_page
-from retrieval.keywords.analysis import ANALYSIS_VERSION
+from retrieval.analysis import ANALYSIS_VERSION
 
 EVERY_CHUNK_IS_SEARCHABLE = "every_chunk_is_searchable"
 VECTORS_ARE_SOUND = "vectors_are_sound"
 FEW_TEXTS_ARE_CUT = "few_texts_are_cut"
-KEYWORD_INDEX_IS_COMPLETE = "keyword_index_complete"
+SNAPSHOT_IS_COMPLETE = "snapshot_is_complete"
 MAX_TRUNCATED_SHARE = 0.05
 """Warn above this share of truncated texts. The vector of a truncated text does not represent its end."""
 
@@ -51,23 +50,13 @@ CHECK_SPECS = (
         "token limit. Only a warning: increase EMBEDDING_MAX_TOKENS, or let stage one write smaller chunks.",
     ),
     dg.AssetCheckSpec(
-        KEYWORD_INDEX_IS_COMPLETE,
-        asset=KEYWORD_INDEX,
+        SNAPSHOT_IS_COMPLETE,
+        asset=SNAPSHOT,
         blocking=True,
         partitions_def=course_partitions,
-        description="The keyword index, read back from disk, contains every chunk of the course. Otherwise the "
-        "course is not published.",
+        description="The snapshot, read back from disk, contains exactly the chunks of the course, and its digest is "
+        "correct. Otherwise the course is not published.",
     ),
-)
-
-SAMPLE_CHARACTERS = 120
-"""Characters shown per text. The UI gives all columns of the table the same width."""
-SAMPLE_SCHEMA = dg.TableSchema(
-    columns=[
-        dg.TableColumn("chunk", description="Id of the chunk."),
-        dg.TableColumn("place", description="Lecture › section: their titles, or their ids if they have no title."),
-        dg.TableColumn("text", description=f"The first {SAMPLE_CHARACTERS} characters of the text."),
-    ]
 )
 
 
@@ -114,15 +103,15 @@ def collection_checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetC
     )
 
 
-def keyword_check(course_id: str, report: KeywordReport) -> dg.AssetCheckEvaluation:
-    """The result of the check of the keyword index."""
+def snapshot_check(course_id: str, report: SnapshotReport) -> dg.AssetCheckEvaluation:
+    """The result of the check of the snapshot."""
     return dg.AssetCheckEvaluation(
-        asset_key=KEYWORD_INDEX,
-        check_name=KEYWORD_INDEX_IS_COMPLETE,
+        asset_key=SNAPSHOT,
+        check_name=SNAPSHOT_IS_COMPLETE,
         passed=report.complete,
         partition=course_id,
-        description=f"{report.indexed} chunks in the index, {report.chunks} in the course",
-        metadata={"chunks": report.chunks, "indexed": report.indexed},
+        description=f"{report.stored} chunks in the snapshot, {report.chunks} in the course",
+        metadata={"chunks": report.chunks, "stored": report.stored},
     )
 
 
@@ -173,7 +162,6 @@ def collection_materialization(
         "dimensions": report.vectors.dimensions,
         "device": embedder.device,
         "rebuilt": dg.MetadataValue.bool(report.rebuilt),
-        "sample": dg.MetadataValue.table([_sample_row(record) for record in report.sample], SAMPLE_SCHEMA),
     }
     return dg.AssetMaterialization(
         COLLECTION,
@@ -183,16 +171,16 @@ def collection_materialization(
     )
 
 
-def keyword_materialization(
-    course_id: str, published: CourseFingerprint, report: KeywordReport
+def snapshot_materialization(
+    course_id: str, published: CourseFingerprint, report: SnapshotReport
 ) -> dg.AssetMaterialization:
-    """The materialization of the keyword index. `bytes` is its estimated memory in the search app."""
+    """The materialization of the snapshot."""
     return dg.AssetMaterialization(
-        KEYWORD_INDEX,
+        SNAPSHOT,
         partition=course_id,
         metadata={
-            "dagster/partition_row_count": report.indexed,
-            "chunks": report.indexed,
+            "dagster/partition_row_count": report.stored,
+            "chunks": report.stored,
             "terms": report.terms,
             "bytes": report.bytes,
             "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
@@ -205,14 +193,3 @@ def keyword_materialization(
 
 def _truncated_share(report: IndexReport) -> float:
     return report.truncated / max(1, report.embedded)
-
-
-def _sample_row(record: Record) -> dg.TableRecord:
-    text = record.text if len(record.text) <= SAMPLE_CHARACTERS else f"{record.text[:SAMPLE_CHARACTERS]}…"
-    place = (_first(record.metadata, f"{part}_title", f"{part}_id") for part in ("lecture", "section"))
-    return dg.TableRecord({"chunk": record.chunk_id, "place": " › ".join(filter(None, place)), "text": text})
-
-
-def _first(metadata: Mapping[str, object], *names: str) -> str:
-    """The first value that is neither missing nor empty, as text."""
-    return next((str(value) for name in names if (value := metadata.get(name)) not in (None, "")), "")

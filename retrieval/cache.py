@@ -1,4 +1,4 @@
-"""A thread-safe LRU cache with a TTL, for values that take long to load: models and course indexes.
+"""A thread-safe LRU cache with a TTL, for values that are shared: models, open courses and embedded queries.
 
     courses: InstanceCache[str, Course] = InstanceCache("courses", max_entries=50, ttl_seconds=1800)
     course = courses.get(course_id, load)
@@ -40,12 +40,9 @@ class CacheStats:
     expirations: int
     loads: int
     load_failures: int
-    too_large: int
     load_seconds: float
     entries: int
-    bytes: int
     max_entries: int
-    max_bytes: int | None
     ttl_seconds: float
 
     @property
@@ -63,8 +60,6 @@ class InstanceCache(Generic[K, V]):
         max_entries: Maximum number of values.
         ttl_seconds: Lifetime of a value from its load on; hits do not extend it. The next call of any method but
             `clear_cache_stats` removes expired values.
-        max_bytes: Maximum size of all values together. A single larger value is returned but not cached.
-        size_of: Returns the size of a value in bytes; required with `max_bytes`.
         timer: A monotonic clock, in seconds.
     """
 
@@ -74,24 +69,17 @@ class InstanceCache(Generic[K, V]):
         *,
         max_entries: int,
         ttl_seconds: float,
-        max_bytes: int | None = None,
-        size_of: Callable[[V], int] | None = None,
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
         if max_entries < 1 or not ttl_seconds > 0:
             raise ValueError(f"Cache {name}: max_entries and ttl_seconds must be above 0")
-        if max_bytes is not None and size_of is None:
-            raise ValueError(f"Cache {name}: max_bytes needs size_of")
         self.name = name
         self._max_entries = max_entries
         self._ttl_seconds = ttl_seconds
-        self._max_bytes = max_bytes
-        self._size_of = size_of
         self._lock = threading.Lock()
         self._store: _Store[K, V] = _Store(max_entries, ttl_seconds, timer, self._count_removal)
         self._loading: dict[K, _Load[V]] = {}
         self._removals: list[tuple[K, str]] = []
-        self._bytes = 0
         self._counts = _Counts()
         self._background_slots = threading.Semaphore(BACKGROUND_LOADS)
 
@@ -103,24 +91,24 @@ class InstanceCache(Generic[K, V]):
 
         Args:
             key: The key.
-            load: Loads the value; not called concurrently for one key, unless the cache is cleared. All waiting callers
-                raise its error. Errors are not cached: the next call loads again.
+            load: Loads the value, which is not None; not called concurrently for one key, unless the cache is cleared.
+                All waiting callers raise its error. Errors are not cached: the next call loads again.
             timeout_seconds: Maximum wait for a value that is not cached; None means no limit.
 
         Raises:
             StillLoadingError: The value was not loaded within the timeout.
         """
         with self._lock:
-            entry = self._find(key)
+            value = self._find(key)
             is_first = False
-            if entry is None:
+            if value is None:
                 self._counts.misses += 1
                 is_first = key not in self._loading
                 loading = self._loading.setdefault(key, _Load())
         self._log_removals()
-        if entry is not None:
+        if value is not None:
             logger.debug("Cache %s: hit %.100r", self.name, key)
-            return entry.value
+            return value
         if is_first and timeout_seconds is None:
             self._load(key, loading, load)
         elif is_first:
@@ -135,9 +123,16 @@ class InstanceCache(Generic[K, V]):
     def peek(self, key: K) -> V | None:
         """The value if it is cached, otherwise None. Counts as a hit, but never as a miss."""
         with self._lock:
-            entry = self._find(key)
+            value = self._find(key)
         self._log_removals()
-        return entry.value if entry else None
+        return value
+
+    def discard(self, key: K) -> None:
+        """Remove the value of the key, if it is cached."""
+        with self._lock:
+            if self._store.pop(key, None) is not None:
+                self._removals.append((key, "discarded"))
+        self._log_removals()
 
     def clear_cache(self) -> None:
         """Remove all values. Callers still get the results of running loads, which are then not cached."""
@@ -145,8 +140,8 @@ class InstanceCache(Generic[K, V]):
             self._loading.clear()
             with self._store.timer:
                 self._store.expire()
-                for key, entry in self._store.items():
-                    self._count_removal(key, entry, "cleared")
+                for key in self._store:
+                    self._count_removal(key, "cleared")
                 self._store.clear()
         logger.info("Cache %s: cleared", self.name)
         self._log_removals()
@@ -157,9 +152,7 @@ class InstanceCache(Generic[K, V]):
             stats = CacheStats(
                 entries=len(self._store),  # first, because it removes expired values
                 **vars(self._counts),
-                bytes=self._bytes,
                 max_entries=self._max_entries,
-                max_bytes=self._max_bytes,
                 ttl_seconds=self._ttl_seconds,
             )
         self._log_removals()
@@ -170,14 +163,14 @@ class InstanceCache(Generic[K, V]):
         with self._lock:
             self._counts = _Counts()
 
-    def _find(self, key: K) -> "_Entry[V] | None":
+    def _find(self, key: K) -> V | None:
         self._store.expire()
         try:
-            entry = self._store[key]
+            value = self._store[key]
         except KeyError:
             return None
         self._counts.hits += 1
-        return entry
+        return value
 
     def _load_in_background(self, key: K, loading: "_Load[V]", load: Callable[[], V]) -> None:
         def run() -> None:
@@ -193,10 +186,8 @@ class InstanceCache(Generic[K, V]):
     def _load(self, key: K, loading: "_Load[V]", load: Callable[[], V]) -> None:
         """Load and cache the value. An error is stored for the waiting callers, not raised."""
         started = time.perf_counter()
-        size = 0
         try:
             loading.value = load()
-            size = self._size_of(loading.value) if self._size_of else 0
         except BaseException as error:  # noqa: BLE001 - every waiting caller raises it
             loading.error, loading.traceback = error, error.__traceback__
         seconds = time.perf_counter() - started
@@ -210,7 +201,7 @@ class InstanceCache(Generic[K, V]):
                 self._counts.loads += 1
                 self._counts.load_seconds += seconds
                 if is_current:
-                    self._add(key, _Entry(loading.value, size))
+                    self._store[key] = loading.value
         loading.done.set()
         if loading.error is None:
             logger.info("Cache %s: miss %.100r, loaded in %.3f s", self.name, key, seconds)
@@ -218,20 +209,8 @@ class InstanceCache(Generic[K, V]):
             logger.warning("Cache %s: miss %.100r, failed after %.3f s: %r", self.name, key, seconds, loading.error)
         self._log_removals()
 
-    def _add(self, key: K, entry: "_Entry[V]") -> None:
-        if self._max_bytes is not None and entry.bytes > self._max_bytes:
-            self._counts.too_large += 1
-            self._removals.append((key, "too large to cache"))
-            return
-        self._bytes += entry.bytes
-        with self._store.timer:  # freezes the time, so that the new entry cannot expire during evictions
-            self._store[key] = entry
-            while self._max_bytes is not None and self._bytes > self._max_bytes:
-                self._store.popitem()
-
-    def _count_removal(self, key: K, entry: "_Entry[V]", reason: str) -> None:
+    def _count_removal(self, key: K, reason: str) -> None:
         """Called with the lock held. The log line is written later, outside the lock."""
-        self._bytes -= entry.bytes
         self._counts.evictions += reason == "evicted"
         self._counts.expirations += reason == "expired"
         self._removals.append((key, reason))
@@ -253,14 +232,7 @@ class _Counts:
     expirations: int = 0
     loads: int = 0
     load_failures: int = 0
-    too_large: int = 0
     load_seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class _Entry(Generic[V]):
-    value: V
-    bytes: int
 
 
 class _Load(Generic[V]):
@@ -274,7 +246,7 @@ class _Load(Generic[V]):
         self.traceback: TracebackType | None = None
 
 
-class _Store(TTLCache[K, _Entry[V]]):
+class _Store(TTLCache[K, V]):
     """A `TTLCache` that reports each entry that it evicts or expires."""
 
     def __init__(
@@ -282,18 +254,18 @@ class _Store(TTLCache[K, _Entry[V]]):
         max_entries: int,
         ttl: float,
         timer: Callable[[], float],
-        on_removal: Callable[[K, _Entry[V], str], None],
+        on_removal: Callable[[K, str], None],
     ) -> None:
         super().__init__(max_entries, ttl, timer)
         self._on_removal = on_removal
 
-    def expire(self, time: float | None = None) -> list[tuple[K, _Entry[V]]]:
+    def expire(self, time: float | None = None) -> list[tuple[K, V]]:
         expired = super().expire(time)
-        for key, entry in expired:
-            self._on_removal(key, entry, "expired")
+        for key, _ in expired:
+            self._on_removal(key, "expired")
         return expired
 
-    def popitem(self) -> tuple[K, _Entry[V]]:
-        key, entry = super().popitem()
-        self._on_removal(key, entry, "evicted")
-        return key, entry
+    def popitem(self) -> tuple[K, V]:
+        key, value = super().popitem()
+        self._on_removal(key, "evicted")
+        return key, value

@@ -1,30 +1,34 @@
-"""Searches one course in memory: each channel scores every chunk, the scores are fused, the best chunks are returned.
+"""Searches one course: each channel scores every chunk, the scores are fused, the best chunks are returned.
 
-    queries, course index → scores per channel (chunks,) → fused scores (chunks,) → rows, best first → hits
+    queries, snapshot → scores per channel (chunks,) → fused scores (chunks,) → rows, best first → hits
 
-Chunks with exactly the same text form one hit, which lists all of them. The order is deterministic: chunks with equal
-scores are ordered by cosine, then by chunk id.
+The cosines of all chunks are approximate in a large course. With the bound of their errors they give an upper bound of
+each fused score. Exact scores are computed of the chunks whose upper bound reaches the exact score of the last hit, so
+the hits, their scores and their order are those of exact cosines.
+
+Chunks with exactly the same text form one hit. The order is deterministic: chunks with equal scores are ordered by
+cosine, then by chunk id.
 """
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from retrieval import fusion
-from retrieval.course_index import CourseIndex
-from retrieval.fusion import FusedScores, Mask, Scores, Weights
-from retrieval.keywords.analysis import terms
+from retrieval.analysis import terms
+from retrieval.fusion import FusedScores, Fuser, Scores, Weights
+from retrieval.snapshots.snapshot import CourseSnapshot, Rows
 
 _TOLERANCE = 1e-6
-"""Scores are rounded to multiples of this before they are compared: rounding in the matrix product can differ by this
-much between rows."""
+"""Scores are rounded to multiples of this before they are compared, so that rounding errors decide nothing."""
+_DIGITS = 6
+"""Ranks are those of cosines that are rounded to this number of decimals."""
 
 
 class Method(StrEnum):
@@ -75,6 +79,10 @@ class SearchOptions:
     filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """Accepted values for each metadata field. A hit has an accepted value in every field."""
 
+    def by_keyword(self) -> "SearchOptions":
+        """The same options for a search by words only."""
+        return replace(self, method=Method.KEYWORD, thresholds=Thresholds(keyword=self.thresholds.keyword))
+
 
 class Explanation(NamedTuple):
     """How the score of a hit was computed."""
@@ -97,123 +105,165 @@ class Explanation(NamedTuple):
 
 
 class Hit(NamedTuple):
-    """One result of a search: a text, with all chunks that have this text."""
+    """One result of a search: a text."""
 
-    record: Record
-    """The best chunk with this text; of equal ones, the first by id."""
+    row: int
+    """The first chunk by id with this text, among those that pass the filters."""
     score: float
     """Vector: -1.0 to 1.0. Keyword and weighted fusion: up to 1.0. RRF: up to 1/61. Reranked: a probability."""
-    copies: tuple[Record, ...] = ()
-    """The other chunks with this text."""
-    row: int = -1
-    """Row of the chunk in the course index; -1 if Chroma found it."""
-    explanation: Explanation | None = None
-    """None if Chroma found it."""
+    copies: Rows
+    """The other chunks with this text, among those that pass the filters."""
+    explanation: Explanation
 
 
-class _QueryScores(NamedTuple):
-    """The scores of every chunk for one query, each (chunks,)."""
-
-    final: Scores
-    cosines: Scores | None
-    bm25: Scores
-    keyword_share: Scores
-    """BM25 score as a share of the highest score possible for the query."""
-    fused: FusedScores | None
-    terms: Mapping[str, int]
-
-
-def search_index(index: CourseIndex, queries: Sequence[Query], options: SearchOptions, limit: int) -> list[Hit]:
+def search_snapshot(
+    snapshot: CourseSnapshot, queries: Sequence[Query], options: SearchOptions, limit: int
+) -> list[Hit]:
     """The best `limit` texts of the course, best first.
 
     With several queries, the score of a chunk is its highest one. The caller applies any threshold for the final score,
     because reranking may replace that score.
     """
-    mask = index.mask(options.filters)
-    if not len(index) or (mask is not None and not mask.any()):
+    passing = snapshot.rows(options.filters)
+    rows = snapshot.distinct(passing)
+    if not (len(snapshot) if rows is None else len(rows)):
         return []
-    # Certainty compares each text once, so that copies do not change it.
-    compared = index.distinct(mask) if options.method is Method.HYBRID else mask
-    scored = [_score(index, query, options, mask, compared) for query in queries]
-    finals = [_with_thresholds(scores, options.thresholds, mask) for scores in scored]
-    final = finals[0] if len(finals) == 1 else np.max(finals, axis=0)
-    cosines = [scores.cosines for scores in scored if scores.cosines is not None]
-    nearest = np.max(cosines, axis=0) if len(cosines) > 1 else next(iter(cosines), None)
+    scored = [_QueryScores(snapshot, query, options, rows) for query in queries]
+    upper = scored[0].upper if len(scored) == 1 else np.max([scores.upper for scores in scored], axis=0)
+    places = _highest(upper, 2 * limit)
+    exact, finals, best = _exact_scores(scored, places)
+    if limit <= len(places) < len(upper):
+        least = np.partition(best, -limit)[-limit] - _TOLERANCE
+        reaching = np.flatnonzero((upper > -np.inf) & (upper >= least))
+        if len(reaching) > len(places):
+            places = reaching
+            exact, finals, best = _exact_scores(scored, places)
+    keys = [-_rounded(best)]
+    if exact[0].cosines is not None:
+        keys.insert(0, -_rounded(np.max([scores.cosines for scores in exact if scores.cosines is not None], axis=0)))
+    order = np.lexsort((places, *keys))
+    order = order[best[order] > -np.inf][:limit]
     hits: list[Hit] = []
-    for row in _best_rows(final, nearest, index, limit):
-        query = 0 if len(finals) == 1 else int(np.argmax([scores[row] for scores in finals]))
-        copies = tuple(index.records[copy] for copy in index.copies(row) if copy != row and final[copy] > -np.inf)
-        explanation = _explain(scored[query], row, query)
-        hits.append(Hit(index.records[row], float(final[row]), copies, row, explanation))
+    for at in order.tolist():
+        query = 0 if len(finals) == 1 else int(np.argmax([final[at] for final in finals]))
+        row = int(places[at] if rows is None else rows[places[at]])
+        explanation = scored[query].explain(exact[query], at, query)
+        hits.append(Hit(row, float(best[at]), snapshot.copies(row, passing), explanation))
     return hits
 
 
-def _score(
-    index: CourseIndex, query: Query, options: SearchOptions, mask: Mask | None, compared: Mask | None
-) -> _QueryScores:
-    """The scores of every chunk for one query; `compared` is the mask with each text once."""
-    counts = Counter(terms(query.text))
-    bm25 = index.keywords.scores(counts)
-    highest = index.keywords.highest_score(counts)
-    share = bm25 / np.float32(highest) if highest else bm25
-    cosines = None if query.vector is None else index.cosines(query.vector, mask)
-    if cosines is None or options.method is Method.KEYWORD:
-        return _QueryScores(np.where(bm25 > 0, share, np.float32(-np.inf)), None, bm25, share, None, counts)
-    if options.method is Method.VECTOR:
-        return _QueryScores(cosines, cosines, bm25, share, None, counts)
-    if options.fusion is Fusion.RRF:
-        weights = options.weights or fusion.weights_for(query.legibility)
-        fused = fusion.reciprocal_rank_fusion(cosines, bm25, weights, compared)
-    elif options.weights:
-        fused = fusion.weighted_sum(cosines, bm25, options.weights, compared)
-    else:
-        fused = fusion.certainty_weighted(cosines, bm25, query.legibility, compared)
-    return _QueryScores(fused.score, cosines, bm25, share, fused, counts)
+def _highest(upper: Scores, limit: int) -> NDArray[np.intp]:
+    """Where the `limit` highest upper bounds are."""
+    return np.argpartition(upper, -limit)[-limit:] if limit < len(upper) else np.arange(len(upper))
 
 
-def _with_thresholds(scores: _QueryScores, thresholds: Thresholds, mask: Mask | None) -> Scores:
-    """The final scores (chunks,); minus infinity for chunks outside the mask or below a threshold."""
-    allowed = mask
-    for channel, threshold in ((scores.cosines, thresholds.vector), (scores.keyword_share, thresholds.keyword)):
-        if channel is not None and threshold is not None:
-            reached = channel >= threshold
-            allowed = reached if allowed is None else allowed & reached
-    return scores.final if allowed is None else np.where(allowed, scores.final, np.float32(-np.inf))
+def _exact_scores(
+    scored: Sequence["_QueryScores"], places: NDArray[np.intp]
+) -> tuple[list["_ExactScores"], list[Scores], Scores]:
+    """The exact scores of the chunks in these places for each query, the final ones of these, and the best of those."""
+    exact = [scores.exact(places) for scores in scored]
+    finals = [scores.final for scores in exact]
+    return exact, finals, finals[0] if len(finals) == 1 else np.max(finals, axis=0)
 
 
-def _best_rows(final: Scores, nearest: Scores | None, index: CourseIndex, limit: int) -> list[int]:
-    """Rows of the best `limit` distinct texts, by score, then cosine, then chunk id."""
-    candidates = limit
-    while True:
-        least = np.partition(final, -candidates)[-candidates] - _TOLERANCE if candidates < len(final) else -np.inf
-        rows = np.flatnonzero((final >= least) & (final > -np.inf))
-        keys = [-_rounded(scores[rows]) for scores in (nearest, final) if scores is not None]
-        rows = rows[np.lexsort((rows, *keys))]
-        by_text: dict[int, int] = {}
-        for row in rows.tolist():
-            by_text.setdefault(index.copies(row)[0], row)
-        if len(by_text) >= limit or least == -np.inf:
-            return list(by_text.values())[:limit]
-        candidates *= 4
+class _ExactScores(NamedTuple):
+    """The exact scores of some chunks for one query, each (chunks,)."""
+
+    final: Scores
+    """Minus infinity below a threshold, and in a keyword search without any of the words."""
+    cosines: Scores | None
+    fused: FusedScores
+    places: NDArray[np.intp]
 
 
-def _rounded(scores: Scores) -> NDArray[np.float64]:
+class _QueryScores:
+    """The scores of every chunk that is compared, for one query.
+
+    Args:
+        snapshot: The course.
+        query: The query.
+        options: The options of the search.
+        rows: The chunks that are compared: those that pass the filters, each text once; None for all chunks.
+    """
+
+    def __init__(self, snapshot: CourseSnapshot, query: Query, options: SearchOptions, rows: Rows | None) -> None:
+        self._snapshot, self._rows, self._vector = snapshot, rows, query.vector
+        self._thresholds = options.thresholds
+        counts = Counter(terms(query.text))
+        self._terms = tuple(counts)
+        bm25, highest = snapshot.bm25.scores(counts)
+        self._bm25, self._highest = self._compared(bm25), highest or 1.0
+        self._is_rrf = options.method is Method.HYBRID and options.fusion is Fusion.RRF
+        self._cosines: Scores | None = None
+        if query.vector is None or options.method is Method.KEYWORD:
+            self._fuser = _by_keyword(self._highest)
+            self.upper = self._final(self._fuser.fuse(self._bm25, self._bm25), None, self._bm25)
+            return
+        if self._is_rrf:  # ranks must not be approximate
+            self._cosines = self._compared(snapshot.cosines.product(query.vector)).round(_DIGITS)
+            bounds = self._cosines
+        else:
+            self._cosines, bounds = snapshot.cosines.approximate(query.vector, rows)
+        self._fuser = self._fuser_of(options, query.legibility, self._cosines)
+        self.upper = self._final(self._fuser.fuse(bounds, self._bm25), bounds, self._bm25)
+
+    def exact(self, places: NDArray[np.intp]) -> _ExactScores:
+        """The exact scores of the chunks in these places."""
+        bm25, cosines = self._bm25[places], None
+        if self._is_rrf and self._cosines is not None:
+            cosines = self._cosines[places]
+        elif self._cosines is not None and self._vector is not None:
+            rows = places if self._rows is None else self._rows[places]
+            cosines = self._snapshot.cosines.exact(self._vector, rows)
+        fused = self._fuser.fuse(bm25 if cosines is None else cosines, bm25)
+        return _ExactScores(self._final(fused, cosines, bm25), cosines, fused, places)
+
+    def explain(self, exact: _ExactScores, at: int, query: int) -> Explanation:
+        """How the score of one of the chunks was computed."""
+        bm25 = float(self._bm25[exact.places[at]])
+        return Explanation(
+            query,
+            None if exact.cosines is None else float(exact.cosines[at]),
+            bm25,
+            bm25 / self._highest,
+            float(exact.fused.vector[at]),
+            float(exact.fused.keyword[at]),
+            self._fuser.weights,
+            self._terms,
+        )
+
+    def _compared(self, scores: Scores) -> Scores:
+        return scores if self._rows is None else scores[self._rows]
+
+    def _fuser_of(self, options: SearchOptions, legibility: float, cosines: Scores) -> Fuser:
+        if options.method is Method.VECTOR:
+            return _BY_VECTOR
+        if options.fusion is Fusion.RRF:
+            weights = options.weights or fusion.weights_for(legibility)
+            return fusion.reciprocal_rank_fusion(cosines, self._bm25, weights)
+        if options.weights:
+            return fusion.weighted_sum(self._bm25, options.weights)
+        return fusion.certainty_weighted(cosines, self._bm25, legibility)
+
+    def _final(self, fused: FusedScores, cosines: Scores | None, bm25: Scores) -> Scores:
+        final = fused.score
+        if cosines is None:
+            final = np.where(bm25 > 0, final, -np.inf)
+        elif self._thresholds.vector is not None:
+            least = min(max(self._thresholds.vector, -2.0), 2.0) - _TOLERANCE
+            final = np.where(cosines >= least, final, -np.inf)
+        if self._thresholds.keyword is not None:
+            shares = bm25.astype(np.float64) / self._highest  # as in the explanation
+            final = np.where(shares >= self._thresholds.keyword, final, -np.inf)
+        return final
+
+
+_BY_VECTOR = Fuser(lambda cosines, bm25: FusedScores(cosines, np.zeros_like(bm25)), None)
+
+
+def _by_keyword(highest: float) -> Fuser:
+    return Fuser(lambda _, bm25: FusedScores(np.zeros_like(bm25), bm25 / highest), None)
+
+
+def _rounded(scores: Scores) -> Scores:
     return np.round(scores.astype(np.float64) / _TOLERANCE)
-
-
-def _explain(scores: _QueryScores, row: int, query: int) -> Explanation:
-    score = float(scores.final[row])
-    if scores.fused:
-        vector_part, keyword_part = float(scores.fused.vector[row]), float(scores.fused.keyword[row])
-    else:
-        vector_part, keyword_part = (0.0, score) if scores.cosines is None else (score, 0.0)
-    return Explanation(
-        query,
-        None if scores.cosines is None else float(scores.cosines[row]),
-        float(scores.bm25[row]),
-        float(scores.keyword_share[row]),
-        vector_part,
-        keyword_part,
-        scores.fused.weights if scores.fused else None,
-        tuple(scores.terms),
-    )

@@ -1,4 +1,4 @@
-"""The search app: an HTTP API over the catalogue, the collections, the keyword indexes and the embedding model.
+"""The search app: an HTTP API over the catalogue, the collections, the snapshots and the embedding model.
 
-It never calls the pipeline; both share the catalogue, the vector store and the keyword indexes.
+It never calls the pipeline; both share the catalogue, the vector store and the snapshots.
 """

@@ -26,16 +26,19 @@ class SearchSettings(Settings):
     )
     max_request_bytes: int = Field(4 * 1024 * 1024, ge=1, description="Maximum size of a request body, in bytes.")
     serve_while_reembedding: bool = Field(
-        False,
-        description="Search the last published generation while a course is not `done`, if it is still available; "
-        "otherwise the answer is embedding_not_ready. The response is marked as stale.",
+        True,
+        description="While a course is not `done`, search the last published generation and mark the answer as stale. "
+        "With false, the answer is embedding_not_ready.",
+    )
+    max_stale_seconds: float = Field(
+        7 * 24 * 3600.0,
+        ge=0,
+        description="A course that is not `done` is searched for at most so many seconds after it became due. So a "
+        "text that was deleted is not found for longer.",
     )
     cache_max_entries: int = Field(
-        50, ge=1, description="Maximum number of courses in memory, and of entries in each model cache."
+        50, ge=1, description="Maximum number of open courses, and of entries in each model cache."
     )
     cache_ttl_seconds: float = Field(
-        1800.0, gt=0, description="Time to live of cached courses and queries, in seconds."
-    )
-    cache_max_mb: int = Field(
-        1024, ge=1, description="Memory for all cached courses together, in MiB; a larger course is searched in Chroma."
+        1800.0, gt=0, description="Time to live of open courses and cached queries, in seconds."
     )

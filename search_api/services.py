@@ -16,14 +16,16 @@ from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.server import VectorStoreSettings
 from models.database import CatalogueSettings
 from retrieval.cache import InstanceCache
-from retrieval.course_index import CourseIndex, one_thread_per_product
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.cosines import one_thread_per_product
 from retrieval.reranker import Reranker, RerankerSettings
+from retrieval.snapshots.snapshot import CourseSnapshot
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from search_api.app_settings import SearchSettings
 from search_api.courses.service import Courses
 from search_api.embeddings.service import EmbeddedQuery, EmbeddingService, QueryKey
 from search_api.reranking.service import RerankService
-from search_api.search.service import CourseSearch, IndexKey
+from search_api.search.service import CourseSearch
+from search_api.search.snapshots import CourseSnapshots, SnapshotKey
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Services(ModelServices):
 
     courses: Courses
     vector_store: VectorStore
+    snapshots: CourseSnapshots
     search: CourseSearch
 
 
@@ -66,7 +69,7 @@ def open_services(settings: SearchSettings) -> Iterator[Services]:
             settings,
             courses,
             vector_store,
-            KeywordStore(KeywordSettings()),
+            SnapshotStore(SnapshotSettings()),
             load_embedder=lambda: open_embedder(embedding_settings, EMBEDDING_PATIENCE_SECONDS),
         ) as services,
     ):
@@ -90,39 +93,43 @@ def assemble_services(
     settings: SearchSettings,
     courses: Courses,
     vector_store: VectorStore,
-    keyword_store: KeywordStore,
+    snapshot_store: SnapshotStore,
     *,
     load_embedder: Callable[[], Embedder],
 ) -> Iterator[Services]:
     """The services of the search app over the given catalogue, stores and embedding model, with new caches."""
     entries, seconds = settings.cache_max_entries, settings.cache_ttl_seconds
-    indexes: InstanceCache[IndexKey, CourseIndex] = InstanceCache(
-        "courses",
-        max_entries=entries,
-        ttl_seconds=seconds,
-        max_bytes=settings.cache_max_mb * 2**20,
-        size_of=lambda index: index.bytes,
+    opened: InstanceCache[SnapshotKey, CourseSnapshot] = InstanceCache(
+        "courses", max_entries=entries, ttl_seconds=seconds
     )
     rerank_models: InstanceCache[Path, Reranker] = InstanceCache(
         "rerank_models", max_entries=entries, ttl_seconds=seconds
     )
     reranker_settings = RerankerSettings()
+    snapshots = CourseSnapshots(
+        courses=courses,
+        vector_store=vector_store,
+        store=snapshot_store,
+        cache=opened,
+        serve_older=settings.serve_while_reembedding,
+    )
     with (
         one_thread_per_product(),
+        closing(snapshots),
         open_embedding(settings, load_embedder) as (embedding, embedding_caches),
         closing(RerankService(lambda: Reranker.load(reranker_settings), rerank_models, reranker_settings)) as reranking,
     ):
         search = CourseSearch(
             courses=courses,
-            vector_store=vector_store,
-            keyword_store=keyword_store,
+            snapshots=snapshots,
             embedding=embedding,
             reranking=reranking,
-            indexes=indexes,
             serve_while_reembedding=settings.serve_while_reembedding,
+            max_stale_seconds=settings.max_stale_seconds,
         )
-        caches = {indexes.name: indexes, **embedding_caches, rerank_models.name: rerank_models}
-        yield Services(settings, embedding, caches, courses, vector_store, search)
+        caches = {opened.name: opened, **embedding_caches, rerank_models.name: rerank_models}
+        snapshots.start()
+        yield Services(settings, embedding, caches, courses, vector_store, snapshots, search)
 
 
 @contextmanager

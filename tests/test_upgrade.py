@@ -24,7 +24,8 @@ from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.ingestion import ingestion_by_course
 from models.tables import Course, EmbeddingStatus
 from orchestration.launching.due_courses import is_due
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.build import build_snapshot
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from search_api.app import create_app
 from tests.support.catalogue import migrate, settings
 from tests.support.servers.chroma import chroma_server
@@ -117,10 +118,28 @@ def test_collections_contain_the_published_content(database_url: str, chroma_url
             assert builder.build(fingerprint.model) == fingerprint
 
 
-def test_keyword_indexes_are_loaded(release: Path, database_url: str) -> None:
-    store = KeywordStore(KeywordSettings(keyword_index_dir=release / "keywords"))
-    for course_id, (_, fingerprint, _) in published(database_url).items():
-        assert len(store.load(course_id, fingerprint.content).chunk_ids) == CHUNKS
+def test_snapshots_are_built_from_the_collections(release: Path, database_url: str, chroma_url: str) -> None:
+    """Also if SNAPSHOT_DIR is the directory of the keyword indexes of an earlier release, whose files are kept."""
+    keywords = release / "keywords"
+    before = files_in(keywords)
+    assert before
+    snapshots = SnapshotStore(SnapshotSettings(snapshot_dir=keywords))
+    assert snapshots.directories() == [], "the doctor would report and delete them"
+    with closing(VectorStore(VectorStoreSettings(chroma_url=chroma_url))) as store:
+        for course_id, (course, fingerprint, _) in published(database_url).items():
+            assert snapshots.find(course_id, fingerprint) is None
+            assert snapshots.open_latest(course_id, 9) is None
+            built = build_snapshot(store.open(course_id), course.embedding_generation)
+            assert built.is_of(fingerprint)
+            snapshots.save(course_id, built)
+            assert len(snapshots.open(course_id, fingerprint)) == CHUNKS
+            snapshots.keep_only(course_id, fingerprint)
+            snapshots.delete(course_id)
+    assert files_in(keywords) == before
+
+
+def files_in(directory: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
 def test_backup_is_readable(release: Path, database_url: str) -> None:
@@ -155,8 +174,8 @@ def test_courses_are_searched(
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database_url)
     monkeypatch.setenv("CHROMA_URL", chroma_url)
-    monkeypatch.setenv("KEYWORD_INDEX_DIR", str(release / "keywords"))
-    monkeypatch.setattr("search_api.search.service.LOAD_PATIENCE_SECONDS", 120.0)  # on a busy machine
+    monkeypatch.setenv("KEYWORD_INDEX_DIR", str(release / "keywords"))  # a setting of an earlier release
+    monkeypatch.setattr("search_api.search.snapshots.PATIENCE_SECONDS", 120.0)  # on a busy machine
     with TestClient(create_app()) as client:
         answers = {
             course_id: client.post(f"/courses/{course_id}/search", json={"query": query}).json()
@@ -164,4 +183,4 @@ def test_courses_are_searched(
         }
     assert "prepreg" in answers["pcb-en"]["results"][0]["text"].lower()
     assert "阻焊" in answers["pcb-zh"]["results"][0]["text"]
-    assert [answer["degraded"] for answer in answers.values()] == [None, None]
+    assert [(answer["degraded"], answer["stale"]) for answer in answers.values()] == [(None, False)] * 2

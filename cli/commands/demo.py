@@ -42,7 +42,7 @@ def demo() -> None:
     demo_settings = {
         "DATABASE_URL": f"sqlite:///{DIRECTORY.absolute()}/catalogue.db",
         "CHROMA_DB_DIR": str(DIRECTORY.absolute() / "chroma"),
-        "KEYWORD_INDEX_DIR": str(DIRECTORY.absolute() / "keywords"),
+        "SNAPSHOT_DIR": str(DIRECTORY.absolute() / "snapshots"),
     }
     try:
         _clear_directory()

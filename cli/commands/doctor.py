@@ -22,8 +22,8 @@ def doctor(
         bool,
         typer.Option(
             "--repair",
-            help="Make the repairs that are safe: delete the collections and indexes of deleted courses, have damaged "
-            "courses embedded again, build missing keyword indexes, and remove orphaned directories (only while "
+            help="Make the repairs that are safe: delete the collections and snapshots of deleted courses, have "
+            "damaged courses embedded again, build missing snapshots, and remove orphaned directories (only while "
             "no Chroma server runs). Says what it deletes before it does, and deletes at most "
             f"{MAX_DELETIONS} of each kind.",
         ),

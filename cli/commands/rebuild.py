@@ -1,4 +1,4 @@
-"""`course-search rebuild`: request that collections and keyword indexes are deleted and every chunk is embedded."""
+"""`course-search rebuild`: request that collections are deleted and every chunk is embedded."""
 
 from contextlib import closing
 from typing import Annotated
@@ -31,8 +31,8 @@ def rebuild(
     """Delete the collections of courses and have every chunk embedded again.
 
     Use it for damaged collections; for changed chunks `embed` is enough. The next run of a course deletes its
-    collection. From now until all chunks are embedded, the course cannot be searched. Courses that are being embedded
-    now are refused; the others are rebuilt. Nothing happens while Chroma cannot be read.
+    collection. Until all chunks are embedded, searches use the last snapshot. Courses that are being embedded now are
+    refused; the others are rebuilt. Nothing happens while Chroma cannot be read.
     """
     rebuilt: list[str] = []
     with open_catalogue() as engine:

@@ -22,22 +22,21 @@ from maintenance.checks.environment import (
     check_vector_store,
 )
 from maintenance.checks.findings import Diagnosis, Finding, Level
-from maintenance.checks.keyword_indexes import check_keyword_indexes
+from maintenance.checks.snapshots import check_snapshots
 from maintenance.rebuild import CourseRefusedError
 from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine
 from models.settings import Settings
 from models.text import one_line
-from retrieval.keywords.index import KeywordIndexError
-from retrieval.keywords.store import KeywordSettings, KeywordStore, KeywordStoreError
+from retrieval.snapshots.store import SnapshotError, SnapshotSettings, SnapshotStore, SnapshotStoreError
 
 EXPECTED_ERRORS = (
     CourseRefusedError,
     DatabaseUnavailableError,
     DirectoryInUseError,
     EmbeddingError,
-    KeywordIndexError,
-    KeywordStoreError,
     OSError,
+    SnapshotError,
+    SnapshotStoreError,
     VectorStoreError,
     sqlite3.Error,
 )
@@ -64,8 +63,8 @@ def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Ite
         yield from _run_check("files", check_files(store, settings))
         if catalogue_works and store_works:
             yield from _run_check("courses", _check_collections(engine, store, deep=deep))
-            keywords = KeywordStore(KeywordSettings())
-            yield from _run_check("keywords", check_keyword_indexes(engine, store, keywords))
+            snapshots = SnapshotStore(SnapshotSettings())
+            yield from _run_check("snapshots", check_snapshots(engine, store, snapshots))
         if catalogue_works:
             yield from _run_check("states", _check_states(engine, model_works=model_works))
     finally:

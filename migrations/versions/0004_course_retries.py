@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.column("embedding_run_id", sa.String()),
         sa.column("embedding_requested_at", sa.DateTime(timezone=True)),
         sa.column("embedding_rebuild", sa.Boolean()),
+        sa.column("embedding_due_since", sa.DateTime(timezone=True)),
     )
     is_failed_request = sa.and_(course.c.embedding_status == "failed", course.c.embedding_requested_at.is_not(None))
     op.execute(course.update().where(is_failed_request).values(embedding_status="pending", embedding_run_id=None))
@@ -40,6 +41,8 @@ def upgrade() -> None:
             embedding_rebuild=True,
         )
     )
+    is_due = course.c.embedding_status.in_(["pending", "running", "failed"])
+    op.execute(course.update().where(is_due).values(embedding_due_since=datetime.now(UTC)))
 
 
 def downgrade() -> None:

@@ -6,7 +6,7 @@ unavailable, so this module does not retry.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import dagster as dg
@@ -25,12 +25,13 @@ from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.ingestion import ingestion_of_course
 from models.tables import Chunk, Course, EmbeddingStatus
 from orchestration import ui_metadata
-from orchestration.course_run.keyword_index import CourseKeywords, KeywordReport
+from orchestration.course_run.failures import reason_of
+from orchestration.course_run.snapshot import write_snapshot
 from orchestration.course_status.endings import CANCELLED, INTERRUPTED
 from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.run_config import LaunchReason
 from orchestration.workers import Worker
-from retrieval.keywords.store import KeywordStore, KeywordStoreError
+from retrieval.snapshots.store import SnapshotStore, SnapshotStoreError
 
 PAGE_SIZE = 500
 """Chunks read and compared at a time. `index_course` embeds and writes smaller batches, and reports progress after
@@ -77,7 +78,7 @@ class CourseRun:
         rebuild: Delete the collection and embed every chunk, even if the row does not ask for it.
         catalogue: The database that contains the row and the chunks.
         vector_store: The vector store to write the collection to.
-        keyword_store: The store to write the keyword index to.
+        snapshot_store: The store to write the snapshot to.
         gpu: The embedding model.
         search_url: URL of the search app, for links in the Dagster UI.
     """
@@ -92,7 +93,7 @@ class CourseRun:
         rebuild: bool,
         catalogue: CatalogueResource,
         vector_store: VectorStoreResource,
-        keyword_store: KeywordStore,
+        snapshot_store: SnapshotStore,
         gpu: GpuResource,
         search_url: str,
     ) -> None:
@@ -101,16 +102,17 @@ class CourseRun:
         self._course_id = course_id
         self._catalogue = catalogue
         self._vector_store = vector_store
-        self._keyword_store = keyword_store
+        self._snapshot_store = snapshot_store
         self._gpu = gpu
         self._search_url = search_url
         self._run_id = context.run.run_id
         self._rebuild = rebuild
+        self._generation = 0
         self._reason = reason
         self._chunks = CourseChunks(catalogue, course_id)
 
     def embed_and_publish(self) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-        """Claim the course, update its collection and keyword index, check them, and publish the course.
+        """Claim the course, update its collection and snapshot, check them, and publish the course.
 
         Does nothing if the course was published after this run was launched.
 
@@ -123,7 +125,7 @@ class CourseRun:
             EmptyCourseError: The course has no chunks.
             EmbeddingError: The model failed.
             VectorStoreError: The vector store failed.
-            KeywordStoreError: The keyword index could not be written.
+            SnapshotError, SnapshotStoreError: The snapshot could not be written or read back.
             DatabaseUnavailableError: The catalogue is unavailable.
         """
         if not self._claim():
@@ -136,15 +138,25 @@ class CourseRun:
         content = self._record_attempt(embedder)
         if self._rebuild:
             self._delete_collection()
-        keywords = CourseKeywords(self._keyword_store, self._course_id, self._chunks, content)
-        report = self._index(embedder, keywords, content.chunks)
+        report = self._index(embedder, content.chunks)
         yield from ui_metadata.collection_checks(self._course_id, report)
         _require_correct_collection(report)
-        keyword_report = keywords.write(report.fingerprint, partial(self._store.open, self._course_id))
-        yield ui_metadata.keyword_check(self._course_id, keyword_report)
-        _require_complete_index(keyword_report)
+        snapshot = write_snapshot(
+            self._snapshot_store,
+            self._course_id,
+            report.fingerprint,
+            self._store.open(self._course_id),
+            generation=self._generation,
+            keep=not (self._rebuild or report.embedded),
+            on_page=self._worker.beat,
+        )
+        yield ui_metadata.snapshot_check(self._course_id, snapshot)
+        if not snapshot.complete:
+            raise CourseNotEmbeddableError(
+                f"The snapshot contains {snapshot.stored} chunks, which are not the {snapshot.chunks} of the course"
+            )
         self._publish(report.fingerprint)
-        self._delete_older_keyword_indexes(report.fingerprint)
+        self._delete_older_snapshots(report.fingerprint)
         yield ui_metadata.collection_materialization(
             self._course_id,
             report,
@@ -152,7 +164,7 @@ class CourseRun:
             search_url=self._search_url,
             model_load_seconds=model_load_seconds,
         )
-        yield ui_metadata.keyword_materialization(self._course_id, report.fingerprint, keyword_report)
+        yield ui_metadata.snapshot_materialization(self._course_id, report.fingerprint, snapshot)
 
     def record_failure(self, error: BaseException) -> str:
         """Set the course to `failed` with the reason, if this run owns it.
@@ -163,19 +175,21 @@ class CourseRun:
         Returns:
             The reason.
         """
-        reason = str(error) or type(error).__name__
+        reason = reason_of(error)
         retry = Retry.LATER if _may_succeed_later(error) else Retry.NEVER
         if isinstance(error, NotIngestedError):
             retry = Retry.WHEN_INGESTED
         if isinstance(error, GeneratorExit):  # Dagster could not store an event
             reason = "Dagster stopped the step; the log of the run says why."
-        elif isinstance(error, _INTERRUPTIONS):
+        elif isinstance(error, INTERRUPTIONS):
             reason, retry = (CANCELLED, Retry.NEVER) if self._is_being_cancelled() else (INTERRUPTED, Retry.NOW)
         try:
             with self._catalogue.transaction() as session:
                 course_state.fail_course(session, self._course_id, self._run_id, reason, retry=retry)
-        except Exception:  # `course_status_sensor` records it when the catalogue is available again
-            self._context.log.exception(f"Could not record the failure of course {self._course_id}")
+        except Exception as unavailable:  # noqa: BLE001 - `course_status_sensor` records it when it can
+            self._context.log.error(
+                f"Could not record the failure of course {self._course_id}: {reason_of(unavailable)}"
+            )
         return reason
 
     def _claim(self) -> bool:
@@ -208,7 +222,8 @@ class CourseRun:
         ):
             return False
         claimed = get_course(session, course.id)
-        self._rebuild = claimed is not None and claimed.embedding_rebuild
+        if claimed is not None:
+            self._rebuild, self._generation = claimed.embedding_rebuild, claimed.embedding_generation + 1
         return True
 
     def _check_ingested(self) -> None:
@@ -223,7 +238,7 @@ class CourseRun:
     def _store(self) -> VectorStore:
         return self._vector_store.store(PATIENCE_SECONDS)
 
-    def _index(self, embedder: Embedder, pages: Iterable[Sequence[Chunk]], chunks: int) -> IndexReport:
+    def _index(self, embedder: Embedder, chunks: int) -> IndexReport:
         logged = 0
 
         def report_progress(finished: int) -> None:
@@ -240,7 +255,7 @@ class CourseRun:
 
         return index_course(
             self._course_id,
-            pages,
+            self._chunks,
             self._store,
             embedder,
             on_page=report_progress,
@@ -256,16 +271,12 @@ class CourseRun:
         return content
 
     def _delete_collection(self) -> None:
-        """Delete the collection and the keyword indexes, so that every chunk is embedded again.
+        """Delete the collection, so that every chunk is embedded again.
 
-        If this run dies, the next one deletes them again: the row keeps the request until the course is published.
+        The snapshot of what was published remains searchable. If this run dies, the next one deletes the collection
+        again: the row keeps the request until the course is published.
         """
-        if not self._catalogue.attempt(
-            lambda session: course_state.start_rebuild(session, self._course_id, self._run_id)
-        ):
-            raise self._claim_lost_error()
         self._store.delete(self._course_id, self._check_ownership)
-        self._keyword_store.delete(self._course_id)
         self._context.log.info(f"Course {self._course_id}: deleted the collection, to rebuild it")
 
     def _check_ownership(self) -> None:
@@ -295,10 +306,10 @@ class CourseRun:
         if not self._catalogue.attempt(publish):
             raise self._claim_lost_error()
 
-    def _delete_older_keyword_indexes(self, published: CourseFingerprint) -> None:
+    def _delete_older_snapshots(self, published: CourseFingerprint) -> None:
         try:
-            self._keyword_store.keep_only(self._course_id, published.content)
-        except KeywordStoreError as error:  # the course is already published; the next run deletes them
+            self._snapshot_store.keep_only(self._course_id, published)
+        except SnapshotStoreError as error:  # the course is already published; the next run deletes them
             self._context.log.warning(str(error))
 
     def _is_being_cancelled(self) -> bool:
@@ -306,8 +317,13 @@ class CourseRun:
         return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
-_INTERRUPTIONS = (KeyboardInterrupt, SystemExit, dg.DagsterExecutionInterruptedError)
-_TEMPORARY = (EmbeddingServiceUnreachableError, VectorStoreUnhealthyError, VectorStoreUnreachableError)
+INTERRUPTIONS = (KeyboardInterrupt, SystemExit, dg.DagsterExecutionInterruptedError, GeneratorExit)
+_TEMPORARY = (
+    EmbeddingServiceUnreachableError,
+    SnapshotStoreError,
+    VectorStoreUnhealthyError,
+    VectorStoreUnreachableError,
+)
 
 
 def _may_succeed_later(error: BaseException) -> bool:
@@ -326,11 +342,4 @@ def _require_correct_collection(report: IndexReport) -> None:
     if not report.sound:
         raise CourseNotEmbeddableError(
             f"{report.vectors.unsound} of {report.vectors.checked} vectors read back from the collection are wrong"
-        )
-
-
-def _require_complete_index(report: KeywordReport) -> None:
-    if not report.complete:
-        raise CourseNotEmbeddableError(
-            f"The keyword index contains {report.indexed} chunks, but the course has {report.chunks}"
         )

@@ -1,1 +1,1 @@
-"""`deleted_course_sensor`: removes the collections and keyword indexes of deleted courses."""
+"""`deleted_course_sensor`: removes the collections and snapshots of deleted courses."""

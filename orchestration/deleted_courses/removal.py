@@ -1,4 +1,4 @@
-"""Removes the collections and keyword indexes of courses that were deleted from the catalogue.
+"""Removes the collections and snapshots of courses that were deleted from the catalogue.
 
 Embedding a course can take hours, so a wrong deletion is expensive. A course is removed only if two consecutive ticks
 did not find it, because an operator may be replacing the catalogue. Nothing is removed unless the published courses of
@@ -14,7 +14,7 @@ from maintenance.ownership import MAX_DELETIONS, compare_collections
 from models.courses import get_course
 from models.database import Engine, transaction
 from models.text import counted
-from retrieval.keywords.store import KeywordStore, directory_name
+from retrieval.snapshots.store import SnapshotStore, directory_name
 
 
 class NothingRemovedError(Exception):
@@ -52,33 +52,35 @@ def find_deleted(
     return DeletedCourses(deleted, message, json.dumps(missing, ensure_ascii=False))
 
 
-def remove_courses(engine: Engine, store: VectorStore, keywords: KeywordStore, deleted: Sequence[str]) -> Sequence[str]:
-    """Delete the courses' collections and keyword indexes.
+def remove_courses(
+    engine: Engine, store: VectorStore, snapshots: SnapshotStore, deleted: Sequence[str]
+) -> Sequence[str]:
+    """Delete the courses' collections and snapshots.
 
     Args:
         engine: The catalogue.
         store: The vector store.
-        keywords: The keyword indexes.
+        snapshots: The snapshots.
         deleted: Ids of the courses to remove.
 
     Returns:
-        Ids of the removed courses. At most `MAX_DELETIONS` of them had a collection or a keyword index; the next ticks
+        Ids of the removed courses. At most `MAX_DELETIONS` of them had a collection or a snapshot; the next ticks
         remove the others.
 
     Raises:
         NothingRemovedError: The catalogue may be the wrong one. Nothing was removed.
         VectorStoreError: A collection could not be deleted.
-        KeywordStoreError: A keyword index could not be deleted.
+        SnapshotStoreError: A snapshot could not be deleted.
         DatabaseUnavailableError: The catalogue is unavailable.
     """
     collections = {collection.info.course_id for collection in store.collections()}
-    directories = set(keywords.directories())
+    directories = set(snapshots.directories())
     stored = [
         course_id for course_id in deleted if course_id in collections or directory_name(course_id) in directories
     ]
     if stored and (objection := compare_collections(engine, store, len(stored)).objection(len(stored))):
         raise NothingRemovedError(
-            f"{counted(len(stored), 'course')} with a collection or keyword index are missing from the catalogue, but "
+            f"{counted(len(stored), 'course')} with a collection or snapshot are missing from the catalogue, but "
             f"nothing is removed, because {objection}. Check DATABASE_URL and CHROMA_URL; `course-search doctor` says "
             f"what to do. Missing: {', '.join(stored[:MAX_DELETIONS])}"
         )
@@ -92,6 +94,6 @@ def remove_courses(engine: Engine, store: VectorStore, keywords: KeywordStore, d
                 continue
         if course_id in collections:
             store.delete(course_id)
-        keywords.delete(course_id)
+        snapshots.delete(course_id)
         removed.append(course_id)
     return removed

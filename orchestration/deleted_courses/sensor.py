@@ -1,4 +1,4 @@
-"""`deleted_course_sensor`: removes collections, keyword indexes and partitions of deleted courses."""
+"""`deleted_course_sensor`: removes collections, snapshots and partitions of deleted courses."""
 
 import dagster as dg
 
@@ -8,9 +8,9 @@ from models.database import DatabaseUnavailableError
 from orchestration.deleted_courses.removal import NothingRemovedError, find_deleted, remove_courses
 from orchestration.instance.prepared import SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.partitions import OWNERS, course_partitions, partition_keys
-from orchestration.resources import CatalogueResource, KeywordIndexResource, VectorStoreResource
+from orchestration.resources import CatalogueResource, SnapshotResource, VectorStoreResource
 from orchestration.runs import courses_with_run
-from retrieval.keywords.store import KeywordStoreError
+from retrieval.snapshots.store import SnapshotStoreError
 
 REMOVAL_INTERVAL_SECONDS = 20
 _BACKFILL_STATES = ("REQUESTED", "CANCELING", "FAILING")
@@ -22,16 +22,16 @@ _RECENT_BACKFILLS = 50
     minimum_interval_seconds=REMOVAL_INTERVAL_SECONDS,
     default_status=dg.DefaultSensorStatus.RUNNING,
     owners=OWNERS,
-    description="Removes the collection, keyword index and partition of every course that was deleted from the "
+    description="Removes the collection, snapshot and partition of every course that was deleted from the "
     "catalogue. " + SKIPS_UNLESS_PREPARED,
 )
 def deleted_course_sensor(
     context: dg.SensorEvaluationContext,
     catalogue: CatalogueResource,
     vector_store: VectorStoreResource,
-    keyword_indexes: KeywordIndexResource,
+    snapshots: SnapshotResource,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Remove the collections, keyword indexes and partitions of courses that two consecutive ticks did not find."""
+    """Remove the collections, snapshots and partitions of courses that two consecutive ticks did not find."""
     if reason := reason_to_skip(context.instance):
         return dg.SkipReason(reason)
     known = partition_keys(context.instance)
@@ -48,15 +48,15 @@ def deleted_course_sensor(
         waiting = "; they are removed when no backfill is in progress" if is_waiting else ""
         return dg.SkipReason(result.message + waiting)
     try:
-        removed = remove_courses(catalogue.engine(), vector_store.store(), keyword_indexes.store(), result.deleted)
-    except (DatabaseUnavailableError, VectorStoreError, KeywordStoreError) as error:
+        removed = remove_courses(catalogue.engine(), vector_store.store(), snapshots.store(), result.deleted)
+    except (DatabaseUnavailableError, VectorStoreError, SnapshotStoreError) as error:
         return dg.SkipReason(str(error))
     except NothingRemovedError as error:
         context.log.warning(str(error))
         return dg.SkipReason(str(error))
     for course_id in removed:
         context.log.info(
-            f"Removed the collection and keyword index of course {course_id}, which was deleted from the catalogue"
+            f"Removed the collection and snapshot of course {course_id}, which was deleted from the catalogue"
         )
     return dg.SensorResult(
         dynamic_partitions_requests=[course_partitions.build_delete_request(list(removed))] if removed else []

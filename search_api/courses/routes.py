@@ -25,7 +25,7 @@ def embed_course(course_id: CourseId, services: AppServices) -> TriggerResponse:
     """Request an embedding of the course and return immediately.
 
     The pipeline embeds the course in the background; `embedding_status` shows its progress. Until it is `done`, the
-    course cannot be searched, unless the app serves stale courses (SERVE_WHILE_REEMBEDDING).
+    last published generation is searched.
     """
     services.courses.request_embedding(course_id)
     return TriggerResponse()

@@ -118,12 +118,16 @@ class EmbeddingService:
 
     def embed_query(self, text: str) -> EmbeddedQuery:
         """A query's vector and legibility, from the cache if it was embedded before; errors as `embed_documents`."""
-        key = QueryKey(self.model.signature, text)
-        known = self._queries.peek(key)
+        known = self.known_query(text)
         if known is not None:
             return known
+        key = QueryKey(self.model.signature, text)
         with take_slot(self._query_slots):  # also for calls that wait for the same query: each blocks a thread
             return self._queries.get(key, lambda: self._embed_query(text))
+
+    def known_query(self, text: str) -> EmbeddedQuery | None:
+        """The same, if the query is in the cache; otherwise None. Never waits for the model."""
+        return None if self._embedder is None else self._queries.peek(QueryKey(self._embedder.signature, text))
 
     def stop_bulk(self) -> None:
         """Stop bulk calls, which may take minutes; they fail."""

@@ -32,11 +32,8 @@ class CacheState(BaseModel):
     loads: int
     load_failures: int
     load_seconds: float = Field(description="Total duration of all successful loads, in seconds.")
-    too_large: int = Field(description="Values larger than max_bytes, which were not kept.")
     entries: int
-    bytes: int = Field(description="Total size of the kept values; 0 if the cache does not measure sizes.")
     max_entries: int
-    max_bytes: int | None = Field(description="null: no limit.")
     ttl_seconds: Annotated[float | None, BeforeValidator(_null_if_infinite)] = Field(
         description="How long a value is kept after its load; null: no limit."
     )
@@ -61,11 +58,8 @@ class CacheStates(BaseModel):
                             "loads": 15,
                             "load_failures": 0,
                             "load_seconds": 1.9,
-                            "too_large": 0,
                             "entries": 12,
-                            "bytes": 31457280,
                             "max_entries": 50,
-                            "max_bytes": 1073741824,
                             "ttl_seconds": 1800.0,
                         }
                     }

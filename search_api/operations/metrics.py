@@ -32,11 +32,9 @@ _CACHE_COUNTERS = {
     "loads": "Loads that succeeded.",
     "load_failures": "Loads that failed.",
     "load_seconds": "Total seconds of successful loads.",
-    "too_large": "Values larger than the whole cache, which were not kept.",
 }
 _CACHE_GAUGES = {
     "entries": "Values in the cache.",
-    "bytes": "Total bytes of the values in the cache.",
     "max_entries": "Maximum number of values in the cache.",
 }
 

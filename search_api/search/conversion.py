@@ -1,21 +1,13 @@
 """Converts a request body to search options, and hits to a response body."""
 
 from collections.abc import Sequence
+from typing import Any
 
-from embedding.vector_store.records import Record
-from retrieval.course_index import CourseIndex
 from retrieval.fusion import Weights
 from retrieval.highlights import matches
 from retrieval.search import Explanation, Fusion, Hit, Method, SearchOptions, Thresholds
-from search_api.search.schemas import (
-    ChannelWeights,
-    Neighbours,
-    Passage,
-    ResultExplanation,
-    SearchRequest,
-    SearchResponse,
-    SearchResult,
-)
+from retrieval.snapshots.snapshot import CourseSnapshot
+from search_api.search.schemas import MAX_COPIES, SearchRequest
 
 
 def options_of(request: SearchRequest) -> SearchOptions:
@@ -33,57 +25,51 @@ def options_of(request: SearchRequest) -> SearchOptions:
 def search_response(
     hits: Sequence[Hit],
     request: SearchRequest,
+    snapshot: CourseSnapshot,
     *,
-    index: CourseIndex | None,
     generation: int,
     stale: bool,
     degraded: str | None,
-) -> SearchResponse:
-    """The response body. Its values come from this app, so Pydantic does not validate them again.
+) -> dict[str, Any]:
+    """The response body, as `SearchResponse` documents it. Pydantic does not validate it again.
 
     Args:
         hits: Best first.
         request: Decides which optional fields are included.
-        index: The course index that was searched; None if Chroma was searched.
+        snapshot: The snapshot that was searched.
         generation: The generation of the course.
-        stale: Whether the course is not `done`.
+        stale: Whether something newer than these results exists, or is being made.
         degraded: What is missing from the answer, and why; None if nothing is.
     """
-    return SearchResponse.model_construct(
-        results=[_result(hit, request, index) for hit in hits],
-        generation=generation,
-        stale=stale,
-        degraded=degraded,
-    )
+    results = [_result(hit, request, snapshot) for hit in hits]
+    return {"results": results, "generation": generation, "stale": stale, "degraded": degraded}
 
 
-def _result(hit: Hit, request: SearchRequest, index: CourseIndex | None) -> SearchResult:
-    explanation = hit.explanation
-    return SearchResult.model_construct(
-        text=hit.record.text,
-        score=hit.score,
-        metadata=_metadata(hit.record),
-        matches=matches(hit.record.text, explanation.terms) if explanation and explanation.bm25 else [],
-        copies=[_metadata(copy) for copy in hit.copies],
-        context=_neighbours(index, hit.row, request.context) if request.context and index else None,
-        explanation=_explanation(explanation) if request.explain and explanation else None,
-    )
+def _result(hit: Hit, request: SearchRequest, snapshot: CourseSnapshot) -> dict[str, Any]:
+    passage, explanation = _passage(snapshot, hit.row), hit.explanation
+    return {
+        **passage,
+        "score": hit.score,
+        "matches": matches(passage["text"], explanation.terms) if explanation.bm25 else [],
+        "copies": [snapshot.metadata(row) for row in hit.copies[:MAX_COPIES].tolist()],
+        "copy_count": len(hit.copies),
+        "context": _neighbours(snapshot, hit.row, request.context) if request.context else None,
+        "explanation": _explanation(explanation) if request.explain else None,
+    }
 
 
-def _metadata(record: Record) -> dict[str, object]:
-    return {**record.metadata, "chunk_id": record.chunk_id}
+def _passage(snapshot: CourseSnapshot, row: int) -> dict[str, Any]:
+    return {"text": snapshot.texts[row], "metadata": snapshot.metadata(row)}
 
 
-def _neighbours(index: CourseIndex, row: int, distance: int) -> Neighbours:
-    before, after = (
-        [Passage.model_construct(text=record.text, metadata=_metadata(record)) for record in records]
-        for records in ([index.records[row] for row in rows] for rows in index.neighbours(row, distance))
-    )
-    return Neighbours.model_construct(before=before, after=after)
+def _neighbours(snapshot: CourseSnapshot, row: int, distance: int) -> dict[str, Any]:
+    before, after = snapshot.neighbours(row, distance)
+    return {
+        "before": [_passage(snapshot, other) for other in before],
+        "after": [_passage(snapshot, other) for other in after],
+    }
 
 
-def _explanation(explanation: Explanation) -> ResultExplanation:
-    values = explanation._asdict() | {"terms": list(explanation.terms)}
+def _explanation(explanation: Explanation) -> dict[str, Any]:
     weights = explanation.weights
-    values["weights"] = ChannelWeights.model_construct(**weights._asdict()) if weights else None
-    return ResultExplanation.model_construct(**values)
+    return explanation._asdict() | {"weights": weights._asdict() if weights else None}

@@ -1,6 +1,8 @@
 """`POST /courses/{course_id}/search`."""
 
 from fastapi import APIRouter, Response, Security
+from pydantic_core import to_json
+from starlette.concurrency import run_in_threadpool
 
 from search_api.http import errors
 from search_api.http.auth import token_header
@@ -10,7 +12,12 @@ from search_api.http.errors import check_at_most
 from search_api.search.fast_route import FastSearchRoute
 from search_api.search.schemas import SearchRequest, SearchResponse
 
-router = APIRouter(dependencies=[Security(token_header)], responses=GUARDED_RESPONSES, route_class=FastSearchRoute)
+router = APIRouter(
+    dependencies=[Security(token_header)],
+    responses=GUARDED_RESPONSES,
+    route_class=FastSearchRoute,
+    generate_unique_id_function=lambda route: route.name,
+)
 
 
 @router.post(
@@ -28,16 +35,18 @@ router = APIRouter(dependencies=[Security(token_header)], responses=GUARDED_RESP
         errors.VectorStoreFailedError,
     ),
 )
-def search_course(course_id: CourseId, request: SearchRequest, services: AppServices) -> Response:
+async def search_course(course_id: CourseId, request: SearchRequest, services: AppServices) -> Response:
     """Return the chunks of the course that match the query best, best first.
 
-    The course must be `done`, unless the app serves stale courses (SERVE_WHILE_REEMBEDDING).
+    While the course is not `done`, its last published generation is searched, and the answer is `stale`.
     Only `query` is required. By default a search is hybrid: it combines vector similarity and keywords (BM25).
     """
     settings = services.settings
     for query in request.query:
         check_at_most(settings.search_max_query_chars, len(query), "query", "characters")
     check_at_most(settings.search_max_top_k, request.top_k, "top_k")
-    answer = services.search.search(course_id, request)
-    # FastAPI would validate a returned model again, which takes a third of the request's time.
-    return Response(answer.model_dump_json(), media_type="application/json")
+    answer = services.search.search_at_once(course_id, request)
+    if answer is None:
+        answer = await run_in_threadpool(services.search.search, course_id, request)
+    # FastAPI would validate the answer, which takes longer than the search.
+    return Response(to_json(answer), media_type="application/json")

@@ -14,6 +14,7 @@ from search_api.http.request_body import RequestBody, Text, require_unicode
 MAX_QUERIES = 8
 MAX_FILTER_VALUES = 100
 MAX_CONTEXT = 5
+MAX_COPIES = 20
 
 
 def _integer_as_text(value: object) -> object:
@@ -83,6 +84,8 @@ class ChannelWeights(RequestBody):
 class ScoreThresholds(RequestBody):
     """Lowest accepted values of a result. null means no threshold; 0 is a threshold."""
 
+    model_config = ConfigDict(frozen=True)  # hashable, so that Pydantic does not copy the default for each request
+
     score: Threshold = Field(
         None,
         description="Lowest `score`, after reranking. Its range depends on the request, see `score` of a result: with "
@@ -93,8 +96,7 @@ class ScoreThresholds(RequestBody):
     )
     keyword: Threshold = Field(
         None,
-        description="Lowest BM25 score as a share of the highest score possible for the query, 0.0 to 1.0. Not applied "
-        "if Chroma answers.",
+        description="Lowest BM25 score as a share of the highest score possible for the query, 0.0 to 1.0.",
     )
 
 
@@ -121,7 +123,7 @@ class SearchRequest(RequestBody):
         "and BM25 divided by the highest BM25 score. If null, `weighted` fusion is certainty-weighted (a channel "
         "counts more if few chunks stand out in it), and `rrf` uses 0.7 and 0.3.",
     )
-    thresholds: ScoreThresholds = ScoreThresholds()
+    thresholds: ScoreThresholds = Field(default_factory=ScoreThresholds)
     rerank: Literal["weight", "model"] = Field(
         "weight",
         description="`weight` keeps the order by score; `model` reorders the best results by a cross-encoder, which "
@@ -196,17 +198,17 @@ class SearchResult(Passage):
     score: float = Field(
         description="Orders the results of one answer, best first. Its range depends on the request. Hybrid, "
         "`weighted`: 0.0 to 1.0; by default it is lower if many chunks match equally well. Hybrid, `rrf`: 0.0 to 1/61 "
-        "(0.0164). Vector, and any answer from Chroma: cosine similarity, -1.0 to 1.0. Keyword: BM25 as a share of the "
+        "(0.0164). Vector: cosine similarity, -1.0 to 1.0. Keyword: BM25 as a share of the "
         "highest score possible for the query, 0.0 to 1.0. Reranked by the model: probability that the passage answers "
         "the query, 0.0 to 1.0."
     )
     matches: list[tuple[int, int]] = Field(
-        description="Start and end of each word in the text that matches the query, in code points; empty if Chroma "
-        "answers."
+        description="Start and end of each word in the text that matches the query, in code points."
     )
-    copies: list[Metadata] = Field(description="Metadata of other chunks with exactly the same text.")
-    context: Neighbours | None = Field(description="null if not requested, or if Chroma answers.")
-    explanation: ResultExplanation | None = Field(description="null if not requested, or if Chroma answers.")
+    copies: list[Metadata] = Field(description="Metadata of the first 20 other chunks with exactly the same text.")
+    copy_count: int = Field(description="Number of all other chunks with exactly the same text.")
+    context: Neighbours | None = Field(description="null if not requested.")
+    explanation: ResultExplanation | None = Field(description="null if not requested.")
 
 
 class SearchResponse(BaseModel):
@@ -216,7 +218,10 @@ class SearchResponse(BaseModel):
     generation: int = Field(
         description="Number of the published version of the course; it increases with each publication."
     )
-    stale: bool = Field(description="The course is not `done`; the results are from its last published generation.")
+    stale: bool = Field(
+        description="The course is not `done`, or this app has another model or no snapshot of the published "
+        "generation yet; the results are from the last generation that it has."
+    )
     degraded: str | None = Field(description="What is missing from the answer, and why; null if nothing is.")
 
     model_config = ConfigDict(
@@ -238,6 +243,7 @@ class SearchResponse(BaseModel):
                             },
                             "matches": [[4, 15], [19, 26]],
                             "copies": [],
+                            "copy_count": 0,
                             "context": None,
                             "explanation": None,
                         }

@@ -1,60 +1,32 @@
 """Searches a course: queries → the passages that match best.
 
-Cheap checks come first: a query is embedded only after the course row shows that the course can be searched. Courses
-are searched in memory (`retrieval.course_index`). They are cached by generation, so the first search after a
-publication loads the new one. While a course is being loaded, or if it is too large for the cache, Chroma answers
-instead, and `degraded` in the answer says so.
+Cheap checks come first: a query is embedded only after the course row shows that the course can be searched. The course
+is searched in its snapshot (`retrieval.snapshots`), which `CourseSnapshots` opens. While the course is not `done`, the
+last published generation answers, and the answer is `stale`.
 """
 
-import logging
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from typing import Any
 
-from embedding.vector_store.collections import CollectionInfo, VectorStore
-from embedding.vector_store.errors import CollectionNotFoundError
 from models.courses import PublishedCourse
-from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from models.text import quoted
-from retrieval.cache import InstanceCache, StillLoadingError
-from retrieval.course_index import CourseIndex, CourseTooLargeError, make_course_index, read_course
-from retrieval.keywords.store import KeywordStore
-from retrieval.search import Hit, Method, Query, SearchOptions, search_index
+from retrieval.search import Hit, Method, Query, search_snapshot
+from retrieval.snapshots.snapshot import CourseSnapshot
 from search_api.courses.service import Courses
-from search_api.embeddings.service import EmbeddingService
-from search_api.http.errors import EmbeddingNotReadyError, InvalidRequestError, OverloadedError
+from search_api.embeddings.service import EmbeddedQuery, EmbeddingService
+from search_api.http.errors import EmbeddingNotReadyError
 from search_api.reranking.service import RerankService
 from search_api.search.conversion import options_of, search_response
-from search_api.search.schemas import SearchRequest, SearchResponse
+from search_api.search.schemas import SearchRequest
+from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
 
-logger = logging.getLogger(__name__)
-
-LOAD_PATIENCE_SECONDS = 1.0
-"""How long a search waits for a course to be loaded before it searches in Chroma instead."""
-LONG_PATIENCE_SECONDS = 20.0
-"""How long it waits if Chroma cannot answer instead: in keyword searches, and in courses that are not `done`."""
+SHORT_SEARCH = 8_000_000
+"""Up to this number of vector elements (queries × chunks × dimensions), a search takes less time than a change of
+threads costs the other requests."""
 _ATTEMPTS = 3
-"""Attempts of a search whose course is published while it is being loaded."""
-
-
-class IndexKey(NamedTuple):
-    """The cache key of a loaded course."""
-
-    course_id: str
-    generation: int
-    fingerprint: str | None
-
-
-@dataclass(frozen=True)
-class Hits:
-    """The hits in a course."""
-
-    hits: list[Hit]
-    """Best first."""
-    index: CourseIndex | None
-    """The course index that was searched; None if Chroma answered."""
-    degraded: str = ""
-    """What is missing from the answer, and why; empty if nothing is."""
+"""Attempts of a search whose course is published while its snapshot is opened."""
 
 
 class CourseSearch:
@@ -62,196 +34,137 @@ class CourseSearch:
 
     Args:
         courses: The catalogue.
-        vector_store: The collections.
-        keyword_store: The keyword indexes.
+        snapshots: The snapshots of the courses.
         embedding: The embedding model.
         reranking: The rerank model.
-        indexes: Cache of courses in memory.
         serve_while_reembedding: Whether a course that is not `done` is searched in its last published generation.
+        max_stale_seconds: For how long at most.
     """
 
     def __init__(
         self,
         *,
         courses: Courses,
-        vector_store: VectorStore,
-        keyword_store: KeywordStore,
+        snapshots: CourseSnapshots,
         embedding: EmbeddingService,
         reranking: RerankService,
-        indexes: InstanceCache[IndexKey, CourseIndex],
-        serve_while_reembedding: bool = False,
+        serve_while_reembedding: bool,
+        max_stale_seconds: float,
     ) -> None:
         self._courses = courses
-        self._vector_store = vector_store
-        self._keyword_store = keyword_store
+        self._snapshots = snapshots
         self._embedding = embedding
         self._reranking = reranking
-        self._indexes = indexes
         self._serve_while_reembedding = serve_while_reembedding
-        self._max_bytes = indexes.get_cache_stats().max_bytes
-        self._too_large: dict[str, IndexKey] = {}
+        self._max_stale_seconds = max_stale_seconds
 
-    def search(self, course_id: str, request: SearchRequest) -> SearchResponse:
+    def search(self, course_id: str, request: SearchRequest) -> dict[str, Any]:
         """The passages of the course that match the request best.
 
         Raises:
             CourseNotFoundError: No course has this id.
             EmbeddingNotReadyError: The course cannot be searched now; the message says why and what to do.
             EmbeddingServiceUnavailableError, EmbeddingError: A query cannot be embedded.
-            OverloadedError: Too many calls wait for the model, or the course is still being loaded.
-            InvalidRequestError: The course is too large for a keyword search.
-            VectorStoreError: The vector store failed.
+            OverloadedError: Too many calls wait for the model, or the snapshot is still being built.
+            VectorStoreError: There is no snapshot, and the vector store failed.
             DatabaseUnavailableError: The catalogue is unavailable.
         """
         for _ in range(_ATTEMPTS):
             course = self._courses.published(course_id)
-            is_stale = self._require_searchable(course)
+            self._require_searchable(course)
             try:
-                hits = self._find(course, request)
-            except _PublishedMeanwhileError:
+                opened = self._snapshots.open(course)
+            except PublishedMeanwhileError:
                 continue
-            except CollectionNotFoundError as error:  # also raised if it is deleted during the search
-                raise EmbeddingNotReadyError(
-                    f"Course {quoted(course_id)} has no collection; trigger its embedding again"
-                ) from error
-            return search_response(
-                hits.hits,
-                request,
-                index=hits.index,
-                generation=course.embedding_generation,
-                stale=is_stale,
-                degraded=hits.degraded or None,
-            )
+            try:
+                return self._answer(course, opened, request, self._embedding.embed_query)
+            except (IndexError, KeyError, TypeError, ValueError):
+                if not self._snapshots.discard_damaged(course):
+                    raise
         raise EmbeddingNotReadyError(f"Course {quoted(course_id)} was published again during every attempt; try again")
 
-    def _require_searchable(self, course: PublishedCourse) -> bool:
-        """Check that the course can be searched; true if only its last published generation can (stale).
+    def search_at_once(self, course_id: str, request: SearchRequest) -> dict[str, Any] | None:
+        """The same answer, if it takes a fraction of a millisecond and nothing in it has to wait; otherwise None.
+
+        Raises:
+            EmbeddingNotReadyError: The course cannot be searched now.
+        """
+        course = self._courses.published_at_once(course_id)
+        if course is None or request.rerank == "model":
+            return None
+        opened = self._snapshots.opened(course)
+        if opened is None or len(request.query) * opened.snapshot.cosines.size > SHORT_SEARCH:
+            return None
+        self._require_searchable(course)
+        embedded: dict[str, EmbeddedQuery] = {}
+        if request.method != "keyword":
+            for text in request.query:
+                known = self._embedding.known_query(text)
+                if known is None:
+                    return None
+                embedded[text] = known
+        return self._answer(course, opened, request, embedded.__getitem__)
+
+    def _require_searchable(self, course: PublishedCourse) -> None:
+        """Check that the course is published, and in the strict mode that it is `done`.
 
         Raises:
             EmbeddingNotReadyError: The course cannot be searched.
         """
         if course.embedding_status == EmbeddingStatus.DONE:
-            return False
-        if self._serve_while_reembedding and course.embedding_generation and course.embedding_fingerprint:
-            return True
+            return
         message = f"Course {quoted(course.id)} is not embedded: its status is {course.embedding_status}"
         if course.embedding_status == EmbeddingStatus.FAILED and course.embedding_error:
             message += f", because {course.embedding_error}"
-        raise EmbeddingNotReadyError(message)
+        if not (self._serve_while_reembedding and course.embedding_generation and course.embedding_fingerprint):
+            raise EmbeddingNotReadyError(message)
+        since = course.embedding_due_since
+        if since is not None and (datetime.now(UTC) - since).total_seconds() > self._max_stale_seconds:
+            raise EmbeddingNotReadyError(f"{message}; its last generation is older than MAX_STALE_SECONDS")
 
-    def _find(self, course: PublishedCourse, request: SearchRequest) -> Hits:
-        options = options_of(request)
-        by_keyword_only = options.method is Method.KEYWORD
-        chroma_can_answer = course.embedding_status == EmbeddingStatus.DONE and not by_keyword_only
-        try:
-            index = self._index(course, LOAD_PATIENCE_SECONDS if chroma_can_answer else LONG_PATIENCE_SECONDS)
-        except StillLoadingError as error:
-            if not chroma_can_answer:
-                raise OverloadedError(f"Course {quoted(course.id)} is still being loaded; try again") from error
-            return self._search_chroma(course, request, options, "the course is being loaded")
-        except CourseTooLargeError as error:
-            reason = f"course {quoted(course.id)} is larger than CACHE_MAX_MB"
-            if by_keyword_only:
-                raise InvalidRequestError(f"method: {reason}, so keyword search is not available") from error
-            return self._search_chroma(course, request, options, reason)
-        if not by_keyword_only:
-            self._require_same_model(course.id, index.info)
-        queries = [self._query(text, with_vector=not by_keyword_only) for text in request.query]
-        hits = search_index(index, queries, options, self._candidates(request))
-        return self._rerank_and_limit(Hits(hits, index), request)
-
-    def _index(self, course: PublishedCourse, patience_seconds: float) -> CourseIndex:
-        key = IndexKey(course.id, course.embedding_generation, course.embedding_fingerprint)
-        if self._too_large.get(course.id) == key:
-            raise CourseTooLargeError
-        return self._indexes.get(key, lambda: self._load(key, course), patience_seconds)
-
-    def _load(self, key: IndexKey, course: PublishedCourse) -> CourseIndex:
-        try:
-            content = read_course(self._vector_store.open(course.id), self._max_bytes)
-        except CourseTooLargeError:
-            self._too_large[course.id] = key
-            raise
-        published = CourseFingerprint.parse(course.embedding_fingerprint)
-        if published is not None and content.digest != published.content:
-            now = self._courses.published(course.id)
-            if now != course:
-                raise _PublishedMeanwhileError
-            if now.embedding_status != EmbeddingStatus.DONE:
+    def _answer(
+        self,
+        course: PublishedCourse,
+        opened: OpenedSnapshot,
+        request: SearchRequest,
+        embed: Callable[[str], EmbeddedQuery],
+    ) -> dict[str, Any]:
+        snapshot, options, degraded = opened.snapshot, options_of(request), []
+        is_stale = course.embedding_status != EmbeddingStatus.DONE or not opened.is_current
+        if options.method is not Method.KEYWORD and snapshot.info.model_signature != self._embedding.model.signature:
+            reason = (
+                f"{quoted(course.id)} was embedded with another model or other settings "
+                f"({snapshot.info.model_name or 'unknown'}; this app uses {self._embedding.model.name})"
+            )
+            if options.method is Method.VECTOR or not self._serve_while_reembedding:
                 raise EmbeddingNotReadyError(
-                    f"Course {quoted(course.id)} is {now.embedding_status}, and its last published generation is not "
-                    "in memory"
+                    f"Course {reason}; trigger its embedding again, or start this app with the other model"
                 )
-            logger.warning(
-                "The collection of course %s differs from what was published: run `course-search doctor --deep`",
-                course.id,
-            )
-        return make_course_index(content, course.id, self._keyword_store)
-
-    def _require_same_model(self, course_id: str, info: CollectionInfo) -> None:
-        model = self._embedding.model
-        if info.model_signature != model.signature:
-            raise EmbeddingNotReadyError(
-                f"Course {quoted(course_id)} was embedded with another model or other settings "
-                f"({info.model_name or 'unknown'}; this app uses {model.name}); "
-                "trigger its embedding again, or start this app with the other model"
-            )
-
-    def _query(self, text: str, *, with_vector: bool) -> Query:
-        return Query(text, *self._embedding.embed_query(text)) if with_vector else Query(text, None)
-
-    def _search_chroma(
-        self, course: PublishedCourse, request: SearchRequest, options: SearchOptions, reason: str
-    ) -> Hits:
-        """The nearest chunks by Chroma's approximate vector search; keywords are ignored."""
-        collection = self._vector_store.open(course.id)
-        self._require_same_model(course.id, collection.info)
-        threshold = options.thresholds.vector
-        best: dict[str, Hit] = {}
-        for text in request.query:
-            vector = self._embedding.embed_query(text).vector
-            for record, cosine in collection.query(vector, self._candidates(request), options.filters):
-                hit = Hit(record, cosine)
-                if threshold is None or cosine >= threshold:
-                    best[record.chunk_id] = max(
-                        hit, best.get(record.chunk_id, hit), key=lambda candidate: candidate.score
-                    )
-        if self._courses.published(course.id) != course:
-            raise _PublishedMeanwhileError
-        ranked = sorted(best.values(), key=lambda hit: (-hit.score, hit.record.chunk_id))
-        degraded = f"{reason}: the vector search is approximate, without keywords, context and explanations"
-        return self._rerank_and_limit(Hits(_group_copies(ranked), None, degraded), request)
-
-    def _candidates(self, request: SearchRequest) -> int:
-        """Number of hits to find before reranking."""
-        return max(request.top_k, self._reranking.top_n) if request.rerank == "model" else request.top_k
-
-    def _rerank_and_limit(self, candidates: Hits, request: SearchRequest) -> Hits:
-        """Rerank the hits if requested, apply the score threshold, and keep `top_k`.
-
-        The threshold is not applied to a degraded answer, because its scores have another range.
-        """
-        hits, degraded = candidates.hits, candidates.degraded
-        if request.rerank == "model":  # by the first query; the others only help to find candidates
-            reranking = self._reranking.rerank(request.query[0], [hit.record.text for hit in hits])
-            if reranking.scores is None:
-                degraded = "; ".join(filter(None, [degraded, f"not reranked: {reranking.reason}"]))
-            else:
-                scored = zip(hits, reranking.scores.tolist(), strict=True)
-                hits = sorted((hit._replace(score=score) for hit, score in scored), key=lambda hit: -hit.score)
+            options, is_stale = options.by_keyword(), True
+            degraded.append(f"found by words only, because course {reason}")
+        by_words = options.method is Method.KEYWORD
+        queries = [Query(text, None) if by_words else Query(text, *embed(text)) for text in request.query]
+        limit = max(request.top_k, self._reranking.top_n) if request.rerank == "model" else request.top_k
+        hits = search_snapshot(snapshot, queries, options, limit)
+        if request.rerank == "model":
+            hits = self._rerank(snapshot, hits, request.query[0], degraded)
         threshold = request.thresholds.score
-        if threshold is not None and not degraded:
+        if threshold is not None and not degraded:  # the scores of a degraded answer have another range
             hits = [hit for hit in hits if hit.score >= threshold]
-        return Hits(hits[: request.top_k], candidates.index, degraded)
+        return search_response(
+            hits[: request.top_k],
+            request,
+            snapshot,
+            generation=opened.generation,
+            stale=is_stale,
+            degraded="; ".join(degraded) or None,
+        )
 
-
-class _PublishedMeanwhileError(Exception):
-    """The course was published again during the search."""
-
-
-def _group_copies(hits: list[Hit]) -> list[Hit]:
-    """One hit per text: the best one, with the records of the others as copies."""
-    by_text: dict[str, list[Hit]] = {}
-    for hit in hits:
-        by_text.setdefault(hit.record.text, []).append(hit)
-    return [best._replace(copies=tuple(other.record for other in others)) for best, *others in by_text.values()]
+    def _rerank(self, snapshot: CourseSnapshot, hits: Sequence[Hit], query: str, degraded: list[str]) -> list[Hit]:
+        """The hits in the order of the rerank model for the first query; the others only help to find candidates."""
+        reranking = self._reranking.rerank(query, [snapshot.texts[hit.row] for hit in hits])
+        if reranking.scores is None:
+            degraded.append(f"not reranked: {reranking.reason}")
+            return list(hits)
+        scored = zip(hits, reranking.scores.tolist(), strict=True)
+        return sorted((hit._replace(score=score) for hit, score in scored), key=lambda hit: -hit.score)

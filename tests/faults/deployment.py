@@ -21,7 +21,7 @@ from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk, Course, EmbeddingStatus, Resource
 from orchestration.partitions import PARTITIONS_NAME
 from orchestration.runs import courses_of, unfinished_runs
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.support.courses import read_course, write_course
 from tests.support.dagster_ui import DagsterUI
 from tests.support.parts import Parts
@@ -73,6 +73,11 @@ class Deployment:
         """POST /courses/{course_id}/embed."""
         response = self.parts.search.post(f"/courses/{course_id}/embed")
         assert response.json() == {"status": "embedding_started"}, response.text
+
+    def rebuild(self, course_id: str) -> None:
+        """`course-search rebuild COURSE`."""
+        finished = self.parts.run("rebuild", course_id, "--yes")
+        assert finished.returncode == 0, finished.stderr
 
     def add_partitions(self, *course_ids: str) -> None:
         """Add the partitions of courses that do not exist yet."""
@@ -151,6 +156,15 @@ class Deployment:
         wait_until(reached, LIMIT_SECONDS, lambda: self.history(course_id))
         return self.row(course_id)
 
+    def wait_for_answer(self, course_id: str, *, stale: bool) -> None:
+        """Wait until a search of the course answers, and is stale or not."""
+
+        def answers() -> bool:
+            body = {"query": "database index", "method": "keyword"}
+            return self.parts.search.post(f"/courses/{course_id}/search", json=body).json().get("stale") is stale
+
+        wait_until(answers, LIMIT_SECONDS, lambda: self.history(course_id))
+
     def wait_for_end(self, run_id: str) -> dg.DagsterRunStatus:
         """The final status of a run."""
         wait_until(lambda: self.run(run_id).is_finished, LIMIT_SECONDS, lambda: f"{self.run(run_id)}")
@@ -202,7 +216,7 @@ class Deployment:
         return read_course(self.engine, course_id)
 
     def assert_state(self, course_id: str, status: str, error: str | None = None) -> None:
-        """The row has this status and error. If `done`, collection and keyword index hold exactly its chunks."""
+        """The row has this status and error. If `done`, collection and snapshot hold exactly its chunks."""
         row = self.row(course_id)
         assert (row.embedding_status, row.embedding_error) == (status, error), self.history(course_id)
         if status == EmbeddingStatus.DONE:
@@ -212,7 +226,7 @@ class Deployment:
             assert published == FingerprintBuilder().add_all([chunks]).build(published.model), "other chunks"
             assert row.embedding_progress == 1.0
             assert self.documents(course_id) == {chunk.id: chunk.text for chunk in chunks}
-            assert self.keyword_chunk_ids(course_id, published) == sorted(chunk.id for chunk in chunks)
+            assert self.snapshot_chunk_ids(course_id, published) == sorted(chunk.id for chunk in chunks)
             assert self.parts.ask(course_id, "database index", top_k=1)[0]["text"] in {chunk.text for chunk in chunks}
 
     def assert_nothing_runs_unattended(self) -> None:
@@ -240,10 +254,10 @@ class Deployment:
                 return None
         return {record.chunk_id: record.text for records, _ in pages for record in records}
 
-    def keyword_chunk_ids(self, course_id: str, published: CourseFingerprint) -> list[str]:
-        """Ids of the chunks in the published keyword index."""
-        store = KeywordStore(KeywordSettings(keyword_index_dir=self.parts.directory / "data" / "keywords"))
-        return list(store.load(course_id, published.content).chunk_ids)
+    def snapshot_chunk_ids(self, course_id: str, published: CourseFingerprint) -> list[str]:
+        """Ids of the chunks in the published snapshot."""
+        store = SnapshotStore(SnapshotSettings(snapshot_dir=self.parts.directory / "data" / "snapshots"))
+        return list(store.open(course_id, published).chunk_ids)
 
     def history(self, course_id: str) -> str:
         """The row and the last events of its runs, for the message of a failed test."""

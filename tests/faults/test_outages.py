@@ -4,13 +4,17 @@ The worker is stopped half way (SIGSTOP) before the outage and continues during 
 """
 
 import sqlite3
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
+from typing import NamedTuple
 
 import dagster as dg
+import httpx
 import pytest
 
-from tests.faults.deployment import MANY, Deployment, on_postgres
+from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_postgres
+from tests.support.product import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -65,6 +69,83 @@ def catalogue_locked(deployment: Deployment) -> Iterator[None]:
 
 
 @on_postgres
+def test_a_published_course_is_searched_whatever_happens(deployment: Deployment) -> None:
+    """The last generation answers until the next one does: during a run and a rebuild, while parts are killed."""
+    course_id = "searched"
+    deployment.write(course_id, MANY)
+    deployment.wait_for(course_id, "done")
+    with answers(deployment, course_id) as seen:
+        worker = deployment.freeze_half_way(course_id, lambda: deployment.write(course_id, MANY, "second"))
+        with deployment.parts.killed("chroma"), deployment.parts.killed("daemon"):
+            wait_for_answers(seen, Answer(1, True, "copper"))
+            with deployment.parts.killed("search"):
+                pass
+            wait_for_answers(seen, Answer(1, True, "copper"))
+        worker.kill()
+        deployment.wait_for(course_id, "done", after=1)
+        wait_for_answers(seen, Answer(2, False, "gradient"))
+
+        def rebuild() -> None:
+            assert deployment.parts.run("rebuild", course_id).returncode == 0
+
+        worker = deployment.freeze_half_way(course_id, rebuild)
+        wait_for_answers(seen, Answer(2, True, "gradient"))
+        worker.resume()
+        deployment.wait_for(course_id, "done", after=2)
+        wait_for_answers(seen, Answer(3, False, "gradient"))
+    deployment.assert_state(course_id, "done")
+    changes = [answer for answer, before in zip(seen[1:], seen, strict=False) if answer != before]
+    assert [seen[0], *changes] == [
+        Answer(1, False, "copper"),
+        Answer(1, True, "copper"),
+        Answer(2, False, "gradient"),
+        Answer(2, True, "gradient"),
+        Answer(3, False, "gradient"),
+    ]
+
+
+class Answer(NamedTuple):
+    """Of which generation an answer is, whether it is stale, and the first word of its best text."""
+
+    generation: int
+    stale: bool
+    word: str
+
+
+@contextmanager
+def answers(deployment: Deployment, course_id: str) -> Iterator[list[Answer | str]]:
+    """Search the course all the time. Yields the answers, and errors as text; no answer of a killed app counts."""
+    seen: list[Answer | str] = []
+    stopping = threading.Event()
+
+    def poll() -> None:
+        while not stopping.wait(0.05):
+            with suppress(httpx.TransportError):
+                body = {"query": "copper thickness, gradient descent", "top_k": 1}
+                response = deployment.parts.search.post(f"/courses/{course_id}/search", json=body)
+                answer = response.json()
+                seen.append(
+                    Answer(answer["generation"], answer["stale"], answer["results"][0]["text"].split()[0])
+                    if response.is_success
+                    else response.text
+                )
+
+    thread = threading.Thread(target=poll)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        stopping.set()
+        thread.join()
+
+
+def wait_for_answers(seen: list[Answer | str], expected: Answer) -> None:
+    """Wait until the last of several new answers is the expected one."""
+    number = len(seen) + 5
+    wait_until(lambda: len(seen) > number and seen[-1] == expected, LIMIT_SECONDS, lambda: f"{seen[-5:]}")
+
+
+@on_postgres
 def test_a_course_is_done_after_the_database_server_was_stopped(deployment: Deployment) -> None:
     """The server holds both the catalogue and Dagster's storage."""
     course_id = "stopped-server"
@@ -80,11 +161,11 @@ def test_a_course_is_done_after_the_database_server_was_stopped(deployment: Depl
 
 
 def test_courses_are_done_after_everything_was_killed(deployment: Deployment) -> None:
-    """The run selected the keyword index alone, and is still ours."""
+    """The run selected the snapshot alone, and is still ours."""
     deployment.add_partitions("killed-running")
 
     def launch() -> None:
-        deployment.ui.materialize("killed-running", asset="course_keyword_index")
+        deployment.ui.materialize("killed-running", asset="course_snapshot")
         deployment.write("killed-running", MANY)
 
     deployment.freeze_half_way("killed-running", launch)

@@ -98,12 +98,12 @@ def test_cancelling_runs_in_the_queue_leaves_every_course_as_it_was(deployment: 
 
 
 def test_a_frozen_worker_is_killed_and_replaced(deployment: Deployment) -> None:
-    """Also the worker of a run that selects only the keyword index."""
+    """Also the worker of a run that selects only the snapshot."""
     course_id = "stalled"
     deployment.add_partitions(course_id)
 
     def launch() -> None:
-        deployment.ui.materialize(course_id, asset="course_keyword_index")
+        deployment.ui.materialize(course_id, asset="course_snapshot")
         deployment.write(course_id, MANY)
 
     worker = deployment.freeze_half_way(course_id, launch)

@@ -12,8 +12,8 @@ from embedding.vector_store.collections import CollectionInfo, VectorStore
 from embedding.vector_store.records import Record
 from models.course_state import claim_course
 from models.tables import Course
-from retrieval.keywords.index import KeywordIndexBuilder
-from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
+from retrieval.snapshots.build import build_snapshot
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore, directory_name
 from tests.support.catalogue import Catalogue
 from tests.support.commands import Pipeline
 from tests.support.courses import read_course
@@ -31,7 +31,7 @@ def rebuild(*arguments: str, answer: str | None = None) -> Result:
 def courses(
     catalogue: Catalogue, vector_store: VectorStore, chroma_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> list[str]:
-    """Two published courses with a collection each. Their ids are unique, because the Chroma server is shared."""
+    """Two published courses, each with collection and snapshot. Their ids are unique: the Chroma server is shared."""
     monkeypatch.setenv("CHROMA_URL", chroma_url)
     ids = sorted(f"{uuid4()}" for _ in range(2))
     for course_id in ids:
@@ -39,7 +39,7 @@ def courses(
         publish_row(catalogue.engine, course_id)
         collection = vector_store.create(CollectionInfo(course_id, "model", "m"))
         collection.upsert([Record("c", "text", {}, "hash")], np.eye(4, dtype=np.float32)[:1])
-        KeywordStore(KeywordSettings()).save(course_id, "0" * 64, KeywordIndexBuilder().build())
+        SnapshotStore(SnapshotSettings()).save(course_id, build_snapshot(collection, 1))
     return ids
 
 
@@ -61,7 +61,7 @@ def test_rebuild_is_recorded_and_the_course_stays_searchable_until_a_run_claims_
     assert after.embedding_requested_at is not None
     assert (after.embedding_fingerprint, after.embedding_generation) == (before.embedding_fingerprint, 1)
     assert has_collection(vector_store, course_id)
-    assert sorted(KeywordStore(KeywordSettings()).directories()) == sorted(map(directory_name, courses))
+    assert sorted(SnapshotStore(SnapshotSettings()).directories()) == sorted(map(directory_name, courses))
     other = row(catalogue, other_id)
     assert (other.embedding_status, other.embedding_rebuild) == ("done", False)
 
@@ -113,7 +113,7 @@ def test_several_courses_need_a_confirmation(catalogue: Catalogue, courses: list
 def test_unreachable_chroma_refuses_the_rebuild_and_changes_nothing(
     catalogue: Catalogue, courses: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A run would withdraw the course and then fail, so that a searchable course would be lost for nothing."""
+    """A run would fail for each of them, for nothing."""
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{free_port()}")
     before = [row(catalogue, course_id).model_dump() for course_id in courses]
     for arguments in ([courses[0]], ["--all", "--yes"]):

@@ -116,16 +116,13 @@ class TestOwnership:
             assert not course_state.fail_course(session, "1", "a", "no")
         assert state(text_catalogue) == ("done", 1.0, None, "a")
 
-    def test_rebuild_withdraws_the_publication_and_stays_until_the_next_one(self, text_catalogue: Catalogue) -> None:
-        """A generation must never repeat, so it is kept. A run that is killed leaves the rebuild to the next one."""
+    def test_rebuild_keeps_the_publication_and_stays_until_the_next_one(self, text_catalogue: Catalogue) -> None:
+        """What was published is searched meanwhile. A run that is killed leaves the rebuild to the next one."""
         with text_catalogue.session() as session:
             course_state.claim_course(session, "1", "a")
             course_state.publish(session, "1", "a", "f1")
-            assert not course_state.start_rebuild(session, "1", "a"), "not running"
             course_state.claim_course(session, "1", "b", rebuild=True)
-            assert not course_state.start_rebuild(session, "1", "a"), "an old run"
-            assert course_state.start_rebuild(session, "1", "b")
-            assert (row(session).embedding_fingerprint, row(session).embedding_generation) == (None, 1)
+            assert (row(session).embedding_fingerprint, row(session).embedding_generation) == ("f1", 1)
             course_state.fail_course(session, "1", "b", "killed", retry=Retry.NOW)
             course_state.claim_course(session, "1", "c")
             assert row(session).embedding_rebuild is True
@@ -337,19 +334,16 @@ class TestCancelled:
             assert not course_state.cancel_request(session, "1", earlier, "cancelled", "f")
             assert row(session).embedding_requested_at == NOON
 
-    @pytest.mark.parametrize("begun", [False, True])
-    def test_rebuild_is_cancelled_unless_it_has_begun(self, text_catalogue: Catalogue, begun: bool) -> None:
-        """A run that was killed may have deleted half of the collection."""
+    def test_rebuild_is_cancelled_even_if_it_has_begun(self, text_catalogue: Catalogue) -> None:
+        """A run that was killed may have deleted the collection. The snapshot is searched without it."""
         with text_catalogue.session() as session:
             course_state.claim_course(session, "1", "a")
             course_state.publish(session, "1", "a", "f")
             course_state.claim_course(session, "1", "b", rebuild=True)
-            if begun:
-                course_state.start_rebuild(session, "1", "b")
             course_state.fail_course(session, "1", "b", "killed")
             course_state.request_embedding(session, "1", NOON)
             assert course_state.cancel_request(session, "1", NOON, "cancelled", "f")
-            assert row(session).embedding_rebuild is begun
+            assert (row(session).embedding_rebuild, row(session).embedding_fingerprint) == (False, "f")
 
     def test_content_is_skipped_without_a_change_of_the_state(self, text_catalogue: Catalogue) -> None:
         with text_catalogue.session() as session:
@@ -419,6 +413,19 @@ class TestPostponed:
 
 
 class TestDue:
+    def test_claimed_course_is_due_until_its_publication(self, text_catalogue: Catalogue) -> None:
+        """Also if an operator launched the run. It bounds how long the last generation is searched."""
+        text_catalogue.add_course("1")
+        with text_catalogue.session() as session:
+            course_state.claim_course(session, "1", "a")
+            since = row(session).embedding_due_since
+            assert since is not None
+            course_state.fail_course(session, "1", "a", "no", retry=Retry.NOW)
+            course_state.claim_course(session, "1", "b")
+            assert row(session).embedding_due_since == since
+            course_state.publish(session, "1", "b", "f")
+            assert row(session).embedding_due_since is None
+
     def test_first_time_is_kept_until_the_published_content_is_the_current_one(self, text_catalogue: Catalogue) -> None:
         for course_id in ("1", "2"):
             text_catalogue.add_course(course_id)

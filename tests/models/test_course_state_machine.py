@@ -145,6 +145,7 @@ class CourseStates(RuleBasedStateMachine):
                 embedding_run_id=run,
                 embedding_retry_at=None,
                 embedding_rebuild=rebuild or self.before.embedding_rebuild,
+                embedding_due_since=self.before.embedding_due_since or self.now,
                 **self.attempt_of(content or self.before.embedding_attempted),
             )
 
@@ -187,14 +188,6 @@ class CourseStates(RuleBasedStateMachine):
         if written:
             self.assert_changed_only(**self.attempt_of(content))
 
-    @rule(run=RUNS)
-    def withdraw(self, run: str) -> None:
-        written = self.call(lambda session: course_state.start_rebuild(session, "1", run))
-        assert written == self.was_owned_by(run)
-        if written:
-            self.assert_changed_only(embedding_fingerprint=None)
-            self.before = self.after  # the only change of a fingerprint that is not a publication
-
     @rule(run=st.none() | RUNS, retry=st.sampled_from(Retry))
     def fail(self, run: str | None, retry: Retry) -> None:
         written = self.call(lambda session: course_state.fail_course(session, "1", run, "failed", retry=retry))
@@ -207,6 +200,7 @@ class CourseStates(RuleBasedStateMachine):
             retry_at = self.now + timedelta(seconds=RETRY_SECONDS[attempts])
         self.assert_changed_only(
             embedding_status=FAILED,
+            embedding_due_since=self.before.embedding_due_since or self.now,
             embedding_error="failed",
             embedding_attempts=attempts + (retry is Retry.LATER),
             embedding_attempted=None if retry is Retry.WHEN_INGESTED else attempted,
@@ -219,14 +213,15 @@ class CourseStates(RuleBasedStateMachine):
         cancelled = requested_at or self.now - timedelta(microseconds=1)
         written = self.call(
             lambda session: course_state.cancel_request(session, "1", cancelled, "cancelled", content),
-            ends_rebuild=self.after.embedding_fingerprint is not None,
+            ends_rebuild=True,
         )
         assert written == (requested_at is not None and self.before.embedding_status == PENDING)
         if written:
             self.assert_changed_only(
-                "embedding_rebuild",
                 embedding_status=FAILED,
+                embedding_due_since=self.before.embedding_due_since or self.now,
                 embedding_error="cancelled",
+                embedding_rebuild=False,
                 embedding_requested_at=None,
                 embedding_attempted=content,
                 embedding_retry_at=None,
@@ -239,7 +234,12 @@ class CourseStates(RuleBasedStateMachine):
         waits = self.before.embedding_status in (NOT_STARTED, DONE, FAILED) and self.before.embedding_run_id != run
         assert written == (waits and self.before.embedding_requested_at is None and age == 0)
         if written:
-            self.assert_changed_only(embedding_attempted=content, embedding_retry_at=None, embedding_due_since=None)
+            was_failed = self.before.embedding_status == FAILED
+            self.assert_changed_only(
+                embedding_attempted=content,
+                embedding_retry_at=None,
+                embedding_due_since=self.before.embedding_due_since if was_failed else None,
+            )
 
     @rule(content=CONTENTS, age=st.sampled_from([0, 1]), ended=AGES)
     def postpone(self, content: str, age: int, ended: timedelta) -> None:
@@ -265,6 +265,7 @@ class CourseStates(RuleBasedStateMachine):
         else:
             self.assert_changed_only(
                 embedding_status=FAILED,
+                embedding_due_since=self.before.embedding_due_since or self.now,
                 embedding_error="died",
                 embedding_requested_at=None,
                 embedding_attempted=content,
@@ -280,6 +281,7 @@ class CourseStates(RuleBasedStateMachine):
         if written:
             self.assert_changed_only(
                 embedding_status=FAILED,
+                embedding_due_since=self.before.embedding_due_since or self.now,
                 embedding_error=reason,
                 embedding_requested_at=None,
                 embedding_attempted=None,
@@ -354,6 +356,8 @@ class CourseStates(RuleBasedStateMachine):
             assert course.embedding_requested_at is None  # no run would be launched for it
         if course.embedding_status == DONE:
             assert course.embedding_progress == 1
+        elif course.embedding_fingerprint is not None and (is_owned or course.embedding_status != RUNNING):
+            assert course.embedding_due_since is not None, "its last generation would be searched without a limit"
         if course.embedding_status == PENDING:
             assert is_owned or course.embedding_requested_at is not None, "it would be pending forever"
         if course.embedding_status == RUNNING and is_owned:

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.text import is_blank, is_unicode, without_surrogates
+from models.text import is_blank, is_unicode, without_excerpts, without_surrogates
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=20))
@@ -41,3 +41,18 @@ def test_text_without_a_visible_character_is_blank(text: str) -> None:
 @pytest.mark.parametrize("text", ["a", ".", "电", "\u200ba", "e\u0301", "\U0001f600", "\ufffd", "\ue000", "0"])
 def test_text_with_a_visible_character_is_not_blank(text: str) -> None:
     assert not is_blank(text)
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("", ""),
+        ("too long", "too long"),
+        ("input 'Copper is a metal' is too long", "input '…' is too long"),
+        ("'metal.' and 'Zinc is another.' (400)", "'metal.' and '…' (400)"),
+        ("铜是一种金属元素。 rejected", "… rejected"),
+        ("Copper is a metal.", "…"),
+    ],
+)
+def test_message_without_excerpts_quotes_no_text(message: str, shown: str) -> None:
+    assert without_excerpts(message, ["Copper is a metal.", "Zinc is another.", "铜是一种金属元素。"]) == shown

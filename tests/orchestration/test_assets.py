@@ -12,9 +12,9 @@ from embedding.model_settings import EmbeddingSettings
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from orchestration.course_run.run import CourseRun
-from orchestration.partitions import COLLECTION, KEYWORD_INDEX, PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG
+from orchestration.partitions import COLLECTION, PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG, SNAPSHOT
 from orchestration.workers import Worker, register_worker
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.orchestration.ticks import Resources, fail_unfinished_runs, materialize, stage_one_tick
 from tests.support.courses import read_course, write_course
 
@@ -118,7 +118,7 @@ def test_a_partition_at_the_end_of_the_range_is_deleted_while_the_run_starts(
         assert (result.success, statuses) == (False, ["not_started"] * 4), "Dagster cannot tell which courses it has"
 
 
-@pytest.mark.parametrize("selected", [COLLECTION, KEYWORD_INDEX], ids=lambda key: key.to_user_string())
+@pytest.mark.parametrize("selected", [COLLECTION, SNAPSHOT], ids=lambda key: key.to_user_string())
 def test_a_run_of_one_asset_publishes_both(
     instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str, selected: dg.AssetKey
 ) -> None:
@@ -128,8 +128,8 @@ def test_a_run_of_one_asset_publishes_both(
     assert course.embedding_status == EmbeddingStatus.DONE
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     assert published is not None
-    assert len(KeywordStore(KeywordSettings()).load(course_id, published.content).chunk_ids) == 2
-    for asset in (COLLECTION, KEYWORD_INDEX):
+    assert len(SnapshotStore(SnapshotSettings()).open(course_id, published)) == 2
+    for asset in (COLLECTION, SNAPSHOT):
         assert instance.get_materialized_partitions(asset) == {course_id}
 
 

@@ -14,9 +14,9 @@ from orchestration.partitions import JOB, course_partitions
 from orchestration.resources import (
     CatalogueResource,
     GpuResource,
-    KeywordIndexResource,
     SearchAppResource,
     SettingsResource,
+    SnapshotResource,
     VectorStoreResource,
 )
 from orchestration.run_config import OP
@@ -25,7 +25,7 @@ REPOSITORY = defs.get_repository_def()
 RESOURCES: dict[str, type[SettingsResource]] = {
     "catalogue": CatalogueResource,
     "vector_store": VectorStoreResource,
-    "keyword_indexes": KeywordIndexResource,
+    "snapshots": SnapshotResource,
     "gpu": GpuResource,
     "search_app": SearchAppResource,
 }

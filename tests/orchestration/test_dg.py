@@ -33,7 +33,7 @@ def test_dg_list_defs_finds_assets_and_sensors() -> None:
     assert {asset["asset_key"] for asset in definitions["assets"]} == {
         "course_chunks",
         "course_collection",
-        "course_keyword_index",
+        "course_snapshot",
     }
     assert {sensor["name"] for sensor in definitions["sensors"]} == {
         "stage_one_sensor",

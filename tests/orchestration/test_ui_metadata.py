@@ -7,19 +7,12 @@ import pytest
 
 from embedding.interface import Embedder
 from embedding.vector_store.indexing import IndexReport, VectorCheck
-from embedding.vector_store.records import Record
 from models.fingerprint import CourseFingerprint
 from orchestration import ui_metadata
-from orchestration.course_run.keyword_index import KeywordReport
-from orchestration.partitions import COLLECTION, KEYWORD_INDEX
-from retrieval.keywords.analysis import ANALYSIS_VERSION
+from orchestration.course_run.snapshot import SnapshotReport
+from orchestration.partitions import COLLECTION, SNAPSHOT
+from retrieval.analysis import ANALYSIS_VERSION
 
-CHUNK = Record(
-    "c1",
-    "Copper " * 100,
-    {"lecture_id": "l1", "lecture_title": "Boards", "section_id": "s1", "section_title": None},
-    "hash",
-)
 REPORT = IndexReport(
     fingerprint=CourseFingerprint(10, 5000, "c" * 64, "signature"),
     stored=10,
@@ -31,10 +24,9 @@ REPORT = IndexReport(
     seconds=2.0,
     rebuilt=False,
     token_counts=(12, 50, 74, 64),
-    sample=(CHUNK,),
     vectors=VectorCheck(dimensions=8, expected_dimensions=8, checked=4, unsound=0),
 )
-KEYWORD_REPORT = KeywordReport(chunks=10, indexed=10, terms=70, bytes=4000, seconds=0.25, kept=False)
+SNAPSHOT_REPORT = SnapshotReport(chunks=10, stored=10, complete=True, terms=70, bytes=4000, seconds=0.25, kept=False)
 NOTHING_EMBEDDED = replace(REPORT, embedded=0, truncated=0, tokens=0, token_counts=())
 
 
@@ -99,30 +91,15 @@ def test_course_ids_are_escaped_in_links() -> None:
     assert shown["status"] == "http://search/courses/a%2Fb%20%26%20%C3%BC%3F/embedding_status"
 
 
-def test_the_sample_shows_lecture_section_and_start_of_each_text() -> None:
-    event = ui_metadata.collection_materialization(
-        "c", REPORT, StubEmbedder(), search_url="http://search", model_load_seconds=0.0
-    )
-    table = event.metadata["sample"]
-    assert isinstance(table, dg.TableMetadataValue)
-    [row] = table.records
-    assert row.data == {
-        "chunk": "c1",
-        "place": "Boards › s1",
-        "text": CHUNK.text[: ui_metadata.SAMPLE_CHARACTERS] + "…",
-    }
-    assert [column.name for column in table.schema.columns] == list(row.data)
-
-
 def test_every_declared_check_is_evaluated() -> None:
-    evaluations = [*ui_metadata.collection_checks("c", REPORT), ui_metadata.keyword_check("c", KEYWORD_REPORT)]
+    evaluations = [*ui_metadata.collection_checks("c", REPORT), ui_metadata.snapshot_check("c", SNAPSHOT_REPORT)]
     assert [check.asset_check_key for check in evaluations] == [spec.key for spec in ui_metadata.CHECK_SPECS]
     assert {check.partition for check in evaluations} == {"c"}
     assert {spec.name: spec.blocking for spec in ui_metadata.CHECK_SPECS} == {
         "every_chunk_is_searchable": True,
         "vectors_are_sound": True,
         "few_texts_are_cut": False,
-        "keyword_index_complete": True,
+        "snapshot_is_complete": True,
     }
 
 
@@ -142,15 +119,15 @@ def test_a_wrong_report_fails_the_check_of_the_wrong_value(report: IndexReport, 
     assert {check.check_name for check in ui_metadata.collection_checks("c", report) if not check.passed} == failing
 
 
-def test_an_incomplete_keyword_index_fails_its_check() -> None:
-    assert ui_metadata.keyword_check("c", KEYWORD_REPORT).passed
-    check = ui_metadata.keyword_check("c", replace(KEYWORD_REPORT, indexed=9))
-    assert (check.passed, check.description) == (False, "9 chunks in the index, 10 in the course")
+def test_an_incomplete_snapshot_fails_its_check() -> None:
+    assert ui_metadata.snapshot_check("c", SNAPSHOT_REPORT).passed
+    check = ui_metadata.snapshot_check("c", replace(SNAPSHOT_REPORT, stored=9, complete=False))
+    assert (check.passed, check.description) == (False, "9 chunks in the snapshot, 10 in the course")
 
 
-def test_the_materialization_of_the_keyword_index_has_metrics() -> None:
-    event = ui_metadata.keyword_materialization("c", REPORT.fingerprint, KEYWORD_REPORT)
-    assert (event.asset_key, event.partition) == (KEYWORD_INDEX, "c")
+def test_the_materialization_of_the_snapshot_has_metrics() -> None:
+    event = ui_metadata.snapshot_materialization("c", REPORT.fingerprint, SNAPSHOT_REPORT)
+    assert (event.asset_key, event.partition) == (SNAPSHOT, "c")
     assert event.tags == {"dagster/data_version": REPORT.fingerprint.content}
     assert {name: value.value for name, value in event.metadata.items()} == {
         "dagster/partition_row_count": 10,

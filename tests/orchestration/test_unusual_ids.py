@@ -7,7 +7,7 @@ from sqlalchemy import Engine
 from embedding.vector_store.collections import VectorStore
 from models.fingerprint import CourseFingerprint
 from orchestration.partitions import PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.orchestration.ticks import (
     Resources,
     course_status_tick,
@@ -52,7 +52,7 @@ def assert_published(catalogue: Engine, vector_store: VectorStore, course_id: st
     assert [record.text for record in records] == [f"Text of {course_id!r}"]
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     assert published is not None
-    assert KeywordStore(KeywordSettings()).load(course_id, published.content).chunk_ids == (f"{course_id}/1",)
+    assert list(SnapshotStore(SnapshotSettings()).open(course_id, published).chunk_ids) == [f"{course_id}/1"]
 
 
 def write_courses(catalogue: Engine) -> None:

@@ -20,8 +20,8 @@ from orchestration.partitions import COLLECTION, JOB, PARTITIONS_NAME
 from orchestration.resources import (
     CatalogueResource,
     GpuResource,
-    KeywordIndexResource,
     SearchAppResource,
+    SnapshotResource,
     VectorStoreResource,
 )
 from orchestration.run_config import OP, LaunchReason, RunConfig
@@ -63,7 +63,7 @@ def all_resources() -> Resources:
     return {
         "catalogue": CatalogueResource(),
         "vector_store": VectorStoreResource(),
-        "keyword_indexes": KeywordIndexResource(),
+        "snapshots": SnapshotResource(),
         "gpu": GpuResource(),
         "search_app": SearchAppResource(),
     }

@@ -61,11 +61,6 @@ def cache(clock: Clock) -> InstanceCache[str, object]:
 
 
 @pytest.fixture
-def sized(clock: Clock) -> InstanceCache[str, bytes]:
-    return InstanceCache("sized", max_entries=2, ttl_seconds=60, max_bytes=10, size_of=len, timer=clock)
-
-
-@pytest.fixture
 def pool() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(32) as pool:
         yield pool
@@ -90,7 +85,7 @@ def unexpected_load() -> NoReturn:
     raise AssertionError("the key must not be loaded again")
 
 
-def stats(cache: InstanceCache[str, object] | InstanceCache[str, bytes]) -> CacheStats:
+def stats(cache: InstanceCache[str, object]) -> CacheStats:
     """The statistics with `load_seconds` set to 0."""
     return replace(cache.get_cache_stats(), load_seconds=0.0)
 
@@ -109,12 +104,9 @@ def test_get_loads_a_value_once(cache: InstanceCache[str, object]) -> None:
         expirations=0,
         loads=1,
         load_failures=0,
-        too_large=0,
         load_seconds=0.0,
         entries=1,
-        bytes=0,
         max_entries=3,
-        max_bytes=None,
         ttl_seconds=60,
     )
 
@@ -124,8 +116,8 @@ def test_peek_does_not_count_a_miss(cache: InstanceCache[str, object]) -> None:
     assert (stats(cache).hits, stats(cache).misses) == (0, 0)
 
 
-def test_none_and_false_are_cached(cache: InstanceCache[str, object]) -> None:
-    for key, value in (("a", None), ("b", False)):
+def test_values_that_are_false_are_cached(cache: InstanceCache[str, object]) -> None:
+    for key, value in (("a", 0), ("b", "")):
         assert cache.get(key, lambda value=value: value) is value  # type: ignore[misc]
         assert cache.get(key, unexpected_load) is value
 
@@ -210,10 +202,10 @@ def test_ttl_counts_from_the_load(cache: InstanceCache[str, object], clock: Cloc
     assert (stats(cache).expirations, stats(cache).evictions, stats(cache).entries) == (1, 0, 1)
 
 
-def test_get_cache_stats_removes_expired_values(sized: InstanceCache[str, bytes], clock: Clock) -> None:
-    sized.get("k", lambda: b"value")
+def test_get_cache_stats_removes_expired_values(cache: InstanceCache[str, object], clock: Clock) -> None:
+    cache.get("k", lambda: "value")
     clock.now += 60
-    assert (stats(sized).entries, stats(sized).bytes, stats(sized).expirations) == (0, 0, 1)
+    assert (stats(cache).entries, stats(cache).expirations) == (0, 1)
 
 
 def test_values_never_expire_with_infinite_ttl(clock: Clock) -> None:
@@ -231,25 +223,6 @@ def test_least_recently_used_value_is_evicted(cache: InstanceCache[str, object])
     cache.get("d", str)
     assert cached_keys(cache) == {"a", "b", "d"}
     assert stats(cache).evictions == 1
-
-
-def test_values_are_evicted_until_max_bytes_is_met(clock: Clock) -> None:
-    cache: InstanceCache[str, bytes] = InstanceCache(
-        "bytes", max_entries=9, ttl_seconds=60, max_bytes=10, size_of=len, timer=clock
-    )
-    for key, size in (("a", 3), ("b", 3), ("c", 3)):
-        cache.get(key, lambda size=size: bytes(size))  # type: ignore[misc]
-    cache.get("d", lambda: bytes(7))
-    assert [key for key in "abcd" if cache.peek(key)] == ["c", "d"]
-    result = cache.get_cache_stats()
-    assert (result.bytes, result.entries, result.evictions, result.max_bytes) == (10, 2, 2, 10)
-
-
-def test_value_larger_than_max_bytes_is_returned_and_evicts_nothing(sized: InstanceCache[str, bytes]) -> None:
-    sized.get("small", lambda: bytes(1))
-    assert len(sized.get("large", lambda: bytes(11))) == 11
-    result = stats(sized)
-    assert (result.too_large, result.evictions, result.entries, result.bytes) == (1, 0, 1, 1)
 
 
 def test_load_continues_after_the_time_out_and_is_cached(cache: InstanceCache[str, object]) -> None:
@@ -370,9 +343,15 @@ def test_long_key_is_truncated_in_log_messages(clock: Clock, caplog: pytest.LogC
     assert "\n" not in "".join(record.getMessage() for record in caplog.records)
 
 
-@pytest.mark.parametrize(
-    "limits", [{"max_entries": 0}, {"ttl_seconds": 0}, {"ttl_seconds": math.nan}, {"max_bytes": 10}], ids=repr
-)
+@pytest.mark.parametrize("limits", [{"max_entries": 0}, {"ttl_seconds": 0}, {"ttl_seconds": math.nan}], ids=repr)
 def test_invalid_limits_are_rejected(limits: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="Cache odd: "):
         InstanceCache("odd", **{"max_entries": 1, "ttl_seconds": 60, **limits})  # type: ignore[arg-type]
+
+
+def test_discarded_value_is_loaded_again() -> None:
+    cache: InstanceCache[str, int] = InstanceCache("numbers", max_entries=2, ttl_seconds=60)
+    assert [cache.get("a", lambda: 1), cache.get("b", lambda: 1)] == [1, 1]
+    cache.discard("a")
+    cache.discard("unknown")
+    assert [cache.get("a", lambda: 2), cache.get("b", lambda: 2)] == [2, 1]

@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from retrieval.cache import InstanceCache, StillLoadingError
 
-MAX_ENTRIES, TTL, MAX_BYTES = 3, 10, 8
+MAX_ENTRIES, TTL = 3, 10
 KEYS = "abcde"
 
 
@@ -28,8 +28,7 @@ class Clock:
 
 
 class Value:
-    def __init__(self, size: int) -> None:
-        self.size = size
+    pass
 
 
 class LoadError(Exception):
@@ -41,14 +40,7 @@ def fail() -> Value:
 
 
 def new_cache(clock: Callable[[], float]) -> InstanceCache[str, Value]:
-    return InstanceCache(
-        "fuzz",
-        max_entries=MAX_ENTRIES,
-        ttl_seconds=TTL,
-        max_bytes=MAX_BYTES,
-        size_of=lambda value: value.size,
-        timer=clock,
-    )
+    return InstanceCache("fuzz", max_entries=MAX_ENTRIES, ttl_seconds=TTL, timer=clock)
 
 
 class CacheAgainstModel(RuleBasedStateMachine):
@@ -59,13 +51,11 @@ class CacheAgainstModel(RuleBasedStateMachine):
         self.clock = Clock()
         self.cache = new_cache(self.clock)
         self.model: OrderedDict[str, tuple[Value, float]] = OrderedDict()  # least recently used first
-        self.counts = dict.fromkeys(
-            ("hits", "misses", "evictions", "expirations", "loads", "load_failures", "too_large"), 0
-        )
+        self.counts = dict.fromkeys(("hits", "misses", "evictions", "expirations", "loads", "load_failures"), 0)
 
-    @rule(key=st.sampled_from(KEYS), size=st.integers(0, MAX_BYTES + 1))
-    def get(self, key: str, size: int) -> None:
-        new = Value(size)
+    @rule(key=st.sampled_from(KEYS))
+    def get(self, key: str) -> None:
+        new = Value()
         value = self.cache.get(key, lambda: new)
         self._expire()
         if key in self.model:
@@ -76,11 +66,8 @@ class CacheAgainstModel(RuleBasedStateMachine):
         self.counts["misses"] += 1
         self.counts["loads"] += 1
         assert value is new
-        if size > MAX_BYTES:
-            self.counts["too_large"] += 1
-            return
         self.model[key] = (new, self.clock.now + TTL)
-        while len(self.model) > MAX_ENTRIES or self._bytes() > MAX_BYTES:
+        if len(self.model) > MAX_ENTRIES:
             self.model.popitem(last=False)
             self.counts["evictions"] += 1
 
@@ -117,15 +104,12 @@ class CacheAgainstModel(RuleBasedStateMachine):
         stats = asdict(self.cache.get_cache_stats())
         self._expire()
         assert {name: stats[name] for name in self.counts} == self.counts
-        assert (stats["entries"], stats["bytes"]) == (len(self.model), self._bytes())
+        assert stats["entries"] == len(self.model)
 
     def _expire(self) -> None:
         for key in [key for key, (_, expires) in self.model.items() if expires <= self.clock.now]:
             del self.model[key]
             self.counts["expirations"] += 1
-
-    def _bytes(self) -> int:
-        return sum(value.size for value, _ in self.model.values())
 
 
 CacheAgainstModel.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
@@ -158,18 +142,18 @@ class RandomCacheUser:
                     self._use(key, rng)
 
     def _use(self, key: str, rng: random.Random) -> None:
-        size, timeout = rng.randrange(MAX_BYTES + 2), rng.choice([None, None, 0, 0.001, 10])
+        fails, timeout = rng.randrange(10) == 0, rng.choice([None, None, 0, 0.001, 10])
         with self.lock:
             self.lookups += 1
         with suppress(LoadError, StillLoadingError):
-            self.cache.get(key, lambda: self._load(size), timeout)
+            self.cache.get(key, lambda: self._load(fails), timeout)
 
-    def _load(self, size: int) -> Value:
+    def _load(self, fails: bool) -> Value:
         with self.lock:
-            if size == MAX_BYTES:
+            if fails:
                 self.failed += 1
                 raise LoadError
-            value = Value(size)
+            value = Value()
             self.loaded.append(value)
             return value
 
@@ -198,4 +182,3 @@ def test_counts_are_consistent_with_many_threads(seeds: list[int]) -> None:
     assert stats.hits + stats.misses == user.lookups
     assert (stats.loads, stats.load_failures) == (len(user.loaded), user.failed)
     assert stats.entries <= MAX_ENTRIES
-    assert stats.bytes <= MAX_BYTES

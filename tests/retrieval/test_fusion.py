@@ -13,12 +13,13 @@ from hypothesis.extra.numpy import arrays
 from retrieval.fusion import (
     DEFAULT_WEIGHTS,
     FusedScores,
-    Mask,
+    Fuser,
     Scores,
     Weights,
     certainty,
     certainty_weighted,
     reciprocal_rank_fusion,
+    standard_deviation,
     weighted_sum,
     weights_for,
 )
@@ -28,7 +29,6 @@ cosine_arrays = arrays(np.float32, CHUNKS, elements=st.floats(-1, 1, width=32))
 bm25_arrays = arrays(
     np.float32, CHUNKS, elements=st.floats(0, 50, width=32).filter(lambda score: score == 0 or score > 1e-3)
 )
-masks = arrays(np.bool_, CHUNKS).filter(np.any)
 channel_weights = st.builds(Weights, st.floats(0, 10), st.floats(0.01, 10))
 
 
@@ -36,38 +36,45 @@ channel_weights = st.builds(Weights, st.floats(0, 10), st.floats(0.01, 10))
 class Fusion:
     """A fusion function with its parameter: weights, or the legibility for certainty-weighted fusion."""
 
-    function: Callable[[Scores, Scores, Any, Mask | None], FusedScores]
+    function: Callable[[Scores, Scores, Any], Fuser]
     parameter: Weights | float
 
-    def __call__(self, cosines: Scores, bm25: Scores, mask: Mask | None = None) -> FusedScores:
-        return self.function(cosines, bm25, self.parameter, mask)
+    def __call__(self, cosines: Scores, bm25: Scores) -> FusedScores:
+        return self.function(cosines, bm25, self.parameter).fuse(cosines, bm25)
+
+    def weights(self, cosines: Scores, bm25: Scores) -> Weights:
+        weights = self.function(cosines, bm25, self.parameter).weights
+        assert weights is not None
+        return weights
 
 
-functions_with_weights = st.sampled_from([weighted_sum, reciprocal_rank_fusion])
+def weighted(cosines: Scores, bm25: Scores, weights: Weights) -> Fuser:
+    """`weighted_sum`, which needs no statistics of the cosines, with the parameters of the other functions."""
+    return weighted_sum(bm25, weights)
+
+
+functions_with_weights = st.sampled_from([weighted, reciprocal_rank_fusion])
 fusions = st.builds(Fusion, st.just(certainty_weighted), st.floats(0, 1)) | st.builds(
     Fusion, functions_with_weights, channel_weights
 )
 
 
-@given(cosine_arrays, bm25_arrays, fusions, st.none() | masks)
-def test_score_is_between_0_and_1_and_weights_sum_to_1(
-    cosines: Scores, bm25: Scores, fuse: Fusion, mask: Mask | None
-) -> None:
-    fused = fuse(cosines, bm25, mask)
-    selected = fused.score if mask is None else fused.score[mask]
-    assert fused.vector.dtype == fused.keyword.dtype == np.float32
-    assert (selected >= 0).all()
-    assert (selected <= 1 + 1e-5).all()
-    assert sum(fused.weights) == pytest.approx(1)
+@given(cosine_arrays, bm25_arrays, fusions)
+def test_score_is_between_0_and_1_and_weights_sum_to_1(cosines: Scores, bm25: Scores, fuse: Fusion) -> None:
+    score = fuse(cosines, bm25).score
+    assert (score >= 0).all()
+    assert (score <= 1 + 1e-5).all()
+    assert sum(fuse.weights(cosines, bm25)) == pytest.approx(1)
 
 
-@given(cosine_arrays, bm25_arrays, fusions, masks)
-def test_masked_scores_equal_those_of_the_selected_chunks_alone(
-    cosines: Scores, bm25: Scores, fuse: Fusion, mask: Mask
+@given(cosine_arrays, bm25_arrays, fusions, st.lists(st.integers(0, CHUNKS - 1)))
+def test_scores_of_some_chunks_are_those_among_all(
+    cosines: Scores, bm25: Scores, fuse: Fusion, chosen: list[int]
 ) -> None:
-    np.testing.assert_allclose(
-        fuse(cosines, bm25, mask).score[mask], fuse(cosines[mask], bm25[mask]).score, rtol=1e-3, atol=1e-5
-    )
+    """Statistics are those of all chunks, whichever are fused."""
+    places = np.array(chosen, dtype=np.int64)
+    some = fuse.function(cosines, bm25, fuse.parameter).fuse(cosines[places], bm25[places])
+    np.testing.assert_allclose(some.score, fuse(cosines, bm25).score[places], rtol=1e-5)
 
 
 @given(cosine_arrays, bm25_arrays, fusions, st.permutations(range(CHUNKS)))
@@ -82,7 +89,7 @@ def test_scores_are_independent_of_the_order_of_the_chunks(
 def test_only_the_ratio_of_weights_matters(cosines: Scores, bm25: Scores, function: Any, weights: Weights) -> None:
     doubled = Weights(weights.vector * 2, weights.keyword * 2)
     np.testing.assert_allclose(
-        function(cosines, bm25, doubled).score, function(cosines, bm25, weights).score, rtol=1e-5
+        Fusion(function, doubled)(cosines, bm25).score, Fusion(function, weights)(cosines, bm25).score, rtol=1e-5
     )
 
 
@@ -100,28 +107,33 @@ def test_chunk_better_in_both_channels_does_not_score_lower(
 def test_weighted_sum_is_the_weighted_mean_of_the_strengths(cosines: Scores, bm25: Scores, weights: Weights) -> None:
     share = bm25 / bm25.max() if bm25.max() else bm25
     expected = (weights.vector * np.maximum(cosines, 0) + weights.keyword * share) / sum(weights)
-    np.testing.assert_allclose(weighted_sum(cosines, bm25, weights).score, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(Fusion(weighted, weights)(cosines, bm25).score, expected, rtol=1e-4, atol=1e-6)
 
 
 @given(cosine_arrays, st.floats(0, 1))
 def test_only_cosines_count_if_all_bm25_scores_are_0(cosines: Scores, legibility: float) -> None:
-    fused = certainty_weighted(cosines, np.zeros(CHUNKS, dtype=np.float32), legibility)
-    assert fused.weights.vector == 1
-    assert (np.diff(fused.score[np.argsort(cosines, kind="stable")]) >= -1e-6).all()
+    fuse, bm25 = Fusion(certainty_weighted, legibility), np.zeros(CHUNKS, dtype=np.float32)
+    assert fuse.weights(cosines, bm25).vector == 1
+    assert (np.diff(fuse(cosines, bm25).score[np.argsort(cosines, kind="stable")]) >= -1e-6).all()
 
 
-@given(arrays(np.float32, CHUNKS, elements=st.floats(-100, 100, width=32)), st.floats(0.1, 5), st.none() | masks)
-def test_certainty_sums_to_1(scores: Scores, sharpness: float, mask: Mask | None) -> None:
-    result = certainty(scores, sharpness, mask)
-    assert (result if mask is None else result[mask]).sum() == pytest.approx(1, abs=1e-4)
+@given(arrays(np.float32, CHUNKS, elements=st.floats(-100, 100, width=32)), st.floats(0.1, 5))
+def test_certainty_sums_to_1(scores: Scores, sharpness: float) -> None:
+    result = certainty(scores, sharpness)[1]
+    assert result.sum() == pytest.approx(1, abs=1e-4)
     assert (result >= 0).all()
+
+
+@given(arrays(np.float32, CHUNKS, elements=st.floats(-100, 100, width=32)))
+def test_standard_deviation_equals_that_of_numpy(scores: Scores) -> None:
+    assert standard_deviation(scores) == pytest.approx(scores.astype(np.float64).std(), rel=1e-4, abs=1e-4)
 
 
 def test_certainty_ignores_rounding_differences() -> None:
     scores = np.full(3, 0.7, dtype=np.float32)
     scores[1] = np.nextafter(scores[1], 1)
-    assert certainty(scores, 1.4) == pytest.approx([1 / 3] * 3)
-    assert certainty(scores[:1], 1.4) == pytest.approx([1])
+    assert certainty(scores, 1.4)[1] == pytest.approx([1 / 3] * 3)
+    assert certainty(scores[:1], 1.4)[1] == pytest.approx([1])
 
 
 def test_channel_with_an_outlier_determines_the_best_chunk() -> None:
@@ -132,8 +144,8 @@ def test_channel_with_an_outlier_determines_the_best_chunk() -> None:
     bm25 = rng.uniform(0, 5, 500).astype(np.float32)
     bm25_with_outlier = bm25.copy()
     bm25_with_outlier[42] = 30
-    assert certainty_weighted(cosines_with_outlier, bm25, 1.0).score.argmax() == 7
-    assert certainty_weighted(cosines, bm25_with_outlier, 1.0).score.argmax() == 42
+    assert Fusion(certainty_weighted, 1.0)(cosines_with_outlier, bm25).score.argmax() == 7
+    assert Fusion(certainty_weighted, 1.0)(cosines, bm25_with_outlier).score.argmax() == 42
 
 
 def test_vector_weight_decreases_with_legibility() -> None:
@@ -147,4 +159,4 @@ def test_reciprocal_rank_fusion_uses_k_60_and_shared_ranks() -> None:
     cosines = np.array([0.9, 0.5, 0.5, 0.1], dtype=np.float32)
     bm25 = np.array([0, 2, 0, 1], dtype=np.float32)
     expected = [0.5 / 61, 0.5 / 62 + 0.5 / 61, 0.5 / 62, 0.5 / 64 + 0.5 / 62]
-    np.testing.assert_allclose(reciprocal_rank_fusion(cosines, bm25, Weights(1, 1)).score, expected, rtol=1e-6)
+    np.testing.assert_allclose(Fusion(reciprocal_rank_fusion, Weights(1, 1))(cosines, bm25).score, expected, rtol=1e-6)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.highlights import matches
-from retrieval.keywords.analysis import analyse, terms
+from retrieval.analysis import analyse, terms
+from retrieval.highlights import CACHED_TEXTS, _spans, matches
 
 VOCABULARY = """
 copper Coppers plating plated dying die skies sky ties happily happy hoping hop hashMap HTTPServer node.js c++ C don't
@@ -47,3 +47,12 @@ def test_matches_cover_exactly_the_tokens_of_the_query(text: str, query: str) ->
 )
 def test_matches_of_examples(text: str, query: str, expected: list[str]) -> None:
     assert [text[start:end] for start, end in matches(text, terms(query))] == expected
+
+
+def test_tokens_of_a_bounded_number_of_texts_are_cached() -> None:
+    info = _spans.cache_info()
+    assert info.maxsize == CACHED_TEXTS
+    matches("copper cached once", ["copper"])
+    hits = _spans.cache_info().hits
+    assert matches("copper cached once", ["cach", "copper"]) == [(0, 6), (7, 13)]
+    assert _spans.cache_info().hits == hits + 1

@@ -21,7 +21,7 @@ from embedding.vectors import Vectors
 from models.database import CatalogueSettings, transaction
 from models.tables import Course, EmbeddingStatus
 from retrieval.cache import InstanceCache
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
 from search_api.courses.service import Courses
@@ -128,6 +128,7 @@ class AppHarness:
 
     def __init__(self, directory: Path) -> None:
         self.database = directory / "catalogue.db"
+        self.snapshot_dir = directory / "snapshots"
         self.catalogue_settings = CatalogueSettings(database_url=f"sqlite:///{self.database}")
         self.engine = empty_catalogue(self.database)
         self.embedder = StubEmbedder()
@@ -162,10 +163,10 @@ class AppHarness:
 
     @contextmanager
     def services(self, settings: SearchSettings) -> Iterator[Services]:
-        keywords = KeywordStore(KeywordSettings(keyword_index_dir=self.database.with_name("keywords")))
+        snapshots = SnapshotStore(SnapshotSettings(snapshot_dir=self.snapshot_dir))
         with (
             closing(Courses(self.catalogue_settings)) as courses,
-            assemble_services(settings, courses, self.vector_store, keywords, load_embedder=self._load) as services,
+            assemble_services(settings, courses, self.vector_store, snapshots, load_embedder=self._load) as services,
         ):
             self.app_services = services
             yield replace(services, caches=self.caches)

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from search_api.search import service
+from search_api.search import snapshots
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
 
 
 @pytest.fixture(autouse=True)
 def _long_load_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine, loading a course must not exceed the limit after which Chroma is searched instead."""
-    monkeypatch.setattr(service, "LOAD_PATIENCE_SECONDS", LIMIT_SECONDS)
+    """On a busy machine, building a snapshot must not exceed the limit after which an older one is searched."""
+    monkeypatch.setattr(snapshots, "SHORT_PATIENCE_SECONDS", LIMIT_SECONDS)
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.indexing import index_course
 from embedding.vector_store.server import VectorStoreSettings
-from models import chunks
+from models import chunks, course_state
 from models.database import transaction
 from search_api.app import create_app
-from tests.support.courses import change_course, empty_catalogue, write_course
+from tests.support.courses import empty_catalogue, write_course
 from tests.support.tiny_models import make_tiny_qwen3
 
 pytestmark = pytest.mark.integration
@@ -43,8 +43,9 @@ class EmbeddedCourse:
         texts = {f"{self.id}:{name}": text for name, text in texts.items()}
         write_course(engine, self.id, texts)
         with transaction(engine) as session:
-            index_course(self.id, chunks.chunk_pages(session, self.id), store, embedder, lambda _: None)
-        change_course(engine, self.id, embedding_status="done", embedding_progress=1.0)
+            course_state.claim_course(session, self.id, "run")
+            report = index_course(self.id, chunks.chunk_pages(session, self.id), store, embedder, lambda _: None)
+            course_state.publish(session, self.id, "run", str(report.fingerprint))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def client(
         environment.setenv("CHROMA_URL", chroma_url)
         environment.setenv("EMBEDDING_MODEL_PATH", str(model_path))
         environment.setenv("EMBEDDING_DEVICE", "cpu")
-        environment.setenv("KEYWORD_INDEX_DIR", str(tmp_path_factory.mktemp("keywords")))
+        environment.setenv("SNAPSHOT_DIR", str(tmp_path_factory.mktemp("snapshots")))
         with TestClient(create_app()) as client:
             yield client
 
@@ -156,25 +157,26 @@ def test_embed_returns_the_vectors_of_the_embedder(client: TestClient, embedder:
     }
 
 
-def test_collection_of_another_model_is_not_searched(
+def test_course_of_another_model_is_searched_by_words(
     client: TestClient, engine: Engine, store: VectorStore, tmp_path: Path
 ) -> None:
     other = EmbeddingSettings(embedding_model_path=make_tiny_qwen3(tmp_path / "other", seed=1), embedding_device="cpu")
     course = EmbeddedCourse(engine, store, LocalEmbedder.load(other), LEARNING)
-    response = search(client, course, query="gradient")
-    assert (response.status_code, response.json()["error"]["code"]) == (400, "embedding_not_ready")
-    assert "another model" in response.json()["error"]["message"]
+    answer = search(client, course, query="gradient").json()
+    assert "another model" in answer["degraded"]
+    assert "gradient" in answer["results"][0]["text"].lower()
+    error = search(client, course, query="gradient", method="vector").json()["error"]
+    assert error["code"] == "embedding_not_ready"
 
 
-def test_deleted_collection_is_searched_only_while_in_memory(
+def test_published_course_does_not_need_its_collection(
     client: TestClient, engine: Engine, store: VectorStore, embedder: Embedder
 ) -> None:
     course = EmbeddedCourse(engine, store, embedder, LEARNING)
     assert search(client, course, query="gradient").status_code == 200
     store.delete(course.id)
-    assert search(client, course, query="gradient").status_code == 200, "it is in memory"
     client.delete("/caches")
-    assert search(client, course, query="gradient").json()["error"]["code"] == "embedding_not_ready"
+    assert search(client, course, query="gradient").status_code == 200, "it has a snapshot"
 
 
 def test_app_starts_without_database_vector_store_and_model(monkeypatch: pytest.MonkeyPatch) -> None:

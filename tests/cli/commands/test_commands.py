@@ -49,7 +49,7 @@ def test_help_imports_no_heavy_library_and_lists_the_commands() -> None:
     assert heavy.stdout.strip() == "[]"
     helped = course_search("--help")
     assert helped.returncode == 0
-    for command in ("up", "demo", "load", "fetch-model", "vector-store", "embedding-service"):
+    for command in ("up", "demo", "load", "forget", "fetch-model", "vector-store", "embedding-service"):
         assert command in helped.stdout
 
 

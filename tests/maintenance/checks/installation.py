@@ -16,8 +16,8 @@ from embedding.vector_store.records import Record
 from maintenance.checks.all_checks import run_checks
 from maintenance.checks.findings import Finding, Level
 from models.fingerprint import CourseFingerprint
-from retrieval.keywords.index import KeywordIndexBuilder
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.build import build_snapshot
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.support.catalogue import Catalogue
 from tests.support.courses import read_course
 from tests.support.published import publish_row
@@ -77,12 +77,11 @@ def add_collection(store: VectorStore, course_id: str, rows: Any, signature: str
 def add_published_course(
     catalogue: Catalogue, store: VectorStore, course_id: str, chunks: int = 2, rows: Any = None
 ) -> CourseCollection:
-    """Add a published course with collection and keyword index; `rows` are its vectors, by default sound ones."""
+    """Add a published course with collection and snapshot; `rows` are its vectors, by default sound ones."""
     catalogue.add_course(course_id, ["succeeded"], ["text"] * chunks)
     collection = add_collection(store, course_id, vectors(chunks) if rows is None else rows)
     publish_row(catalogue.engine, course_id, chunks, model_signature(EmbeddingSettings()))
-    index = KeywordIndexBuilder().add_all((str(number), "text") for number in range(chunks)).build()
-    KeywordStore(KeywordSettings()).save(course_id, published_content(catalogue, course_id), index)
+    SnapshotStore(SnapshotSettings()).save(course_id, build_snapshot(collection, 1))
     return collection
 
 
@@ -91,11 +90,11 @@ def chroma_collection(store: VectorStore, collection: CourseCollection) -> Any:
     return store.connect().get_collection(collection.name, embedding_function=None)
 
 
-def published_content(catalogue: Catalogue, course_id: str) -> str:
-    """Digest of the course's published chunks."""
+def published_content(catalogue: Catalogue, course_id: str) -> CourseFingerprint:
+    """What was published of the course."""
     fingerprint = CourseFingerprint.parse(read_course(catalogue.engine, course_id).embedding_fingerprint)
     assert fingerprint is not None
-    return fingerprint.content
+    return fingerprint
 
 
 def is_requested(catalogue: Catalogue, course_id: str) -> bool:

@@ -80,6 +80,19 @@ class TestOrphans:
         assert has_collection(store, "back")
 
     @on_sqlite
+    def test_copies_that_forget_left_behind_are_deleted(self, catalogue: Catalogue, store: VectorStore) -> None:
+        """The copy of a course without a collection becomes its collection, because only it has the vectors."""
+        for course_id in ("physics", "bare"):
+            info = add_published_course(catalogue, store, course_id).info
+            store.create_copy(course_id, info)
+        store.connect().delete_collection("course_bare")
+        assert doctor(exit_code=1).of("orphans", "warning")["subjects"] == ["bare", "physics"]
+        repaired = doctor("--repair").of("orphans", "warning")
+        assert repaired["repairs"] == ["bare: copies deleted", "physics: copies deleted"]
+        assert {collection.name for collection in store.collections()} == {"course_bare", "course_physics"}
+        assert store.open("physics").count() == 2
+
+    @on_sqlite
     def test_more_collections_than_one_page(
         self, catalogue: Catalogue, store: VectorStore, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -190,8 +203,7 @@ class TestDamagedIndex:
         monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tiny_model))
         store = VectorStore(VectorStoreSettings())
         with chroma_server(directory, port):
-            collection = add_published_course(catalogue, store, course_id, self.CHUNKS)
-            collection.query(vectors(1)[0], 1, {})
+            add_published_course(catalogue, store, course_id, self.CHUNKS)
         [index] = [path for path in directory.iterdir() if path.is_dir()]
         (index / damage).write_bytes(b"")
         with chroma_server(directory, port):

@@ -16,7 +16,7 @@ from embedding.vector_store.files import RESTORE_PLAN, SERVER_LOCK, removable_di
 from embedding.vector_store.server import VectorStoreSettings
 from maintenance.restore import NEW_SUFFIX, OLD_SUFFIX
 from models.database import create_catalogue_engine
-from tests.maintenance.checks.installation import add_published_course, doctor, on_sqlite, vectors
+from tests.maintenance.checks.installation import add_published_course, doctor, on_sqlite
 from tests.support.catalogue import Catalogue, create_database, drop_database, migrate, settings
 from tests.support.servers.chroma import chroma_server
 from tests.support.servers.foreign_server import foreign_server
@@ -168,7 +168,7 @@ class TestFiles:
         (directory / "not-ours").mkdir(parents=True)
         with chroma_server(directory, port):
             for course_id in ("physics", "gone"):
-                add_published_course(catalogue, store, course_id).query(vectors(1)[0], 1, {})
+                add_published_course(catalogue, store, course_id)
             store.delete("gone")
             finding = doctor("--repair").of("files", "warning")
             [orphan] = finding["subjects"]
@@ -195,7 +195,7 @@ class TestFiles:
         monkeypatch.setenv("EMBEDDING_MODEL_PATH", str(tiny_model))
         store = VectorStore(VectorStoreSettings())
         with chroma_server(directory, port):
-            add_published_course(catalogue, store, "physics").query(vectors(1)[0], 1, {})
+            add_published_course(catalogue, store, "physics")
         before = {path.name for path in directory.iterdir() if path.is_dir()}
         (directory / "chroma.sqlite3").unlink()
         with chroma_server(directory, port):

@@ -23,7 +23,7 @@ from models.database import DatabaseUnavailableError, Session
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
 from orchestration.course_status.endings import CANCELLED, INTERRUPTED
-from orchestration.partitions import KEYWORD_INDEX
+from orchestration.partitions import SNAPSHOT
 from orchestration.run_config import PARENT_TAG
 from orchestration.ui_metadata import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE
 from tests.orchestration.ticks import (
@@ -92,7 +92,7 @@ def test_a_run_embeds_only_new_and_changed_texts(
 
 
 @pytest.mark.usefixtures("_course")
-def test_another_model_embeds_every_chunk_again_and_keeps_the_keyword_index(
+def test_another_model_embeds_every_chunk_again_and_writes_another_snapshot(
     instance: dg.DagsterInstance,
     resources: Resources,
     vector_store: VectorStore,
@@ -104,7 +104,7 @@ def test_another_model_embeds_every_chunk_again_and_keeps_the_keyword_index(
     monkeypatch.setenv("EMBEDDING_MAX_TOKENS", str(EmbeddingSettings().embedding_max_tokens - 1))
     result = materialize(instance, all_resources(), course_id)
     assert metadata_of(result)["embedded"] == 3
-    assert metadata_of(result, KEYWORD_INDEX)["kept"] is True
+    assert metadata_of(result, SNAPSHOT)["kept"] is False, "it contains the vectors"
     assert vector_store.open(course_id).info.model_signature != before
 
 
@@ -324,6 +324,7 @@ def test_a_rebuild_that_is_killed_stays_a_rebuild(
     """The next run deletes the collection again, whoever launches it."""
     write_course(catalogue, course_id, texts(course_id, EMBED_BATCH + 10))
     assert materialize(instance, resources, course_id).success
+    published = read_course(catalogue, course_id).embedding_fingerprint
     report_progress = course_state.report_progress
 
     def kill(session: Session, course_id: str, run_id: str, progress: float) -> bool:
@@ -340,7 +341,8 @@ def test_a_rebuild_that_is_killed_stays_a_rebuild(
         materialize(instance, resources, course_id, run_config=run_config(rebuild=True))
     assert vector_store.open(course_id).count() == EMBED_BATCH, "the first batch was written"
     course = read_course(catalogue, course_id)
-    assert (course.embedding_status, course.embedding_rebuild, course.embedding_fingerprint) == ("running", True, None)
+    assert (course.embedding_status, course.embedding_rebuild) == ("running", True)
+    assert course.embedding_fingerprint == published, "its snapshot is searched meanwhile"
     course_status_tick(instance)
     assert read_course(catalogue, course_id).embedding_rebuild
     assert metadata_of(materialize(instance, resources, course_id))["embedded"] == EMBED_BATCH + 10
@@ -359,7 +361,7 @@ def test_a_rebuild_embeds_every_chunk_again(
         request_embedding(catalogue, course_id, rebuild=True)
     result = materialize(instance, resources, course_id, run_config=run_config(rebuild=by == "launchpad"))
     assert metadata_of(result)["embedded"] == 3
-    assert metadata_of(result, KEYWORD_INDEX)["kept"] is False
+    assert metadata_of(result, SNAPSHOT)["kept"] is False
     course = read_course(catalogue, course_id)
     assert (course.embedding_generation, course.embedding_rebuild) == (2, False)
 

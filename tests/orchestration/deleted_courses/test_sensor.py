@@ -9,7 +9,7 @@ from sqlalchemy import Engine, text
 from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from orchestration.partitions import PARTITIONS_NAME
-from retrieval.keywords.store import KeywordSettings, KeywordStore, directory_name
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore, directory_name
 from tests.orchestration.ticks import deleted_course_tick
 from tests.support.courses import write_course
 from tests.support.servers.chroma import has_collection
@@ -29,7 +29,7 @@ def kept_course_id(catalogue: Engine, course_id: str, other_course_id: str) -> s
     return other_course_id
 
 
-def test_a_deleted_course_loses_collection_keyword_index_and_partition_in_the_second_tick(
+def test_a_deleted_course_loses_collection_snapshot_and_partition_in_the_second_tick(
     instance: dg.DagsterInstance, vector_store: VectorStore, course_id: str, kept_course_id: str
 ) -> None:
     first = deleted_course_tick(instance)
@@ -39,7 +39,7 @@ def test_a_deleted_course_loses_collection_keyword_index_and_partition_in_the_se
     assert instance.get_dynamic_partitions(PARTITIONS_NAME) == [kept_course_id]
     assert not has_collection(vector_store, course_id)
     assert has_collection(vector_store, kept_course_id)
-    assert KeywordStore(KeywordSettings()).directories() == [directory_name(kept_course_id)]
+    assert SnapshotStore(SnapshotSettings()).directories() == [directory_name(kept_course_id)]
     assert deleted_course_tick(instance, second.cursor).skip_message == "Every partition has a course"
 
 

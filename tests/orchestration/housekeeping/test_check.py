@@ -59,7 +59,7 @@ def test_it_reports_every_finding(instance: dg.DagsterInstance) -> None:
     assert result.success
     [output] = [event.step_output_data for event in result.all_events if event.is_successful_output]
     found = findings(output.metadata)
-    assert {finding["check"] for finding in found} >= {"catalogue", "chroma", "model", "courses", "keywords", "states"}
+    assert {finding["check"] for finding in found} >= {"catalogue", "chroma", "model", "courses", "snapshots", "states"}
     assert "error" not in {finding["level"] for finding in found}
     logged = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.dagster_event is None]
     assert len(logged) == len(found)

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from orchestration.instance.run_launcher import CourseRunLauncher
-from orchestration.partitions import COLLECTION, KEYWORD_INDEX
+from orchestration.partitions import COLLECTION, SNAPSHOT
 from orchestration.ui_metadata import CHECK_SPECS
 from orchestration.workers import WORKER_TAG
 from tests.orchestration.ticks import create_asset_run, create_run
@@ -138,8 +138,8 @@ def test_a_run_of_another_job_is_always_running(instance: dg.DagsterInstance) ->
     "create",
     [
         pytest.param(create_run, id="job"),
-        pytest.param(partial(create_asset_run, assets=[KEYWORD_INDEX]), id="keyword index"),
-        pytest.param(partial(create_asset_run, assets=[COLLECTION, KEYWORD_INDEX]), id="both assets"),
+        pytest.param(partial(create_asset_run, assets=[SNAPSHOT]), id="snapshot"),
+        pytest.param(partial(create_asset_run, assets=[COLLECTION, SNAPSHOT]), id="both assets"),
         pytest.param(partial(create_asset_run, checks=[CHECK_SPECS[0].key]), id="a check"),
     ],
 )

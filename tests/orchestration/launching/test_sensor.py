@@ -13,7 +13,7 @@ from models.tables import EmbeddingStatus
 from orchestration.assets import course_chunks
 from orchestration.launching.courses_per_run import COURSES_PER_RUN
 from orchestration.partitions import PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG
-from retrieval.keywords.store import KeywordSettings, KeywordStore
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.orchestration.ticks import (
     Resources,
     all_resources,
@@ -92,12 +92,12 @@ def test_an_edit_with_equal_chunk_count_and_length_is_launched(
     assert stage_one_tick(instance).launched == [[course_id]]
 
 
-def test_a_missing_keyword_index_is_not_a_launch_reason(
+def test_a_missing_snapshot_is_not_a_launch_reason(
     instance: dg.DagsterInstance, catalogue: Engine, resources: Resources, course_id: str
 ) -> None:
     write_course(catalogue, course_id, {"a": "Copper is red."})
     assert materialize(instance, resources, course_id).success
-    KeywordStore(KeywordSettings()).delete(course_id)
+    SnapshotStore(SnapshotSettings()).delete(course_id)
     assert stage_one_tick(instance).launched == []
 
 

@@ -100,7 +100,7 @@ def url(engine: Engine, chroma_url: str, model_path: Path, tmp_path_factory: pyt
         environment.setenv("CHROMA_URL", chroma_url)
         environment.setenv("EMBEDDING_MODEL_PATH", str(model_path))
         environment.setenv("EMBEDDING_DEVICE", "cpu")
-        environment.setenv("KEYWORD_INDEX_DIR", str(tmp_path_factory.mktemp("keywords")))
+        environment.setenv("SNAPSHOT_DIR", str(tmp_path_factory.mktemp("snapshots")))
         with serving(create_app()) as url:
             yield url
 

@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from embedding.errors import EmbeddingError, ModelUnavailableError
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError
-from retrieval.course_index import FILTERS
+from retrieval.snapshots.snapshot import FILTERS
 from search_api.page.routes import FILES
 from search_api.search.schemas import SearchFilters
 from tests.search_api.app_harness import AppHarness
@@ -221,15 +221,6 @@ def test_done_course_without_a_collection_is_not_ready(harness: AppHarness, clie
 def test_collection_deleted_during_the_search_is_not_ready(harness: AppHarness, client: TestClient) -> None:
     harness.add_searchable_course("c").error = CollectionNotFoundError("gone")
     assert error_of(client, {"query": "x"})[:2] == (400, "embedding_not_ready")
-
-
-def test_collection_of_another_model_is_not_ready(harness: AppHarness, client: TestClient) -> None:
-    """Vectors of different models cannot be compared."""
-    harness.add_searchable_course("c").signature = "another"
-    status, code, message = error_of(client, {"query": "x"})
-    assert (status, code) == (400, "embedding_not_ready")
-    assert "another model" in message
-    assert harness.embedder.embedded_texts == []
 
 
 def test_vector_store_failure_is_reported(harness: AppHarness, client: TestClient) -> None:

@@ -1,24 +1,30 @@
-"""Which generation of a course a search uses, and how it answers while the course is not in memory."""
+"""Which generation of a course a search uses, and how it answers while that generation is not at hand."""
 
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import update
+from sqlalchemy import delete, update
+from sqlmodel import col
 from starlette.testclient import TestClient
 
+from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from models import course_state
 from models.database import transaction
 from models.fingerprint import FingerprintBuilder
 from models.tables import Course
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from search_api.reranking.service import Reranking, RerankService
-from search_api.search import service
+from search_api.search import snapshots
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness, StubCollection
+from tests.support.snapshots import build
 
 
 def ask(client: TestClient, course_id: str = "c", **body: Any) -> Any:
@@ -30,20 +36,20 @@ def texts(answer: Any) -> list[str]:
     return [result["text"] for result in answer["results"]]
 
 
-def publish(harness: AppHarness, *new_texts: str) -> None:
-    """Publish new texts as a run does: claim the course, rewrite the collection, publish."""
+def publish(harness: AppHarness, *new_texts: str, course_id: str = "c") -> None:
+    """Publish new texts as a run on another machine does: claim the course, rewrite the collection, publish."""
     with transaction(harness.engine) as session:
-        assert course_state.claim_course(session, "c", "run")
-    rewrite_collection(harness, *new_texts)
+        assert course_state.claim_course(session, course_id, "run")
+    rewrite_collection(harness, *new_texts, course_id=course_id)
     fingerprint = FingerprintBuilder()
-    for record in harness.stub_store.by_course["c"].records:
+    for record in harness.stub_store.by_course[course_id].records:
         fingerprint.add_hashed(record.chunk_id, record.content_hash, len(record.text))
     with transaction(harness.engine) as session:
-        assert course_state.publish(session, "c", "run", str(fingerprint.build("stub-signature")))
+        assert course_state.publish(session, course_id, "run", str(fingerprint.build("stub-signature")))
 
 
-def rewrite_collection(harness: AppHarness, *new_texts: str) -> None:
-    collection = harness.stub_store.by_course["c"]
+def rewrite_collection(harness: AppHarness, *new_texts: str, course_id: str = "c") -> None:
+    collection = harness.stub_store.by_course[course_id]
     collection.records = [Record(f"chunk-{n}", text, {}, f"hash of {text}") for n, text in enumerate(new_texts)]
     collection.vectors = np.eye(1, 3, dtype=np.float32).repeat(len(new_texts), 0)
 
@@ -70,41 +76,76 @@ def test_course_in_memory_is_not_read_again(harness: AppHarness, client: TestCli
 
 
 @pytest.mark.parametrize("status", ["pending", "running", "failed"])
-def test_serve_while_reembedding_searches_the_last_generation(harness: AppHarness, status: str) -> None:
+def test_last_published_generation_answers_until_the_next_one(harness: AppHarness, status: str) -> None:
     harness.add_searchable_course("c")
     publish(harness, "copper")
-    with harness.client(serve_while_reembedding=True) as client:
+    with harness.client() as client:
         assert ask(client)["stale"] is False
         set_status(harness, status)
         rewrite_collection(harness, "part of the next generation")
         answer = ask(client)
         assert (texts(answer), answer["stale"], answer["generation"]) == (["copper"], True, 1)
+    with harness.client() as client:  # after a restart
+        harness.stub_store.error = VectorStoreError("Chroma is away")
+        answer = ask(client)
+        assert (texts(answer), answer["stale"], answer["generation"]) == (["copper"], True, 1)
+        harness.stub_store.error = None
         publish(harness, "the next generation")
         answer = ask(client)
         assert (texts(answer), answer["stale"], answer["generation"]) == (["the next generation"], False, 2)
-    with harness.client() as client:
+    with harness.client(serve_while_reembedding=False) as client:
         set_status(harness, status)
         assert ask(client)["error"]["code"] == "embedding_not_ready"
+
+
+def test_stale_generation_is_searched_for_a_limited_time(harness: AppHarness) -> None:
+    """Otherwise a text that was deleted would be found for ever, if its course can no longer be embedded."""
+    harness.add_searchable_course("c")
+    publish(harness, "copper")
+    with harness.client(max_stale_seconds=3600) as client:
+        assert texts(ask(client)) == ["copper"]
+        for minutes, is_searchable in ((59, True), (61, False)):
+            with transaction(harness.engine) as session:
+                since = datetime.now(UTC) - timedelta(minutes=minutes)
+                session.execute(update(Course).values(embedding_status="failed", embedding_due_since=since))
+            assert ("results" in ask(client)) == is_searchable
+        assert "MAX_STALE_SECONDS" in ask(client)["error"]["message"]
+        set_status(harness, "done")
+        assert texts(ask(client)) == ["copper"]
 
 
 def test_partly_written_collection_is_not_searched(harness: AppHarness) -> None:
     harness.add_searchable_course("c")
     publish(harness, "copper")
     set_status(harness, "running")
-    with harness.client(serve_while_reembedding=True) as client:
-        assert texts(ask(client)) == ["copper"], "the run has not written anything yet"
     rewrite_collection(harness, "part of the next generation")
-    with harness.client(serve_while_reembedding=True) as client:
+    with harness.client() as client:
         error = ask(client)["error"]
         assert error["code"] == "embedding_not_ready"
-        assert "its last published generation is not in memory" in error["message"]
+        assert "no snapshot of what was published before" in error["message"]
 
 
-def test_serve_while_reembedding_refuses_a_course_that_was_never_published(harness: AppHarness) -> None:
+def test_course_that_was_never_published_is_not_ready(harness: AppHarness, client: TestClient) -> None:
     harness.add_searchable_course("c", "copper")
     set_status(harness, "running")
-    with harness.client(serve_while_reembedding=True) as client:
-        assert ask(client)["error"]["code"] == "embedding_not_ready"
+    assert ask(client)["error"]["code"] == "embedding_not_ready"
+
+
+def test_older_generation_answers_while_the_published_one_cannot_be_had(
+    harness: AppHarness, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An app without the pipeline's disk reads the new generation from the collection, which takes time."""
+    monkeypatch.setattr(snapshots, "PAUSE_SECONDS", 0)
+    harness.add_searchable_course("c")
+    publish(harness, "copper")
+    assert texts(ask(client)) == ["copper"]
+    publish(harness, "the next generation")
+    harness.stub_store.error = VectorStoreError("Chroma is away")
+    answer = ask(client)
+    assert (texts(answer), answer["stale"], answer["generation"]) == (["copper"], True, 1)
+    harness.stub_store.error = None
+    answer = ask(client)
+    assert (texts(answer), answer["stale"], answer["generation"]) == (["the next generation"], False, 2)
 
 
 def test_course_published_while_it_is_loaded_is_loaded_again(harness: AppHarness, client: TestClient) -> None:
@@ -134,7 +175,7 @@ def test_collection_that_differs_from_its_publication_is_searched_with_a_warning
 
 
 class SlowCollection(StubCollection):
-    """A collection that is not read before `readable` is set; its vector search answers immediately."""
+    """A collection that is not read before `readable` is set."""
 
     def __init__(self, collection: StubCollection) -> None:
         super().__init__(collection.signature, collection.records, [])
@@ -147,117 +188,177 @@ class SlowCollection(StubCollection):
         assert self.readable.wait(LIMIT_SECONDS)
         return super().contents(page_size)
 
-    def query(self, vector: Vectors, top_k: int, filters: Any) -> list[tuple[Record, float]]:
-        assert filters == {"section_id": ["1", "2"]}
-        return [(Record("chunk-9", "found by Chroma", {}, ""), 0.5), (Record("chunk-8", "and this", {}, ""), 0.4)][
-            :top_k
-        ]
-
 
 @pytest.fixture
 def slow(harness: AppHarness, monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowCollection]:
-    monkeypatch.setattr(service, "LOAD_PATIENCE_SECONDS", 0.05)
-    monkeypatch.setattr(service, "LONG_PATIENCE_SECONDS", LIMIT_SECONDS)
-    collection = SlowCollection(harness.add_searchable_course("slow", "copper", metadata=[{"section_id": "1"}]))
-    harness.stub_store.by_course["slow"] = collection
+    """Makes reading the collection of course c slow."""
+    monkeypatch.setattr(snapshots, "SHORT_PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(snapshots, "PAUSE_SECONDS", 0)
+    harness.add_searchable_course("c", "copper")
+    collection = SlowCollection(harness.stub_store.by_course["c"])
+    harness.stub_store.by_course["c"] = collection
     yield collection
     collection.readable.set()
 
 
-FILTERED: dict[str, Any] = {"filters": {"section_id": ["1", 2]}}
-
-
-def test_course_that_is_loading_is_searched_in_chroma(
-    harness: AppHarness, client: TestClient, slow: SlowCollection
+def test_searches_wait_for_a_snapshot_that_is_built(
+    client: TestClient, slow: SlowCollection, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answer = ask(client, "slow", **FILTERED)
-    assert texts(answer) == ["found by Chroma", "and this"]
-    assert "is being loaded" in answer["degraded"]
-    assert texts(ask(client, "slow", top_k=1, **FILTERED)) == ["found by Chroma"]
-    assert texts(ask(client, "slow", thresholds={"vector": 0.5}, **FILTERED)) == ["found by Chroma"]
-    below_threshold = ask(client, "slow", thresholds={"score": 0.6}, **FILTERED)
-    assert len(texts(below_threshold)) == 2, "the score threshold does not apply to degraded answers"
-    explained = ask(client, "slow", explain=True, context=1, **FILTERED)["results"][0]
-    assert (explained["explanation"], explained["context"]) == (None, None)
-    slow.readable.set()
-    assert harness.app_services.caches["courses"].get_cache_stats().misses == 5
-    while (answer := ask(client, "slow", **FILTERED))["degraded"]:
-        pass
-    assert texts(answer) == ["copper"]
+    monkeypatch.setattr(snapshots, "PATIENCE_SECONDS", 0.05)
+    error = ask(client)["error"]
+    assert (error["code"], "still being loaded" in error["message"]) == ("overloaded", True)
+    monkeypatch.setattr(snapshots, "PATIENCE_SECONDS", LIMIT_SECONDS)
+    with ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(ask, client) for _ in range(8)]
+        slow.readable.set()
+        assert [texts(search.result()) for search in waiting] == [["copper"]] * 8
     assert slow.reads == 1, "all searches shared one load"
 
 
-def test_partly_written_collection_is_not_searched_in_chroma(harness: AppHarness, slow: SlowCollection) -> None:
-    with transaction(harness.engine) as session:
-        session.execute(
-            update(Course).values(embedding_generation=1, embedding_fingerprint="v1", embedding_status="done")
-        )
-    with harness.client(serve_while_reembedding=True) as client:
-        assert ask(client, "slow", **FILTERED)["degraded"]
-        set_status(harness, "running")
-        with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(ask, client, "slow", **FILTERED)
-            slow.readable.set()
-        assert texts(waiting.result()) == ["copper"], "it waited for the course to be loaded"
-
-
-def test_search_in_chroma_fails_if_a_run_starts_meanwhile(
+def test_searches_do_not_wait_if_there_is_an_older_generation(
     harness: AppHarness, client: TestClient, slow: SlowCollection
 ) -> None:
-    query = slow.query
-
-    def start_run_then_query(*arguments: Any) -> list[tuple[Record, float]]:
-        set_status(harness, "running")
-        return query(*arguments)
-
-    slow.query = start_run_then_query  # type: ignore[assignment, method-assign]
-    assert ask(client, "slow", **FILTERED)["error"]["code"] == "embedding_not_ready"
-
-
-def test_search_in_chroma_merges_equal_texts(harness: AppHarness, client: TestClient, slow: SlowCollection) -> None:
-    slow.query = lambda *_: [  # type: ignore[method-assign]
-        (Record("chunk-9", "same", {}, ""), 0.5),
-        (Record("chunk-7", "same", {}, ""), 0.5),
-        (Record("chunk-8", "other", {}, ""), 0.4),
-    ]
-    answer = ask(client, "slow")
-    assert texts(answer) == ["same", "other"]
-    assert [copy["chunk_id"] for copy in answer["results"][0]["copies"]] == ["chunk-9"]
+    slow.readable.set()
+    publish(harness, "copper")
+    assert ask(client)["generation"] == 1
+    slow.readable.clear()
+    publish(harness, "the next generation")
+    answer = ask(client)
+    assert (texts(answer), answer["stale"], answer["generation"]) == (["copper"], True, 1)
+    slow.readable.set()
+    while (answer := ask(client))["stale"]:
+        pass
+    assert (texts(answer), answer["generation"]) == (["the next generation"], 2)
 
 
-def test_loading_course_does_not_delay_other_courses(
-    harness: AppHarness, client: TestClient, slow: SlowCollection
-) -> None:
-    harness.add_searchable_course("c", "quick copper")
-    with ThreadPoolExecutor(8) as pool:
-        waiting = [pool.submit(ask, client, "slow", method="keyword") for _ in range(8)]
-        assert texts(ask(client)) == ["quick copper"]
-        assert not any(search.done() for search in waiting), "Chroma cannot answer keyword searches"
-        slow.readable.set()
-        assert [texts(search.result()) for search in waiting] == [["copper"]] * 8
-    assert slow.reads == 1
-
-
-def test_course_too_large_for_the_cache_is_searched_in_chroma(harness: AppHarness, client: TestClient) -> None:
-    class LargeCollection(SlowCollection):
-        def count(self) -> int:
-            return 2**30
-
-    collection = LargeCollection(harness.add_searchable_course("c", "copper"))
-    collection.readable.set()
-    harness.stub_store.by_course["c"] = collection
-    answer = ask(client, **FILTERED)
-    assert texts(answer) == ["found by Chroma", "and this"]
-    assert "CACHE_MAX_MB" in answer["degraded"]
-    assert "keyword search is not available" in ask(client, method="keyword")["error"]["message"]
-    assert collection.reads == 1, "the search remembers that it is too large"
-
-
-def test_collection_of_another_model_supports_only_keyword_search(harness: AppHarness, client: TestClient) -> None:
-    harness.add_searchable_course("c", "copper").signature = "another"
-    assert ask(client)["error"]["code"] == "embedding_not_ready"
-    assert texts(ask(client, method="keyword")) == ["copper"]
+def test_course_of_another_model_is_searched_by_words(harness: AppHarness) -> None:
+    """Vectors of different models cannot be compared."""
+    harness.add_searchable_course("c", "copper", "solder").signature = "another"
+    with harness.client() as client:
+        answer = ask(client)
+        assert (texts(answer), answer["stale"]) == (["copper"], True)
+        assert "by words only" in answer["degraded"]
+        assert "another model" in answer["degraded"]
+        assert ask(client, method="vector")["error"]["code"] == "embedding_not_ready"
+        by_keyword = ask(client, method="keyword")
+        assert (texts(by_keyword), by_keyword["stale"], by_keyword["degraded"]) == (["copper"], False, None)
+    with harness.client(serve_while_reembedding=False) as client:
+        assert ask(client)["error"]["code"] == "embedding_not_ready"
+        assert texts(ask(client, method="keyword")) == ["copper"]
     assert harness.embedder.embedded_texts == []
+
+
+def test_unwritable_snapshot_directory_does_not_prevent_searches(
+    harness: AppHarness, client: TestClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    harness.add_searchable_course("c")
+    publish(harness, "copper")
+    harness.snapshot_dir.write_text("a file, where a directory should be")
+    assert texts(ask(client)) == ["copper"]
+    assert "SNAPSHOT_DIR" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["truncated", "foreign", "changed"])
+def test_damaged_snapshot_is_built_again(harness: AppHarness, damage: str) -> None:
+    harness.add_searchable_course("c")
+    publish(harness, "copper")
+    with harness.client() as client:
+        assert texts(ask(client)) == ["copper"]
+    (path,) = harness.snapshot_dir.rglob("*.safetensors")
+    intact = path.read_bytes()
+    content = {"truncated": intact[:-1], "foreign": b"{}", "changed": intact.replace(b"copper", b"kopper")}[damage]
+    path.write_bytes(content)
+    with harness.client() as client:
+        if damage == "changed":  # the digest is verified in the background
+            assert texts(ask(client)) == ["kopper"]
+            harness.app_services.snapshots.verify()
+        assert texts(ask(client)) == ["copper"]
+    assert path.read_bytes() == intact
+
+
+class TestFetching:
+    """A background thread holds the snapshot of every published course."""
+
+    def test_new_generation_is_fetched_and_the_old_one_deleted(self, harness: AppHarness, client: TestClient) -> None:
+        harness.add_searchable_course("c")
+        publish(harness, "copper")
+        fetcher = harness.app_services.snapshots
+        fetcher.fetch()
+        (first,) = harness.snapshot_dir.rglob("*.safetensors")
+        publish(harness, "the next generation")
+        fetcher.fetch()
+        (second,) = harness.snapshot_dir.rglob("*.safetensors")
+        assert first.name != second.name
+        set_status(harness, "running")
+        harness.stub_store.by_course.clear()
+        answer = ask(client)
+        assert (texts(answer), answer["stale"], answer["generation"]) == (["the next generation"], True, 2)
+
+    def test_course_that_cannot_be_read_does_not_prevent_the_others(
+        self, harness: AppHarness, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        harness.add_searchable_course("c").error = VectorStoreError("broken index")
+        harness.add_searchable_course("d", "solder")
+        for course_id in ("c", "d"):
+            publish(harness, "copper", course_id=course_id)
+        with harness.client():
+            harness.app_services.snapshots.fetch()
+            assert [path.parent.name for path in harness.snapshot_dir.rglob("*.safetensors")] == ["course_d"]
+            harness.stub_store.by_course["c"].error = None
+            harness.app_services.snapshots.fetch()
+            assert len(list(harness.snapshot_dir.rglob("*.safetensors"))) == 1, "it waits before the next attempt"
+            monkeypatch.setattr(snapshots, "time", SimpleNamespace(monotonic=lambda: 1e12))
+            harness.app_services.snapshots.fetch()
+            assert len(list(harness.snapshot_dir.rglob("*.safetensors"))) == 2
+
+    def test_snapshots_of_a_deleted_course_are_deleted(self, harness: AppHarness) -> None:
+        harness.add_searchable_course("c")
+        publish(harness, "copper")
+        with harness.client():
+            fetcher = harness.app_services.snapshots
+            fetcher.fetch()
+            with transaction(harness.engine) as session:
+                session.execute(delete(Course))
+            fetcher.fetch()
+        assert not list(harness.snapshot_dir.rglob("*.safetensors"))
+
+    def test_newer_file_of_a_run_that_has_not_published_is_kept(self, harness: AppHarness) -> None:
+        harness.add_searchable_course("c")
+        publish(harness, "copper")
+        with harness.client():
+            harness.app_services.snapshots.fetch()
+            store = SnapshotStore(SnapshotSettings(snapshot_dir=harness.snapshot_dir))
+            store.save("c", build({"a": "not yet published"}, course_id="c"))
+            publish(harness, "copper")
+            harness.app_services.snapshots.fetch()
+        assert len(list(harness.snapshot_dir.rglob("*.safetensors"))) == 2
+
+    def test_snapshots_of_courses_that_were_deleted_while_the_app_was_down(self, harness: AppHarness) -> None:
+        for course_id in ("c", "d", "e"):
+            harness.add_searchable_course(course_id)
+            publish(harness, "copper", course_id=course_id)
+        with harness.client():
+            harness.app_services.snapshots.fetch()
+        for deleted, left in (("c", {"course_d", "course_e"}), ("de", {"course_d", "course_e"})):
+            with transaction(harness.engine) as session:
+                session.execute(delete(Course).where(col(Course.id).in_(list(deleted))))
+            with harness.client():
+                harness.app_services.snapshots.fetch()
+            assert {path.parent.name for path in harness.snapshot_dir.rglob("*.safetensors")} == left, (
+                "if most are gone, it may be another catalogue"
+            )
+
+    def test_generation_of_an_unchanged_publication_does_not_go_back(self, harness: AppHarness) -> None:
+        """The file of an unchanged course is that of an earlier generation."""
+        harness.add_searchable_course("c")
+        with harness.client() as client:
+            for _ in range(3):
+                publish(harness, "copper")
+                harness.app_services.snapshots.fetch()
+            publish(harness, "the next generation")
+            harness.stub_store.error = VectorStoreError("Chroma is away")
+            answer = ask(client)
+            assert (texts(answer), answer["stale"], answer["generation"]) == (["copper"], True, 3)
 
 
 def test_illegible_query_is_answered_by_keywords(harness: AppHarness, client: TestClient) -> None:
@@ -325,3 +426,39 @@ class TestReranking:
         answer = ask(client, rerank="model")
         assert texts(answer)[0] == "first"
         assert "RERANKER_MODEL_PATH" in answer["degraded"]
+
+
+def test_searches_do_not_ask_a_vector_store_again_that_has_just_failed(
+    harness: AppHarness, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would wait for it, and write to the log."""
+    harness.add_searchable_course("c")
+    publish(harness, "copper")
+    ask(client)
+    publish(harness, "the next generation")
+    calls: list[str] = []
+
+    def fail(course_id: str, *_: Any) -> Any:
+        calls.append(course_id)
+        raise VectorStoreError("Chroma is away")
+
+    monkeypatch.setattr(harness.stub_store, "open", fail)
+    for _ in range(5):
+        assert texts(ask(client)) == ["copper"]
+    assert calls == ["c"]
+
+
+def test_snapshot_that_was_damaged_after_it_was_verified_is_built_again(harness: AppHarness) -> None:
+    harness.add_searchable_course("c")
+    publish(harness, "copper")
+    with harness.client() as client:
+        assert texts(ask(client)) == ["copper"]
+        snapshots_of_app = harness.app_services.snapshots
+        snapshots_of_app.verify()
+        (path,) = harness.snapshot_dir.rglob("*.safetensors")
+        intact = path.read_bytes()
+        with path.open("r+b") as file:  # the mapped bytes change
+            file.seek(intact.index(b"copper"))
+            file.write(b"\xff" * 6)
+        assert texts(ask(client)) == ["copper"]
+        assert path.read_bytes() == intact

@@ -32,6 +32,8 @@ class ForeignServer:
     token: str | None = None
     hangs: Callable[[list[str]], bool] = lambda _: False
     """Whether the server does not answer a request with these texts, until this changes or the client gives up."""
+    refusal: Callable[[list[str]], Response | None] = lambda _: None
+    """The answer to a request with these texts, instead of vectors."""
     next_responses: list[Response] = field(default_factory=list)
     """Answers to the next embedding requests, instead of vectors."""
     change_answer: Callable[[Answer], object] = lambda _: None
@@ -64,8 +66,8 @@ def foreign_server(**options: Any) -> Iterator[ForeignServer]:
             return JSONResponse({"error": "unauthorized"}, 401)
         body = await request.json()
         server.requests.append(body)
-        if server.next_responses:
-            return server.next_responses.pop(0)
+        if scripted := server.refusal(body["input"]) or (server.next_responses and server.next_responses.pop(0)):
+            return scripted
         while server.hangs(body["input"]) and not await request.is_disconnected():
             await asyncio.sleep(0.01)
         if len(body["input"]) > server.max_texts:

@@ -8,7 +8,7 @@ import Stemmer
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from retrieval.keywords.analysis import analyse, terms
+from retrieval.analysis import analyse, terms
 
 PIECES = (
     *("sorted", "Trees", "the", "don't", "O’Neill", "hashMap", "HTTPServer", "node.js", "std::vector", "C++", "C#"),

@@ -1,0 +1,163 @@
+"""A course snapshot: the chunks of one generation of a course, with their vectors and keyword postings.
+
+All of it are arrays of one file that is mapped into memory (`retrieval.snapshots.file`), so opening a course takes
+milliseconds at any size. It never changes: new content is a new file. A course is small, so a search compares the query
+with every chunk. That is exact and takes a fraction of the time of a request to Chroma.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from embedding.vector_store.collections import CollectionInfo
+from embedding.vector_store.records import Record
+from embedding.vectors import Vectors
+from retrieval.bm25 import Bm25, postings_as_arrays
+from retrieval.cosines import Cosines, vectors_as_arrays
+from retrieval.snapshots.file import Arrays, Strings, Vocabulary, strings_as_arrays, vocabulary_as_arrays
+
+FILTERS: Final = ("section_id", "lecture_id", "source_type")
+"""Metadata fields that a search can filter by."""
+
+Rows = NDArray[np.integer[Any]]
+"""Numbers of chunks, ascending."""
+_NO_ROWS: Rows = np.empty(0, dtype=np.int64)
+
+
+class CourseSnapshot:
+    """The chunks of a course, one row each, in the order of their ids. Threads may share it.
+
+    Args:
+        arrays: What `snapshot_arrays` returned.
+        info: The course and the embedding model of the vectors.
+        generation: The generation of the course for which the snapshot was made.
+    """
+
+    def __init__(self, arrays: Arrays, info: CollectionInfo, generation: int) -> None:
+        self.info = info
+        self.generation = generation
+        self.chunk_ids = Strings(arrays, "chunk_ids")
+        self.texts = Strings(arrays, "texts")
+        self._metadata = Strings(arrays, "metadata")
+        self.cosines = Cosines(arrays)
+        self.bm25 = Bm25(arrays, len(self.texts))
+        self._codes: dict[str, NDArray[np.int32]] = {name: arrays[f"{name}.codes"] for name in FILTERS}
+        self._values = {name: Vocabulary(arrays, f"{name}.values") for name in FILTERS}
+        self._reading_order: NDArray[np.int32] = arrays["reading_order"]
+        self._positions: NDArray[np.int32] = arrays["positions"]
+        self._first_copies: NDArray[np.int32] = arrays["first_copies"]
+        self._has_copies = bool((self._first_copies != np.arange(len(self))).any())
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def metadata(self, row: int) -> dict[str, Any]:
+        """The metadata of a chunk, with its `chunk_id`."""
+        metadata: dict[str, Any] = json.loads(self._metadata[row])
+        metadata["chunk_id"] = self.chunk_ids[row]
+        return metadata
+
+    def rows(self, filters: Mapping[str, Sequence[str]]) -> Rows | None:
+        """The chunks with an accepted value in every filtered field; None without filters."""
+        mask: NDArray[np.bool_] | None = None
+        for name, accepted in filters.items():
+            codes = [code for code in self._values[name].find(accepted) if code is not None]
+            matching = self._codes[name] == codes[0] if len(codes) == 1 else np.isin(self._codes[name], codes)
+            mask = matching if mask is None else mask & matching
+        return None if mask is None else np.flatnonzero(mask)
+
+    def distinct(self, rows: Rows | None) -> Rows | None:
+        """The first of the chunks with each text; None instead of all chunks."""
+        if not self._has_copies:
+            return rows
+        if rows is None:
+            return np.flatnonzero(self._first_copies == np.arange(len(self)))
+        copied = self._first_copies[rows]
+        first = np.empty(len(self), dtype=np.int64)
+        first[copied[::-1]] = rows[::-1]  # of several rows with one text, NumPy keeps the last: the first by id
+        return np.compress(first[copied] == rows, rows)
+
+    def copies(self, row: int, rows: Rows | None) -> Rows:
+        """All other chunks, among `rows`, with exactly the same text."""
+        if not self._has_copies:
+            return _NO_ROWS
+        same = np.flatnonzero(self._first_copies == self._first_copies[row])
+        if rows is not None:
+            same = np.intersect1d(same, rows, assume_unique=True)
+        return np.compress(same != row, same)
+
+    def neighbours(self, row: int, distance: int) -> tuple[list[int], list[int]]:
+        """Up to `distance` chunks before and after a chunk in the same section, in reading order."""
+        position = int(self._positions[row])
+        before = self._reading_order[max(0, position - distance) : position]
+        after = self._reading_order[position + 1 : position + 1 + distance]
+        return self._in_section_of(row, before), self._in_section_of(row, after)
+
+    def _in_section_of(self, row: int, rows: Rows) -> list[int]:
+        codes = (self._codes["lecture_id"], self._codes["section_id"])
+        return [other for other in rows.tolist() if all(code[other] == code[row] for code in codes)]
+
+
+def snapshot_arrays(records: Sequence[Record], vectors: Vectors) -> dict[str, NDArray[Any]]:
+    """The arrays of a snapshot.
+
+    Args:
+        records: The chunks, sorted by id.
+        vectors: Their unit vectors (chunks, dimensions).
+
+    Returns:
+        Those of `Cosines` and `Bm25`, the strings `chunk_ids`, `texts` and `metadata` (JSON), and
+
+        * `….codes` (chunks,) and the vocabulary `….values` for each filter: the number of the chunk's value, -1 for
+          no value;
+        * `reading_order` (chunks,) and `positions` (chunks,): the rows in reading order, and each row's place in it;
+        * `first_copies` (chunks,): the first row with the same text.
+    """
+    reading_order = sorted(range(len(records)), key=lambda row: _reading_order_key(records[row]))
+    first: dict[str, int] = {}
+    arrays = {
+        **vectors_as_arrays(vectors),
+        **strings_as_arrays("chunk_ids", (record.chunk_id for record in records)),
+        **strings_as_arrays("texts", (record.text for record in records)),
+        **strings_as_arrays("metadata", (json.dumps(record.metadata) for record in records)),
+        **postings_as_arrays(record.text for record in records),
+        "reading_order": np.asarray(reading_order, dtype=np.int32),
+        "positions": np.argsort(reading_order).astype(np.int32),
+        "first_copies": np.asarray(
+            [first.setdefault(record.text, row) for row, record in enumerate(records)], dtype=np.int32
+        ),
+    }
+    for name in FILTERS:
+        values = [_text(record.metadata.get(name)) for record in records]
+        distinct, vocabulary = vocabulary_as_arrays(f"{name}.values", (value for value in values if value is not None))
+        code_of: dict[str | None, int] = {None: -1, **{value: code for code, value in enumerate(distinct)}}
+        arrays[f"{name}.codes"] = np.asarray([code_of[value] for value in values], dtype=np.int32)
+        arrays |= vocabulary
+    return arrays
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _reading_order_key(record: Record) -> tuple[str, str, float, int, str]:
+    """Sort key for reading order: lecture, section, `order_in_section`, id.
+
+    Chunks without a numeric `order_in_section` come last in their section. Ids of digits are ordered as numbers.
+    """
+    lecture, section = (_text(record.metadata.get(name)) for name in ("lecture_id", "section_id"))
+    try:
+        order = float(record.metadata["order_in_section"])
+    except (KeyError, TypeError, ValueError, OverflowError):
+        order = np.nan
+    chunk_id = record.chunk_id
+    return (
+        lecture or "",
+        section or "",
+        np.inf if np.isnan(order) else order,
+        len(chunk_id) if chunk_id.isdigit() else 0,
+        chunk_id,
+    )

@@ -1,0 +1,280 @@
+"""The course snapshots on disk: one directory per course, one file per content and model.
+
+    SNAPSHOT_DIR/course_{course_id}/{key}.{SHA-256 of the file}.safetensors
+
+The key is the digest of all that the content of the file depends on: the fingerprint of the course, and the versions of
+the format and of the analyser. So a file never changes, any process may write it, and a missing, damaged or outdated
+one is built again from the collection.
+"""
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import Field
+
+from embedding.vector_store.collection_names import PREFIX, collection_name
+from embedding.vector_store.collections import CollectionInfo
+from models.fingerprint import CourseFingerprint
+from models.settings import Settings
+from retrieval.analysis import ANALYSIS_VERSION
+from retrieval.snapshots.build import BuiltSnapshot
+from retrieval.snapshots.file import (
+    FileFormatError,
+    Strings,
+    file_digest,
+    map_arrays,
+    strings_as_arrays,
+    write_arrays,
+)
+from retrieval.snapshots.snapshot import CourseSnapshot
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+"""To be incremented whenever the arrays of a snapshot change."""
+_FILE = re.compile(r"(?P<key>[0-9a-f]{32})\.(?P<digest>[0-9a-f]{64})\.safetensors")
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.tmp\w+")
+"""A file that a killed process left behind: of this module, or of safetensors, which writes to one of its own."""
+LONGEST_NAME = 255
+"""Maximum length of a file name in bytes on common file systems."""
+
+
+class SnapshotSettings(Settings):
+    """Where the course snapshots are stored."""
+
+    snapshot_dir: Path = Field(
+        Path("./data/snapshots"),
+        description="Directory of the course snapshots, which searches read; a missing one is built from its "
+        "collection. Processes on one machine share it.",
+    )
+
+
+class SnapshotError(Exception):
+    """A snapshot is missing, truncated, damaged or of another version, and must be built again."""
+
+
+class SnapshotStoreError(Exception):
+    """A snapshot cannot be written or deleted. The message names the file and the cause."""
+
+
+class SnapshotStore:
+    """The snapshots in `SNAPSHOT_DIR`. Several processes may share the directory."""
+
+    def __init__(self, settings: SnapshotSettings) -> None:
+        self._root = settings.snapshot_dir
+        self._unverified: set[Path] = set()
+        self._verified: dict[Path, tuple[int, int]] = {}
+
+    def open(self, course_id: str, published: CourseFingerprint) -> CourseSnapshot:
+        """Map the snapshot of this content and model. Its digest is not computed (see `is_damaged`).
+
+        Raises:
+            SnapshotError: There is no usable snapshot.
+        """
+        path = self.find(course_id, published)
+        if path is None:
+            raise SnapshotError(f"There is no snapshot in {self._root / directory_name(course_id)}")
+        return self._open(path, course_id)
+
+    def open_latest(self, course_id: str, generation: int) -> CourseSnapshot | None:
+        """Map the newest usable snapshot of the course that was made for this or an earlier generation.
+
+        There may be one of the next generation, because a run writes it before it publishes the course.
+        """
+        with suppress(OSError):  # the directory cannot be read
+            for path in _files(self._root / directory_name(course_id)):
+                with suppress(SnapshotError):
+                    snapshot = self._open(path, course_id)
+                    if snapshot.generation <= generation:
+                        return snapshot
+        return None
+
+    def find(self, course_id: str, published: CourseFingerprint) -> Path | None:
+        """The file of this content and model, the newest if a rebuild has written several. It is not read."""
+        key = _key(published)
+        with suppress(OSError):  # the directory cannot be read
+            return next((path for path in _files(self._root / directory_name(course_id)) if _key_of(path) == key), None)
+        return None
+
+    def save(self, course_id: str, built: BuiltSnapshot) -> None:
+        """Write a snapshot atomically.
+
+        Raises:
+            SnapshotStoreError: The file cannot be written.
+        """
+        directory = self._root / directory_name(course_id)
+        temporary = directory / f".{uuid4().hex}.tmp"
+        key, info = _key(built.fingerprint), built.info
+        origin = (course_id, key, str(built.generation), info.model_name, info.model_signature)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                digest = write_arrays(temporary, {**built.arrays, **strings_as_arrays("origin", origin)})
+                temporary.replace(directory / f"{key}.{digest}.safetensors")
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise SnapshotStoreError(
+                f"The snapshot of course {course_id} cannot be written to {directory}: {error}. Check the free disk "
+                "space and the write permission of SNAPSHOT_DIR."
+            ) from error
+
+    def is_damaged(self, path: Path) -> bool:
+        """Whether the content of a file differs from its digest. Reads the whole file; False if it is missing."""
+        with suppress(FileNotFoundError):
+            return file_digest(path) != path.name.split(".")[1]
+        return False
+
+    def delete_damaged(self) -> bool:
+        """Verify the files that were opened for the first time since the last call, and delete the damaged ones.
+
+        Returns:
+            Whether a file was deleted.
+
+        Raises:
+            SnapshotStoreError: A damaged file cannot be read or deleted.
+        """
+        found = False
+        while self._unverified:
+            path = self._unverified.pop()
+            try:
+                stamp = _stamp(path)
+                if self.is_damaged(path):
+                    path.unlink(missing_ok=True)
+                    logger.error("The snapshot %s was damaged: it is deleted, and built again", path)
+                    found = True
+                else:
+                    self._verified[path] = stamp
+            except FileNotFoundError:  # it was superseded
+                self._verified.pop(path, None)
+            except OSError as error:
+                raise SnapshotStoreError(f"The snapshot {path} cannot be verified: {error}") from error
+        return found
+
+    def verify_again(self, course_id: str, published: CourseFingerprint) -> bool:
+        """Verify a snapshot that cannot be searched, and delete it if it is damaged; returns and raises the same."""
+        path = self.find(course_id, published)
+        self._unverified |= {path} if path else set()
+        return self.delete_damaged()
+
+    def keep_only(self, course_id: str, published: CourseFingerprint, *, keep_newer: bool = False) -> None:
+        """Delete all other snapshots of the course, and temporary files of killed processes.
+
+        A process that has mapped a deleted file can still read it.
+
+        Args:
+            course_id: The course.
+            published: What is kept, in the newest file.
+            keep_newer: Also keep newer files, which a run may have written that has not published yet.
+
+        Raises:
+            SnapshotStoreError: A file cannot be deleted.
+        """
+        kept = self.find(course_id, published)
+        with suppress(FileNotFoundError):  # another process deletes it
+            if kept is not None:
+                newest = kept.stat().st_mtime_ns if keep_newer else None
+                self._delete(directory_name(course_id), kept, newest)
+
+    def delete(self, course_id: str) -> None:
+        """Delete all snapshots of the course.
+
+        Raises:
+            SnapshotStoreError: A file cannot be deleted.
+        """
+        self.delete_directory(directory_name(course_id))
+
+    def directories(self) -> list[str]:
+        """The names of the directories of all courses.
+
+        `directory_name` maps a course id to a name. The reverse is not possible.
+        """
+        if not self._root.is_dir():
+            return []
+        return sorted(path.name for path in self._root.iterdir() if path.name.startswith(PREFIX) and _is_ours(path))
+
+    def delete_directory(self, name: str) -> None:
+        """Delete the snapshots in one of `directories`, and the directory itself if it is then empty.
+
+        Raises:
+            SnapshotStoreError: A snapshot cannot be deleted.
+        """
+        self._delete(name)
+        with suppress(OSError):  # not empty, or missing
+            (self._root / name).rmdir()
+
+    def _open(self, path: Path, course_id: str) -> CourseSnapshot:
+        try:
+            arrays = map_arrays(path)
+            owner, key, generation, model_name, model_signature = Strings(arrays, "origin")
+            if (owner, key) != (course_id, _key_of(path)):
+                raise SnapshotError(f"{path} is of course {owner} or of another content")
+            snapshot = CourseSnapshot(arrays, CollectionInfo(course_id, model_name, model_signature), int(generation))
+            if self._verified.get(path) != _stamp(path):
+                self._unverified.add(path)
+        except (FileFormatError, OSError, KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"{path} is not a snapshot of this version: {error}") from error
+        return snapshot
+
+    def _delete(self, name: str, keep: Path | None = None, only_before: int | None = None) -> None:
+        directory = self._root / name
+        try:
+            for path in [*_files(directory), *_temporary_files(directory)]:
+                if path != keep and (only_before is None or path.stat().st_mtime_ns < only_before):
+                    path.unlink(missing_ok=True)
+        except FileNotFoundError:
+            pass  # another process deletes them too
+        except OSError as error:
+            raise SnapshotStoreError(f"A snapshot cannot be deleted: {error}") from error
+
+
+def directory_name(course_id: str) -> str:
+    """The directory name of a course: the name of its collection, or the SHA-256 of that name if it is too long."""
+    name = collection_name(course_id)
+    return name if len(name) <= LONGEST_NAME else f"{PREFIX}.h{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def _key(fingerprint: CourseFingerprint) -> str:
+    parts = [_FORMAT, ANALYSIS_VERSION, fingerprint.content, fingerprint.model]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+def _key_of(path: Path) -> str:
+    return path.name.partition(".")[0]
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    """Changes if the file is replaced or written to."""
+    status = path.stat()
+    return status.st_ino, status.st_mtime_ns
+
+
+def _files(directory: Path) -> list[Path]:
+    """The snapshots in a directory, newest first."""
+    found: list[tuple[int, Path]] = []
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for path in directory.iterdir():
+            if _FILE.fullmatch(path.name):
+                with suppress(FileNotFoundError):  # it is being superseded
+                    found.append((path.stat().st_mtime_ns, path))
+    return [path for _, path in sorted(found, reverse=True)]
+
+
+def _temporary_files(directory: Path) -> Iterator[Path]:
+    if directory.is_dir():
+        yield from (path for path in directory.iterdir() if _TEMPORARY.fullmatch(path.name))
+
+
+def _is_ours(directory: Path) -> bool:
+    """Whether the directory contains a snapshot, or nothing but what killed processes left behind."""
+    if not directory.is_dir():
+        return False
+    with suppress(FileNotFoundError):  # another process deletes it
+        return bool(_files(directory)) or all(_TEMPORARY.fullmatch(path.name) for path in directory.iterdir())
+    return False
