@@ -432,6 +432,8 @@ def test_searches_do_not_ask_a_vector_store_again_that_has_just_failed(
     harness: AppHarness, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each would wait for it, and write to the log."""
+    monkeypatch.setattr(snapshots, "PAUSE_SECONDS", LIMIT_SECONDS)
+    harness.app_services.snapshots.close()  # only the searches ask it
     harness.add_searchable_course("c")
     publish(harness, "copper")
     ask(client)
