@@ -13,10 +13,10 @@ A process that is killed has changed nothing in step 1. In step 2, the sensor ha
 completes this step: the run finds all vectors in the collection or in its copy. A repetition completes step 3.
 """
 
-from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from uuid import uuid4
 
 from embedding.vector_store.collections import VectorStore
@@ -26,7 +26,7 @@ from maintenance.ownership import compare_collections
 from maintenance.progress import progress
 from maintenance.rebuild import CourseRefusedError
 from models import course_state
-from models.chunks import chunk_page
+from models.chunks import chunk_page, each_page
 from models.course_state import FORGETTING, Retry
 from models.courses import get_course
 from models.database import Engine, Session, transaction
@@ -92,7 +92,7 @@ def prepare(engine: Engine, store: VectorStore, course_id: str, *, is_stopped: b
             )
     published = CourseFingerprint.parse(row.embedding_fingerprint)
     with progress(f"Copying {course_id}", published.chunks if published else 0) as advance:
-        copy = copy_present_chunks(course_id, _pages(engine, course_id), store, advance)
+        copy = copy_present_chunks(course_id, each_page(partial(_page, engine, course_id)), store, advance)
     if copy is None:
         if published:
             raise CourseRefusedError(
@@ -211,13 +211,7 @@ def _publication(course: Course) -> tuple[int, str | None]:
     return course.embedding_generation, course.embedding_fingerprint
 
 
-def _pages(engine: Engine, course_id: str) -> Iterator[Sequence[Chunk]]:
-    """The chunks in pages. Each page has its own transaction, because copying a large course takes a minute."""
-    after: str | None = None
-    while True:
-        with transaction(engine) as session:
-            page = chunk_page(session, course_id, after)
-        if not page:
-            return
-        yield page
-        after = page[-1].id
+def _page(engine: Engine, course_id: str, after: str | None) -> list[Chunk]:
+    """A page in a transaction of its own, because copying a large course takes a minute."""
+    with transaction(engine) as session:
+        return chunk_page(session, course_id, after)

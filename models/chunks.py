@@ -1,6 +1,6 @@
 """Reads the chunks of a course in pages."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -30,7 +30,16 @@ def chunk_page(session: Session, course_id: str, after: str | None = None, limit
 
 def chunk_pages(session: Session, course_id: str, page_size: int = 500) -> Iterator[list[Chunk]]:
     """All chunks of a course, page by page, within the session's transaction. Holds one page in memory."""
-    chunks = chunk_page(session, course_id, limit=page_size)
-    while chunks:
-        yield chunks
-        chunks = chunk_page(session, course_id, after=chunks[-1].id, limit=page_size)
+    return each_page(lambda after: chunk_page(session, course_id, after, page_size))
+
+
+def each_page(read: Callable[[str | None], list[Chunk]]) -> Iterator[list[Chunk]]:
+    """All pages in order.
+
+    Args:
+        read: Reads the page after a chunk id, or the first one for None, as `chunk_page` does, in any transaction.
+    """
+    after: str | None = None
+    while page := read(after):
+        yield page
+        after = page[-1].id

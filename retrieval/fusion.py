@@ -101,18 +101,16 @@ def certainty_weighted(cosines: Scores, bm25: Scores, legibility: float) -> Fuse
     best = float(bm25.max())
     weights = weights_for(legibility) if best > 0 else VECTOR_ONLY
     by_vector, by_keyword = weights.vector / (1 + CERTAINTY), weights.keyword / (1 + CERTAINTY)
-    cosine_certainty = certainty(cosines, VECTOR_SHARPNESS)[0] if by_vector else None
-    all_bm25 = bm25
-    bm25_certainty, all_certainties = certainty(bm25, KEYWORD_SHARPNESS)
+    cosine_certainty = certainty(cosines, VECTOR_SHARPNESS) if by_vector else None
+    bm25_certainty = certainty(bm25, KEYWORD_SHARPNESS) if by_keyword else None
 
     def fuse(cosines: Scores, bm25: Scores) -> FusedScores:
         vector: Scores = np.zeros(len(cosines), dtype=np.float32)
         keyword: Scores = vector
         if cosine_certainty:
             vector = by_vector * (np.maximum(cosines, 0) + CERTAINTY * cosine_certainty(cosines))
-        if by_keyword:
-            certainties = all_certainties if bm25 is all_bm25 else bm25_certainty(bm25)
-            keyword = bm25 * (by_keyword / best) + certainties * (by_keyword * CERTAINTY)
+        if bm25_certainty:
+            keyword = bm25 * (by_keyword / best) + bm25_certainty(bm25) * (by_keyword * CERTAINTY)
         return FusedScores(vector, keyword)
 
     return Fuser(fuse, weights)
@@ -142,15 +140,16 @@ def reciprocal_rank_fusion(cosines: Scores, bm25: Scores, weights: Weights) -> F
     return Fuser(fuse, weights)
 
 
-def certainty(scores: Scores, sharpness: float) -> tuple[Callable[[Scores], Scores], Scores]:
-    """Softmax of `sharpness` times the standard score: as a function, and of the given scores, whose sum is 1."""
+def certainty(scores: Scores, sharpness: float) -> Callable[[Scores], Scores]:
+    """Softmax of `sharpness` times the standard score, as a function. The sum over the given scores is 1."""
     count, spread = len(scores), standard_deviation(scores)
     if spread < NO_SPREAD:
-        return lambda scores: np.full(len(scores), 1 / count, dtype=np.float32), np.full_like(scores, 1 / count)
+        return lambda some: np.full(len(some), 1 / count, dtype=np.float32)
     best, factor = float(scores.max()), sharpness / spread
     exponentials = np.exp((scores - best) * factor)
-    total = float(np.add.reduce(exponentials))
-    return lambda scores: np.exp((scores - best) * factor) * (1 / total), exponentials / total
+    share = 1 / float(np.add.reduce(exponentials))
+    # The exponentials of all scores are known, and computing them takes most of the time.
+    return lambda some: share * (exponentials if some is scores else np.exp((some - best) * factor))
 
 
 def standard_deviation(scores: Scores) -> float:

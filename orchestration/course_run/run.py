@@ -17,7 +17,7 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import VectorStoreUnhealthyError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import IndexReport, index_course
 from models import course_state
-from models.chunks import chunk_page
+from models.chunks import chunk_page, each_page
 from models.course_state import Retry
 from models.courses import get_course
 from models.database import Session, is_temporary
@@ -59,12 +59,11 @@ class CourseChunks:
         self._course_id = course_id
 
     def __iter__(self) -> Iterator[Sequence[Chunk]]:
-        after: str | None = None
-        while page := self._catalogue.attempt(
-            partial(chunk_page, course_id=self._course_id, after=after, limit=PAGE_SIZE)
-        ):
-            yield page
-            after = page[-1].id
+        return each_page(
+            lambda after: self._catalogue.attempt(
+                partial(chunk_page, course_id=self._course_id, after=after, limit=PAGE_SIZE)
+            )
+        )
 
 
 class CourseRun:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from embedding.vector_store.collections import CourseCollection
 from models.fingerprint import CourseFingerprint
 from retrieval.snapshots.build import build_snapshot
-from retrieval.snapshots.snapshot import CourseSnapshot
 from retrieval.snapshots.store import SnapshotError, SnapshotStore
 
 
@@ -61,28 +60,25 @@ def write_snapshot(
     started = time.perf_counter()
     if keep:
         with suppress(SnapshotError):
-            return _report(store, course_id, content, store.open(course_id, content), started, kept=True)
+            report = _read_back(store, course_id, content, started, kept=True)
+            if report.complete:
+                return report
     built = build_snapshot(collection, generation, on_page)
     if not built.is_of(content):
         return SnapshotReport(
             content.chunks, built.fingerprint.chunks, False, 0, 0, time.perf_counter() - started, kept=False
         )
     store.save(course_id, built)
-    return _report(store, course_id, content, store.open(course_id, content), started, kept=False)
+    return _read_back(store, course_id, content, started, kept=False)
 
 
-def _report(
-    store: SnapshotStore,
-    course_id: str,
-    content: CourseFingerprint,
-    snapshot: CourseSnapshot,
-    started: float,
-    *,
-    kept: bool,
+def _read_back(
+    store: SnapshotStore, course_id: str, content: CourseFingerprint, started: float, *, kept: bool
 ) -> SnapshotReport:
+    snapshot = store.open(course_id, content)
     path = store.find(course_id, content)
-    if path is None or (kept and store.is_damaged(path)):
-        raise SnapshotError(f"The snapshot of course {course_id} is missing or damaged")
+    if path is None:
+        raise SnapshotError(f"The snapshot of course {course_id} was deleted by another program")
     return SnapshotReport(
         chunks=content.chunks,
         stored=len(snapshot),

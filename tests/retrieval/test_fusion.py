@@ -119,7 +119,7 @@ def test_only_cosines_count_if_all_bm25_scores_are_0(cosines: Scores, legibility
 
 @given(arrays(np.float32, CHUNKS, elements=st.floats(-100, 100, width=32)), st.floats(0.1, 5))
 def test_certainty_sums_to_1(scores: Scores, sharpness: float) -> None:
-    result = certainty(scores, sharpness)[1]
+    result = certainty(scores, sharpness)(scores)
     assert result.sum() == pytest.approx(1, abs=1e-4)
     assert (result >= 0).all()
 
@@ -132,8 +132,8 @@ def test_standard_deviation_equals_that_of_numpy(scores: Scores) -> None:
 def test_certainty_ignores_rounding_differences() -> None:
     scores = np.full(3, 0.7, dtype=np.float32)
     scores[1] = np.nextafter(scores[1], 1)
-    assert certainty(scores, 1.4)[1] == pytest.approx([1 / 3] * 3)
-    assert certainty(scores[:1], 1.4)[1] == pytest.approx([1])
+    assert certainty(scores, 1.4)(scores) == pytest.approx([1 / 3] * 3)
+    assert certainty(scores[:1], 1.4)(scores[:1]) == pytest.approx([1])
 
 
 def test_channel_with_an_outlier_determines_the_best_chunk() -> None:

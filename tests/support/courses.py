@@ -52,6 +52,11 @@ def write_course(
         session.commit()
 
 
+def numbered_texts(course_id: str, count: int = 3) -> dict[str, str]:
+    """Texts for `write_course`, all of them about copper."""
+    return {f"{course_id}/{number}": f"Copper of board number {number}" for number in range(count)}
+
+
 def read_course(engine: Engine, course_id: str) -> Course:
     """The current row of the course."""
     with Session(engine, expire_on_commit=False) as session:

@@ -39,21 +39,17 @@ from tests.orchestration.ticks import (
     run_config,
     stage_one_tick,
 )
-from tests.support.courses import change_course, read_course, write_course
+from tests.support.courses import change_course, numbered_texts, read_course, write_course
 from tests.support.servers.chroma import chroma_process, has_collection
 from tests.support.servers.foreign_server import foreign_server
 
 pytestmark = pytest.mark.integration
 
 
-def texts(course_id: str, count: int = 3) -> dict[str, str]:
-    return {f"{course_id}/{number}": f"Copper of board number {number}" for number in range(count)}
-
-
 @pytest.fixture
 def _course(catalogue: Engine, course_id: str) -> None:
     """Create an ingested course with three chunks."""
-    write_course(catalogue, course_id, texts(course_id))
+    write_course(catalogue, course_id, numbered_texts(course_id))
 
 
 @pytest.mark.usefixtures("_course")
@@ -78,7 +74,7 @@ def test_a_run_publishes_the_course(
 def test_a_run_embeds_only_new_and_changed_texts(
     instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, vector_store: VectorStore, course_id: str
 ) -> None:
-    before = texts(course_id, EMBED_BATCH + 10)
+    before = numbered_texts(course_id, EMBED_BATCH + 10)
     write_course(catalogue, course_id, before)
     first = metadata_of(materialize(instance, resources, course_id))
     assert (first["embedded"], first["kept"], first["removed"]) == (EMBED_BATCH + 10, 0, 0)
@@ -112,7 +108,7 @@ def test_a_run_after_a_dead_run_embeds_only_the_missing_chunks(
     instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
 ) -> None:
     """The row still shows the dead run, and the collection contains its first batch."""
-    all_texts = texts(course_id, EMBED_BATCH * 2)
+    all_texts = numbered_texts(course_id, EMBED_BATCH * 2)
     write_course(catalogue, course_id, dict(sorted(all_texts.items())[:EMBED_BATCH]))
     materialize(instance, resources, course_id)
     write_course(catalogue, course_id, all_texts)
@@ -172,7 +168,7 @@ def test_a_course_that_cannot_be_embedded_is_failed_with_the_reason(
     chunks: int,
     reason: str,
 ) -> None:
-    write_course(catalogue, course_id, texts(course_id, chunks), statuses)
+    write_course(catalogue, course_id, numbered_texts(course_id, chunks), statuses)
     assert not materialize(instance, resources, course_id).success
     course = read_course(catalogue, course_id)
     assert course.embedding_status == EmbeddingStatus.FAILED
@@ -266,11 +262,11 @@ def test_a_full_disk_of_the_vector_store_publishes_nothing(
 ) -> None:
     directory, port = tmp_path / "chroma", free_port()
     monkeypatch.setenv("CHROMA_URL", f"http://127.0.0.1:{port}")
-    write_course(catalogue, course_id, texts(course_id))
+    write_course(catalogue, course_id, numbered_texts(course_id))
     with chroma_process(directory, port) as (_, process):
         assert materialize(instance, all_resources(), course_id).success
         published = read_course(catalogue, course_id)
-        write_course(catalogue, course_id, texts(course_id, EMBED_BATCH * 2))
+        write_course(catalogue, course_id, numbered_texts(course_id, EMBED_BATCH * 2))
         size = (directory / "chroma.sqlite3").stat().st_size
         process.rlimit(psutil.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))  # no file may grow
         assert not materialize(instance, all_resources(), course_id).success
@@ -322,7 +318,7 @@ def test_a_rebuild_that_is_killed_stays_a_rebuild(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The next run deletes the collection again, whoever launches it."""
-    write_course(catalogue, course_id, texts(course_id, EMBED_BATCH + 10))
+    write_course(catalogue, course_id, numbered_texts(course_id, EMBED_BATCH + 10))
     assert materialize(instance, resources, course_id).success
     published = read_course(catalogue, course_id).embedding_fingerprint
     report_progress = course_state.report_progress
@@ -431,7 +427,7 @@ def test_what_is_neither_an_error_nor_a_signal_is_counted(
     error: type[BaseException],
 ) -> None:
     """Otherwise a course whose text makes a library panic would be launched again without end."""
-    write_course(catalogue, course_id, texts(course_id, 1))
+    write_course(catalogue, course_id, numbered_texts(course_id, 1))
 
     def fail(*_: object) -> bool:
         raise error

@@ -33,20 +33,16 @@ from tests.orchestration.ticks import (
     metadata_of,
     run_config,
 )
-from tests.support.courses import read_course, write_course
+from tests.support.courses import numbered_texts, read_course, write_course
 from tests.support.snapshots import build
 
 pytestmark = pytest.mark.integration
 
 
-def texts(course_id: str, count: int = 3) -> dict[str, str]:
-    return {f"{course_id}/{number}": f"Copper of board number {number}" for number in range(count)}
-
-
 @pytest.fixture(autouse=True)
 def _course(catalogue: Engine, course_id: str) -> None:
     """Create an ingested course with three chunks."""
-    write_course(catalogue, course_id, texts(course_id))
+    write_course(catalogue, course_id, numbered_texts(course_id))
 
 
 @pytest.fixture
@@ -98,8 +94,8 @@ def test_the_snapshot_is_written_before_the_publication_and_contains_the_collect
 ) -> None:
     metadata = metadata_of(materialize(instance, resources, course_id), SNAPSHOT)
     snapshot = published_snapshot(catalogue, store, course_id)
-    assert list(snapshot.chunk_ids) == sorted(texts(course_id))
-    assert list(snapshot.texts) == list(texts(course_id).values())
+    assert list(snapshot.chunk_ids) == sorted(numbered_texts(course_id))
+    assert list(snapshot.texts) == list(numbered_texts(course_id).values())
     collection = vector_store.open(course_id)
     assert snapshot.info == collection.info
     assert (snapshot.generation, snapshot.cosines.size) == (1, 3 * collection.dimensions())
@@ -136,7 +132,7 @@ def test_the_superseded_file_and_those_of_killed_processes_are_deleted_after_the
     materialize(instance, resources, course_id)
     [old] = files(course_id)
     old.with_name(f".{'0' * 32}.tmp").write_bytes(b"incomplete snapshot of a killed process")
-    write_course(catalogue, course_id, texts(course_id, 2))
+    write_course(catalogue, course_id, numbered_texts(course_id, 2))
     materialize(instance, resources, course_id)
     [new] = files(course_id)
     assert new != old
@@ -229,7 +225,7 @@ def test_a_full_disk_fails_the_course_and_keeps_the_last_generation(
 ) -> None:
     materialize(instance, resources, course_id)
     before = files(course_id)
-    write_course(catalogue, course_id, texts(course_id, 2))
+    write_course(catalogue, course_id, numbered_texts(course_id, 2))
     request.getfixturevalue("full_disk")
     assert not materialize(instance, resources, course_id).success
     course = read_course(catalogue, course_id)
@@ -305,7 +301,7 @@ def test_a_run_that_dies_before_its_publication_leaves_the_last_generation_and_t
 ) -> None:
     materialize(instance, resources, course_id)
     [old] = files(course_id)
-    write_course(catalogue, course_id, texts(course_id, 2))
+    write_course(catalogue, course_id, numbered_texts(course_id, 2))
 
     def die(*_: object) -> bool:
         raise KeyboardInterrupt
@@ -336,7 +332,7 @@ def test_an_old_file_that_cannot_be_deleted_does_not_fail_the_course(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     materialize(instance, resources, course_id)
-    write_course(catalogue, course_id, texts(course_id, 2))
+    write_course(catalogue, course_id, numbered_texts(course_id, 2))
 
     def fail(*_: object) -> None:
         raise SnapshotStoreError("A snapshot cannot be deleted")
@@ -362,7 +358,7 @@ def test_chunks_written_after_the_content_was_recorded_are_in_the_snapshot(
     record_attempt = course_state.record_attempt
 
     def write_another_chunk(session: Session, course: str, run_id: str, fingerprint: str) -> bool:
-        write_course(catalogue, course_id, texts(course_id) | {f"{course_id}/new": "Flux"})
+        write_course(catalogue, course_id, numbered_texts(course_id) | {f"{course_id}/new": "Flux"})
         return record_attempt(session, course, run_id, fingerprint)
 
     monkeypatch.setattr(course_state, "record_attempt", write_another_chunk)
