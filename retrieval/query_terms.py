@@ -1,0 +1,219 @@
+"""Expresses a query in the terms of a course.
+
+Words that the course writes differently are replaced by what it has: `wi fi` by `wifi`, `pullup` by `pull up`, and
+misspelt words by the nearest ones. Words that it does not have at all are named.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from retrieval.analysis.chinese import PAIR
+from retrieval.analysis.english import is_english, spelling
+from retrieval.analysis.query import Pair, QueryAnalysis, QueryWord
+from retrieval.analysis.words import is_function_word, stem
+from retrieval.bm25 import Bm25
+
+CORRECTED = {1: 0.7, 2: 0.5}
+"""Weight of a term that differs by this number of edits from what was typed."""
+SPLIT = 0.7
+"""Weight of the two words that were typed as one."""
+JOINED = 0.2
+"""Weight of two words that are typed apart and written as one, if the course has both of them as well."""
+MOST = 3
+"""Maximum number of terms that replace a misspelt one: those that most chunks contain."""
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What is highlighted in a text."""
+
+    terms: frozenset[str] = frozenset()
+    pairs: tuple[Pair, ...] = ()
+    """Terms that are highlighted where they stand in exactly this order."""
+    literal: tuple[str, ...] = ()
+    """Texts that are highlighted wherever they are part of a word."""
+
+
+@dataclass(frozen=True)
+class QueryTerms:
+    """A query in the terms of a course."""
+
+    terms: Mapping[str, float]
+    """The weight of each term."""
+    pairs: Mapping[Pair, float]
+    """The weight of each pair of terms that stand near each other."""
+    expansions: Mapping[str, tuple[str, ...]]
+    """For each word that the course does not have, as typed, the terms that replace it."""
+    unknown: tuple[str, ...]
+    """The words that the course never uses in any form, as typed; without words of grammar."""
+    known_share: float
+    """Share of the words that the course has, weighted by their rarity; 0.0 to 1.0."""
+    marks: Marks
+    corrections: tuple[tuple[int, int, str], ...] = ()
+    """Start and end of each misspelt word in the query, and the word that it is taken for."""
+
+    def corrected(self, text: str) -> str:
+        """The text of this query without its misspelt words, for the embedding model."""
+        for start, end, word in sorted(self.corrections, reverse=True):
+            text = text[:start] + word + text[end:]
+        return text
+
+
+def resolve(query: QueryAnalysis, course: Bm25) -> QueryTerms:
+    """Express a query in the terms of a course."""
+    return _Resolution(query, course).result()
+
+
+class _Resolution:
+    """The query while its words are looked up, one after the other."""
+
+    def __init__(self, query: QueryAnalysis, course: Bm25) -> None:
+        self._query, self._course = query, course
+        self._terms, self._pairs = dict(query.weights), dict(query.pairs)
+        self._expansions: dict[str, tuple[str, ...]] = {}
+        self._marked: set[str] = set()
+        self._marked_pairs: list[Pair] = []
+        self._literal: list[str] = []
+        self._corrections: list[tuple[int, int, str]] = []
+        joined = _joined(query)
+        sought = [*self._terms, *joined]
+        self._numbers = dict(zip(sought, course.vocabulary.find(sought), strict=True))
+        self._known = {term for term, number in self._numbers.items() if number is not None}
+        self._joined = {term: pair for term, pair in joined.items() if term in self._known and term not in self._terms}
+
+    def result(self) -> QueryTerms:
+        joined = {word for pair in self._joined.values() for word in pair}
+        for term, (first, second) in self._joined.items():
+            both = first.term in self._known and second.term in self._known
+            self._terms[term] = (first.weight + second.weight) * (JOINED if both else 1.0)
+            self._marked.add(term)
+        unknown: list[tuple[int, str]] = []
+        total = missing = 0.0
+        for words in _units(self._query.words):
+            mass = sum(word.weight * self._course.idf(self._numbers[word.term]) for word in words)
+            total += mass
+            is_known = (
+                self._find_characters(words)
+                if len(words) > 1
+                else words[0] in joined or self._find(words[0]) or self._split(words[0]) or self._correct(words[0])
+            )
+            if not is_known:
+                unknown.append((words[0].start, "".join(word.text for word in words)))
+                missing += mass
+        return QueryTerms(
+            self._terms,
+            self._pairs,
+            self._expansions,
+            tuple(dict.fromkeys(text for _, text in unknown)),
+            1.0 - missing / total if total else 1.0,
+            Marks(frozenset(self._marked), (*self._marked_pairs, *self._small_pairs()), tuple(self._literal)),
+            tuple(self._corrections),
+        )
+
+    def _find(self, word: QueryWord) -> bool:
+        """Whether the course has a word, or a part of it."""
+        parts = [part.term for part in word.parts if part.weight > PAIR]
+        fragments = [part.term for part in word.parts if part.weight <= PAIR]
+        if fragments:
+            self._literal.append(word.text)
+        if not (word.is_single and self._is_attached(word)):
+            self._marked.add(word.term)
+        self._marked.update(parts)
+        if word.term in self._known or any(term in self._known for term in parts):
+            return True
+        return bool(fragments) and all(term in self._known for term in fragments)
+
+    def _find_characters(self, words: Sequence[QueryWord]) -> bool:
+        """Whether the course has two of several Chinese characters, which are no words of the dictionary, in a row."""
+        pairs = {pair.term for pair in self._query.loose if words[0].start <= pair.start and pair.end <= words[-1].end}
+        self._marked |= pairs
+        self._literal.append("".join(word.text for word in words))
+        return not pairs or not pairs.isdisjoint(self._known)
+
+    def _is_attached(self, word: QueryWord) -> bool:
+        return any(word.start in (pair.start, pair.end - 1) for pair in self._query.loose)
+
+    def _split(self, word: QueryWord) -> bool:
+        """Replace a word by the two that the course writes instead: `pullup` by `pull up`."""
+        typed = word.text.lower()
+        if not (typed.isalnum() and typed.isascii()):
+            return False
+        pairs = [
+            Pair(stem(typed[:at]), stem(typed[at:]), 1)
+            for at in range(1, len(typed))
+            if typed[at - 1].isdigit() != typed[at].isdigit() or 2 <= at <= len(typed) - 2
+        ]
+        pair = max(pairs, key=self._course.occurrences, default=None)
+        if pair is None or not self._course.occurrences(pair):
+            return False
+        self._pairs[pair] = word.weight
+        self._terms[word.term] -= word.weight
+        self._marked_pairs.append(pair)
+        for term in (pair.first, pair.second):
+            if not is_function_word(term):
+                self._terms[term] = self._terms.get(term, 0.0) + word.weight * SPLIT
+        self._expansions[word.text] = (f"{pair.first} {pair.second}",)
+        return True
+
+    def _correct(self, word: QueryWord) -> bool:
+        """Replace a misspelt word by the nearest terms of the course."""
+        typed = word.text.lower()
+        near, edits = ([], 0) if is_english(typed) else self._course.near_terms.near(word.term)
+        if not near:
+            return False
+        numbers = dict(zip(near, self._course.vocabulary.find(near), strict=True))
+        near = sorted(near, key=lambda term: self._course.idf(numbers[term]))[:MOST]
+        weight = CORRECTED[edits] * word.weight
+        self._terms[word.term] -= word.weight
+        for term in near:
+            self._terms[term] = self._terms.get(term, 0.0) + weight
+        self._pairs = {
+            pair._replace(
+                first=near[0] if pair.first == word.term else pair.first,
+                second=near[0] if pair.second == word.term else pair.second,
+            ): each
+            for pair, each in self._pairs.items()
+        }
+        self._expansions[word.text] = tuple(near)
+        self._corrections.append((word.start, word.end, spelling(typed, near[0])))
+        self._marked |= set(near)
+        return True
+
+    def _small_pairs(self) -> list[Pair]:
+        """The pairs with a word that is not highlighted by itself: `for loop`, `前缀和`."""
+        content = {word.term for word in self._query.words if word.is_content}
+        return [
+            pair
+            for pair, weight in self._query.pairs.items()
+            if pair.distance == 1 and weight < 1 and (pair.first in content or pair.second in content)
+        ]
+
+
+def _units(words: Sequence[QueryWord]) -> list[list[QueryWord]]:
+    """The words that say something; several Chinese characters that are no words of the dictionary are together."""
+    units: list[list[QueryWord]] = []
+    for word in words:
+        if word.is_content:
+            before = units[-1][-1] if units else None
+            if before and before.is_single and word.is_single and before.end == word.start:
+                units[-1].append(word)
+            else:
+                units.append([word])
+    return units
+
+
+def _joined(query: QueryAnalysis) -> dict[str, tuple[QueryWord, QueryWord]]:
+    """The terms of two neighbouring words that are written as one: `wi fi` as `wifi`."""
+    joined: dict[str, tuple[QueryWord, QueryWord]] = {}
+    for first, second in pairwise(query.words):
+        text = (first.text + second.text).lower()
+        if (
+            second.start == first.end + 1
+            and (first.is_content or second.is_content)
+            and text.isascii()
+            and text.isalnum()
+            and not is_function_word(text)
+        ):
+            joined[stem(text)] = (first, second)
+    return joined
