@@ -6,6 +6,7 @@ from embedding.vector_store.server import VectorStoreSettings
 from maintenance.backup import BackupSettings
 from models.database import CatalogueSettings
 from models.settings import Settings
+from orchestration.examination_settings import ExaminationSettings
 from orchestration.housekeeping.settings import HousekeepingSettings
 from orchestration.search_link import SearchLinkSettings
 from orchestration.worker_settings import WorkerSettings
@@ -21,6 +22,7 @@ ALL_SETTINGS: tuple[type[Settings], ...] = (
     RerankerSettings,
     SearchLinkSettings,
     WorkerSettings,
+    ExaminationSettings,
     BackupSettings,
     HousekeepingSettings,
     SearchSettings,

@@ -166,8 +166,9 @@ class LocalEmbedder(Embedder):
         on_progress: Callable[[int], None] | None,
     ) -> Embeddings:
         """Tokenize and embed `texts`; `offset` is the index of the first one in the whole call."""
-        tokens, truncated = self._tokenize(texts)
+        tokens, whole_counts = self._tokenize(texts)
         counts = tuple(map(len, tokens))
+        truncated = sum(whole > count for whole, count in zip(whole_counts, counts, strict=True))
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         done = 0
         budget = min(self._batch_tokens, -(-sum(counts) // workers.count))
@@ -185,7 +186,7 @@ class LocalEmbedder(Embedder):
                 done += len(batch)
                 if on_progress:
                     on_progress(done)
-        embeddings = Embeddings(vectors, counts, truncated)
+        embeddings = Embeddings(vectors, counts, truncated, whole_counts)
         if truncated:
             logger.warning(
                 "%d of %d texts (%.1f %%) were longer than %d tokens and were truncated.",
@@ -196,13 +197,18 @@ class LocalEmbedder(Embedder):
             )
         return embeddings
 
-    def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], int]:
-        """Return the token ids of each text, truncated before its closing token, and the number of truncated texts."""
+    def _tokenize(self, texts: list[str]) -> tuple[list[list[int]], tuple[int, ...]]:
+        """Return the token ids of each text, truncated before its closing token, and its tokens before truncation."""
         clean = [without_surrogates(text.lower() if self._lower_case else text) for text in texts]
         encodings = self._tokenizer.encode_batch_fast(clean)
         # an empty text has no tokens if the tokenizer adds no special tokens
         tokens = [encoding.ids or [self._pad_id] for encoding in encodings]
-        return tokens, sum(bool(encoding.overflowing) for encoding in encodings)
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=False)  # each overflowing part has them, too
+        whole_counts = tuple(
+            len(ids) + sum(len(part.ids) - special for part in encoding.overflowing)
+            for ids, encoding in zip(tokens, encodings, strict=True)
+        )
+        return tokens, whole_counts
 
     def _compute(self, batch: Sequence[Tokens], *, queries: bool, pause: Pause = no_pause) -> NDArray[np.float32]:
         """Return the unit vectors of a batch; switch to bfloat16 permanently if a value overflows float16."""

@@ -24,6 +24,8 @@ class Embeddings:
     """Tokens per text after truncation, including the prompt and special tokens."""
     truncated: int
     """Number of truncated texts."""
+    whole_token_counts: tuple[int, ...] | None = None
+    """Tokens per text before truncation, including the prompt and special tokens; None if they are not known."""
 
     @property
     def truncated_share(self) -> float:
@@ -74,8 +76,10 @@ class Embedder:
 
 def concatenate_embeddings(parts: Sequence[Embeddings], dimensions: int) -> Embeddings:
     """Concatenate embeddings in order. Without parts, the result has the shape (0, dimensions)."""
+    whole = [part.whole_token_counts for part in parts]
     return Embeddings(
         np.concatenate([np.empty((0, dimensions), dtype=np.float32), *(part.vectors for part in parts)]),
         tuple(count for part in parts for count in part.token_counts),
         sum(part.truncated for part in parts),
+        None if None in whole else tuple(count for counts in whole if counts for count in counts),
     )

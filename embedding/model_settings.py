@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from models.context import ContextFields
 from models.settings import Settings, Token
 
 
@@ -25,6 +26,11 @@ class EmbeddingSettings(Settings):
         ge=1,
         le=1024,
         description="Longer texts are truncated. The limit counts tokens, including the prompt and special tokens.",
+    )
+    context_fields: str = Field(
+        "lecture_title,section_title",
+        description="Fields of a chunk's metadata, separated by commas, whose titles are embedded and indexed with its "
+        "text, from the general to the specific; none for no field. The search app does not need it.",
     )
     embedding_dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
@@ -56,3 +62,8 @@ class EmbeddingSettings(Settings):
         gt=0,
         description="Timeout of a request to the embedding service, in seconds; for queries at most 10 seconds.",
     )
+
+    @property
+    def context(self) -> ContextFields:
+        """The fields of CONTEXT_FIELDS."""
+        return ContextFields.parse(self.context_fields)

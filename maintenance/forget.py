@@ -27,6 +27,7 @@ from maintenance.progress import progress
 from maintenance.rebuild import CourseRefusedError
 from models import course_state
 from models.chunks import chunk_page, each_page
+from models.context import NO_CONTEXT, ContextFields
 from models.course_state import FORGETTING, Retry
 from models.courses import get_course
 from models.database import Engine, Session, transaction
@@ -60,13 +61,21 @@ class Forgetting:
     """Why the catalogue may be the wrong one, if the course is not in it."""
 
 
-def prepare(engine: Engine, store: VectorStore, course_id: str, *, is_stopped: bool = False) -> Forgetting:
+def prepare(
+    engine: Engine,
+    store: VectorStore,
+    course_id: str,
+    context_fields: ContextFields = NO_CONTEXT,
+    *,
+    is_stopped: bool = False,
+) -> Forgetting:
     """Compare the collection with the chunks, and write the copy that is to replace it. Changes nothing else.
 
     Args:
         engine: The catalogue.
         store: The vector store.
         course_id: The course.
+        context_fields: Where the contexts of the chunks come from. A context that is another one now is forgotten.
         is_stopped: No other process can use the vector store, so the owner of a course that was claimed here is dead.
 
     Raises:
@@ -92,7 +101,9 @@ def prepare(engine: Engine, store: VectorStore, course_id: str, *, is_stopped: b
             )
     published = CourseFingerprint.parse(row.embedding_fingerprint)
     with progress(f"Copying {course_id}", published.chunks if published else 0) as advance:
-        copy = copy_present_chunks(course_id, each_page(partial(_page, engine, course_id)), store, advance)
+        copy = copy_present_chunks(
+            course_id, each_page(partial(_page, engine, course_id)), store, advance, context_fields
+        )
     if copy is None:
         if published:
             raise CourseRefusedError(
@@ -188,7 +199,9 @@ def _publish(session: Session, row: Course, copy: CollectionCopy, owner: str) ->
         course_state.fail_course(session, row.id, owner, NO_CHUNKS)
         return False
     if row.embedding_fingerprint is not None:
-        if not course_state.publish(session, row.id, owner, str(copy.fingerprint)):
+        if not course_state.publish(
+            session, row.id, owner, str(copy.fingerprint), calibration=row.embedding_calibration
+        ):
             raise VectorStoreError(f"Course {row.id} was claimed by a run")
         if row.embedding_status == EmbeddingStatus.DONE:
             return True

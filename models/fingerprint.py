@@ -1,4 +1,4 @@
-"""The fingerprint of a course: a digest of its chunks and the embedding model, as one line of text.
+"""The fingerprint of a course: a digest of its chunks, their contexts and the embedding model, as one line of text.
 
 A course must be embedded again when its chunks or the model have changed. Equal fingerprints mean the same chunks and
 the same model, even if the chunks come from different databases. A run computes the fingerprint from the same chunks
@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
+from models.context import NO_CONTEXT, RECIPE, ContextFields
 from models.tables import Chunk
 
 _SAFE_INTEGER = 2**53
@@ -32,11 +33,12 @@ _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"))
 _DECODER = json.JSONDecoder(parse_float=_canonical)
 
 
-def chunk_hash(chunk: Chunk) -> str:
+def chunk_hash(chunk: Chunk, context: str = "") -> str:
     """Hex SHA-256 of all fields of a chunk that are stored in a collection, without its id and course id.
 
     The fields are hashed as one JSON array, so different fields never give the same bytes. Missing and empty `metadata`
-    have the same hash, and so have `1` and `1.0` in it, because databases return either form.
+    have the same hash, and so have `1` and `1.0` in it, because databases return either form. The context is what is
+    embedded with the text (`models.context`); without one, the hash is that of releases before there were contexts.
     """
     fields = [
         chunk.text,
@@ -45,6 +47,7 @@ def chunk_hash(chunk: Chunk) -> str:
         chunk.source_type,
         chunk.language,
         _DECODER.decode(_ENCODER.encode(chunk.extra or {})),
+        *([RECIPE, context] if context else []),
     ]
     return hashlib.sha256(_ENCODER.encode(fields).encode()).hexdigest()
 
@@ -78,16 +81,20 @@ class FingerprintBuilder:
 
     Databases order ids differently (as numbers, as text, or by a collation). So the digest is the *sum* of one hash per
     chunk, modulo 2²⁵⁶, which is independent of the order. A repeated chunk, or a text moved to another id, changes it.
+
+    Args:
+        context_fields: Where the contexts of the chunks come from.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, context_fields: ContextFields = NO_CONTEXT) -> None:
+        self._context_fields = context_fields
         self._chunks = 0
         self._characters = 0
         self._sum = 0
 
     def add(self, chunk: Chunk) -> str:
-        """Add a chunk, and return its `chunk_hash`."""
-        content = chunk_hash(chunk)
+        """Add a chunk with its context, and return its `chunk_hash`."""
+        content = chunk_hash(chunk, self._context_fields.of(chunk))
         self.add_hashed(chunk.id, content, characters=len(chunk.text or ""))  # stage one's column may be nullable
         return content
 

@@ -58,6 +58,42 @@ def without_excerpts(message: str, texts: Iterable[str]) -> str:
     return "".join("…" if quoted_run else "".join(character for character, _ in run) for quoted_run, run in runs)
 
 
+def without_blank_start(text: str) -> str:
+    """The text from its first character that shows something; empty if there is none (see `is_blank`)."""
+    return text[next((index for index, character in enumerate(text) if not is_blank(character)), len(text)) :]
+
+
+def cut_at_word(text: str, limit: int) -> str:
+    """The beginning of a text, at most `limit` characters (code points), without white space at its end.
+
+    The cut is between two words, unless a single word fills the second half. Each Chinese character counts as a word.
+    A character is never separated from its combining marks or joiners.
+    """
+    if len(text) <= limit:
+        return text
+    for is_within, least in ((_is_within_word, limit // 2), (_is_within_character, 0)):
+        for end in range(limit, least, -1):
+            if not is_within(text[end - 1], text[end]):
+                return text[:end].rstrip()
+    return text[:limit]
+
+
+def _is_within_character(before: str, after: str) -> bool:
+    """Whether the second code point belongs to the same character as the first: a mark, a joiner or an emoji's tone."""
+    return before == "\u200d" or unicodedata.category(after) in ("Mn", "Mc", "Me", "Cf", "Sk")
+
+
+def _is_within_word(before: str, after: str) -> bool:
+    return _is_within_character(before, after) or (_continues_word(before) and _continues_word(after))
+
+
+def _continues_word(character: str) -> bool:
+    """Whether the character is a letter, a digit or a mark, but no ideograph or kana: these need no neighbours."""
+    if unicodedata.category(character) == "Lo" and unicodedata.east_asian_width(character) == "W":
+        return "\uac00" <= character <= "\ud7a3"  # Korean has spaces between its words
+    return character.isalnum() or (is_blank(character) and not character.isspace())
+
+
 def counted(number: int, noun: str, plural: str = "") -> str:
     """The number and the noun in singular or plural: `1 course`, `2 courses`."""
     return f"{number} {noun if number == 1 else plural or noun + 's'}"

@@ -1,8 +1,13 @@
-"""This version reads the data of released versions (`tests/fixtures/`), and embeds nothing of it again."""
+"""This version reads and searches the data of released versions (`tests/fixtures/`).
+
+Their chunks have titles, which those versions did not embed, so the courses are due once. Until then they are searched
+as they were published.
+"""
 
 import tarfile
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +23,7 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from embedding.vectors import are_sound
 from models.chunks import chunk_pages
+from models.context import NO_CONTEXT, ContextFields
 from models.courses import list_courses
 from models.database import create_catalogue_engine, transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
@@ -62,7 +68,9 @@ def chroma_url(release: Path) -> Iterator[str]:
         yield url
 
 
-def published(url: str) -> dict[str, tuple[Course, CourseFingerprint, CourseFingerprint]]:
+def published(
+    url: str, context_fields: ContextFields = NO_CONTEXT
+) -> dict[str, tuple[Course, CourseFingerprint, CourseFingerprint]]:
     """Each course with its published fingerprint, and with the fingerprint of its current chunks."""
     engine = create_catalogue_engine(settings(url))
     try:
@@ -74,8 +82,8 @@ def published(url: str) -> dict[str, tuple[Course, CourseFingerprint, CourseFing
                 fingerprint = CourseFingerprint.parse(course.embedding_fingerprint)
                 assert fingerprint is not None
                 assert ingestion[course.id].finished
-                current = FingerprintBuilder().add_all(chunk_pages(session, course.id)).build(fingerprint.model)
-                result[course.id] = course, fingerprint, current
+                current = FingerprintBuilder(context_fields).add_all(chunk_pages(session, course.id))
+                result[course.id] = course, fingerprint, current.build(fingerprint.model)
             return result
     finally:
         engine.dispose()
@@ -161,11 +169,17 @@ def demo_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("demo_model")
-def test_no_course_is_due(database_url: str) -> None:
+def test_no_course_is_due_without_contexts(database_url: str) -> None:
     signature = configured_signature(EmbeddingSettings())
     for course, fingerprint, current in published(database_url).values():
         assert fingerprint.model == signature
         assert not is_due(course, current, datetime.now(UTC))
+
+
+def test_courses_with_titles_are_due_and_of_the_same_model(database_url: str) -> None:
+    for course, fingerprint, current in published(database_url, EmbeddingSettings().context).values():
+        assert is_due(course, current, datetime.now(UTC))
+        assert current == replace(fingerprint, content=current.content)
 
 
 @pytest.mark.usefixtures("demo_model")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from cli.courses import fail, open_catalogue, print_error
+from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
 from embedding.vector_store.errors import VectorStoreError
@@ -103,7 +104,9 @@ def _forget(engine: Engine, store: VectorStore, snapshots: SnapshotStore, course
         return Outcome.REFUSED
     for _ in range(_ATTEMPTS):
         try:
-            forgetting = prepare(engine, store, course_id, is_stopped=isinstance(store, OfflineVectorStore))
+            forgetting = prepare(
+                engine, store, course_id, EmbeddingSettings().context, is_stopped=isinstance(store, OfflineVectorStore)
+            )
             if forgetting.objection and yes:
                 print_error(
                     f"{course_id} is not in the catalogue, and its collection was not deleted, because "

@@ -69,6 +69,9 @@ class RemoteEmbedder(Embedder):
         EmbeddingServiceError: The service is unreachable, or runs another model than EMBEDDING_MODEL_NAME.
     """
 
+    sends_input_type = False
+    """Whether a service that is not native is told that texts are queries or documents, too."""
+
     def __init__(self, settings: EmbeddingSettings, patience_seconds: float = 0.0) -> None:
         self.name = settings.embedding_model_name
         self.device = self.dtype = "remote"
@@ -209,7 +212,7 @@ class RemoteEmbedder(Embedder):
             "model": served.id,
             "input": texts,
             **self._encoding,
-            **({"input_type": kind} if served.is_native else {}),
+            **({"input_type": kind} if served.is_native or self.sends_input_type else {}),
         }
         try:
             answer = self._service.embeddings(request, max_seconds=MAX_QUERY_SECONDS if kind == "query" else math.inf)
@@ -250,7 +253,9 @@ class RemoteEmbedder(Embedder):
             return Embeddings(vectors, _estimated_counts(tokens if isinstance(tokens, int) else 0, texts), truncated=0)
         with self._lock:
             self._legibility.update(zip(texts, answer.get("legibility") or (), strict=False))
-        return Embeddings(vectors, tuple(map(int, counts)), int(answer.get("truncated", 0)))
+        whole = answer.get("whole_token_counts")  # older services do not report them
+        whole_counts = tuple(map(int, whole)) if isinstance(whole, list) and len(whole) == len(texts) else None
+        return Embeddings(vectors, tuple(map(int, counts)), int(answer.get("truncated", 0)), whole_counts)
 
     def _vectors(self, answer: dict[str, Any], number: int) -> Vectors:
         """The unit vectors in the order of the texts: (texts, dimensions)."""

@@ -38,7 +38,9 @@ from embedding.vector_store.records import Record
 from embedding.vectors import Vectors, are_sound
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 
-FORMAT = 1
+FORMAT = 2
+"""The format that is written: 2, since records have a context."""
+_READABLE_FORMATS = (1, FORMAT)
 MANIFEST = "manifest.json"
 PARTIAL_SUFFIX = ".partial"
 """Suffix of an incomplete archive: it is being written, or the process that wrote it was killed."""
@@ -286,8 +288,10 @@ def _verify(zip_file: ZipFile) -> Archive:
     """The archive, if its manifest and its members are consistent."""
     with zip_file.open(MANIFEST) as member:
         fields = json.loads(_within_limit(member.read(READ_LIMIT + 1)))
-    if fields["format"] != FORMAT:
-        raise ArchiveError(f"it has format {fields['format']}, but this version of the product reads format {FORMAT}")
+    if fields["format"] not in _READABLE_FORMATS:
+        raise ArchiveError(
+            f"it has format {fields['format']}, but this version of the product reads formats up to {FORMAT}"
+        )
     manifest = Manifest.model_validate(fields)
     names = [collection_name(course.course_id) for course in manifest.courses]
     if len(names) > len(set(names)):

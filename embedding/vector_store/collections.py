@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,16 @@ class CollectionInfo:
     model_name: str
     model_signature: str
     """Identity of the weights and of all settings that affect the vectors. Queries need the same signature."""
+
+
+class StoredVector(NamedTuple):
+    """The vector of a record, and what it was made from."""
+
+    vector: Vectors
+    """(dimensions,)."""
+    text_hash: str
+    """See `Record.text_hash`; empty as in `Hashes`."""
+    context: str
 
 
 class VectorStore(ChromaConnection):
@@ -301,10 +311,10 @@ class CourseCollection:
             for chunk_id, metadata in zip(page["ids"], page["metadatas"] or [], strict=True)
         }
 
-    def stored_vectors(self, chunk_ids: Sequence[str]) -> dict[str, tuple[str, Vectors]]:
-        """The hash of the text and the vector (dimensions,) by chunk id, for chunks that are in the collection."""
+    def stored_vectors(self, chunk_ids: Sequence[str]) -> dict[str, StoredVector]:
+        """The vectors by chunk id, for chunks that are in the collection."""
         return {
-            chunk_id: (str(metadata.get("text_hash", "")), vector)
+            chunk_id: StoredVector(vector, str(metadata.get("text_hash", "")), str(metadata.get("context") or ""))
             for page in self._get(chunk_ids, ["metadatas", "embeddings"])
             for chunk_id, metadata, vector in zip(
                 page["ids"],
@@ -348,7 +358,13 @@ class CourseCollection:
                 return
             rows = zip(page["ids"], page["documents"] or [], page["metadatas"] or [], strict=True)
             records = [
-                Record(chunk_id, text or "", from_chroma(metadata), str(metadata.get("content_hash", "")))
+                Record(
+                    chunk_id,
+                    text or "",
+                    from_chroma(metadata),
+                    str(metadata.get("content_hash", "")),
+                    str(metadata.get("context") or ""),
+                )
                 for chunk_id, text, metadata in rows
             ]
             yield records, np.asarray(page["embeddings"], dtype=np.float32)

@@ -1,8 +1,9 @@
 """Brings a course's collection in line with its chunks, and writes only the differences.
 
-Every record is stored with hashes of its chunk. A pass over the chunks embeds new and changed texts, updates changed
-metadata, and removes records whose chunk no longer exists. After an interruption the next pass embeds only what is
-missing. The cost grows with the number of changes; memory holds one page of chunks, and two integers per chunk.
+Every record is stored with hashes of its chunk. A pass over the chunks embeds texts that are new, changed or
+in a changed context, updates changed metadata, and removes records whose chunk no longer exists. After an interruption
+the next pass embeds only what is missing. The cost grows with the number of changes; memory holds one page of chunks,
+and two integers per chunk.
 
 A pass reads back every record it writes, and removes records that differ. Records of a batch whose check was
 interrupted are kept unchecked. Vectors of different models cannot be compared, so a collection is rebuilt if the model
@@ -20,13 +21,14 @@ from itertools import chain, compress
 
 import numpy as np
 
-from embedding.interface import Embedder
+from embedding.interface import Embedder, Embeddings
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
 from embedding.vector_store.damage import find_damaged
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record
 from embedding.vectors import are_sound
-from models.fingerprint import CourseFingerprint, FingerprintBuilder
+from models.context import NO_CONTEXT, VECTOR_WEIGHT, ContextFields, weighted_titles
+from models.fingerprint import CourseFingerprint, FingerprintBuilder, chunk_hash
 from models.tables import Chunk
 from models.text import is_unicode
 
@@ -68,7 +70,7 @@ class IndexReport:
     stored: int
     """Number of documents in the collection after the pass."""
     embedded: int
-    """Number of chunks whose text was new or had changed."""
+    """Number of chunks whose text or context was new or had changed."""
     updated: int
     """Number of chunks of which only the metadata had changed."""
     removed: int
@@ -107,6 +109,7 @@ def index_course(
     embedder: Embedder,
     on_page: Callable[[int], None],
     *,
+    context_fields: ContextFields = NO_CONTEXT,
     before_write: Callable[[], None] = lambda: None,
 ) -> IndexReport:
     """Bring the course's collection in line with its chunks.
@@ -121,6 +124,7 @@ def index_course(
         store: The vector store.
         embedder: The embedding model.
         on_page: Called after each page and each batch with the number of finished chunks; it may raise to stop.
+        context_fields: What is embedded and indexed with the texts.
         before_write: Called before every attempt to write; it raises if the caller no longer owns the course.
 
     Raises:
@@ -130,7 +134,9 @@ def index_course(
         VectorStoreUnhealthyError: The collection cannot be read, but the server seems to be the cause.
         VectorStoreError: The vector store failed.
     """
-    index = partial(_index, course_id, pages, store, embedder, on_page=on_page, before_write=before_write)
+    index = partial(
+        _index, course_id, pages, store, embedder, context_fields, on_page=on_page, before_write=before_write
+    )
     try:
         return index()
     except VectorStoreUnreachableError:
@@ -148,6 +154,7 @@ def _index(
     pages: Iterable[Sequence[Chunk]],
     store: VectorStore,
     embedder: Embedder,
+    context_fields: ContextFields,
     *,
     on_page: Callable[[int], None],
     before_write: Callable[[], None],
@@ -167,7 +174,7 @@ def _index(
         logger.info("The collection of course %s is of another model (%s) and is rebuilt", course_id, info)
         store.delete(course_id, before_write)
         collection = store.create(expected_info, before_write)
-    indexing = _IndexingPass(collection, embedder, on_page)
+    indexing = _IndexingPass(collection, embedder, context_fields, on_page)
     for page in chain([first_page], remaining_pages):
         indexing.process(page)
     indexing.remove_deleted()
@@ -177,9 +184,16 @@ def _index(
 class _IndexingPass:
     """One pass over a course's chunks, with its results so far."""
 
-    def __init__(self, collection: CourseCollection, embedder: Embedder, on_page: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        collection: CourseCollection,
+        embedder: Embedder,
+        context_fields: ContextFields,
+        on_page: Callable[[int], None],
+    ) -> None:
         self._collection = collection
         self._embedder = embedder
+        self._context_fields = context_fields
         self._on_page = on_page
         self._fingerprint = FingerprintBuilder()
         self._id_hashes = array("q")
@@ -188,7 +202,9 @@ class _IndexingPass:
 
     def process(self, page: Sequence[Chunk]) -> None:
         """Write the records of new and changed chunks."""
-        records = [record_of(chunk, self._fingerprint.add(chunk)) for chunk in page]
+        records = [record_of(chunk, self._context_fields.of(chunk)) for chunk in page]
+        for record in records:
+            self._fingerprint.add_hashed(record.chunk_id, record.content_hash, len(record.text))
         chunk_ids = [record.chunk_id for record in records]
         self._id_hashes.extend(map(hash, chunk_ids))
         stored = self._collection.hashes(chunk_ids)
@@ -249,7 +265,7 @@ class _IndexingPass:
         self._updated += len(records)
 
     def _embed(self, records: Sequence[Record]) -> None:
-        embeddings = self._embedder.embed_documents([record.text for record in records])
+        embeddings = embed_in_context(records, self._embedder)
         is_sound = are_sound(embeddings.vectors, self._embedder.dimensions)
         sound, vectors = list(compress(records, is_sound)), embeddings.vectors[is_sound]
         self._collection.upsert(sound, vectors)
@@ -266,8 +282,33 @@ class _IndexingPass:
             self._unsound += len(chunk_ids)
 
 
-def record_of(chunk: Chunk, content_hash: str) -> Record:
-    """The record of a chunk with this `chunk_hash`.
+def embed_in_context(records: Sequence[Record], embedder: Embedder) -> Embeddings:
+    """Embed texts with their contexts: the direction of the weighted sum of the vectors of a text and of its titles.
+
+    So a title moves the vector by a fixed, small angle, whatever the lengths, and takes no tokens from the text. The
+    vector of a text without a context is that of the text. Titles are not in the counts of the result.
+
+    Raises:
+        EmbeddingError: The model failed, or a vector is not finite.
+    """
+    embeddings = embedder.embed_documents([record.text for record in records])
+    titles = [dict(weighted_titles(record.context)) for record in records]
+    distinct = list(dict.fromkeys(chain.from_iterable(titles)))
+    if not distinct:
+        return embeddings
+    title_vectors = dict(zip(distinct, embedder.embed_documents(distinct).vectors, strict=True))
+    vectors = embeddings.vectors.copy()
+    for row, weights in enumerate(titles):
+        if weights:
+            shift = sum(weight * title_vectors[title] for title, weight in weights.items())
+            combined = vectors[row] + VECTOR_WEIGHT * shift
+            # The length is kept, so that an unsound vector remains unsound.
+            vectors[row] = combined * (np.linalg.norm(vectors[row]) / np.linalg.norm(combined))
+    return replace(embeddings, vectors=vectors)
+
+
+def record_of(chunk: Chunk, context: str) -> Record:
+    """The record of a chunk in this context.
 
     Raises:
         UnusableChunkError: The chunk's id cannot be stored.
@@ -281,7 +322,8 @@ def record_of(chunk: Chunk, content_hash: str) -> Record:
         "source_type": chunk.source_type,
         "language": chunk.language,
     }
-    return Record(chunk.id, chunk.text or "", metadata, content_hash)  # stage one's column may allow NULL
+    text = chunk.text or ""  # stage one's column may allow NULL
+    return Record(chunk.id, text, metadata, chunk_hash(chunk, context), context)
 
 
 def _stored_hashes(hashes: Mapping[str, Hashes], record: Record) -> Hashes:

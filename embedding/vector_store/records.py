@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from models.context import RECIPE
 from models.text import without_surrogates
 
 _FIELDS = ("course_id", "lecture_id", "section_id", "source_type", "language", "order_in_section")
@@ -23,12 +24,19 @@ class Record:
     text: str
     metadata: Mapping[str, Any]
     content_hash: str
-    """SHA-256 of the text and the metadata, in hex; see `models.fingerprint.chunk_hash`."""
+    """SHA-256 of the text, the metadata and the context, in hex; see `models.fingerprint.chunk_hash`."""
+    context: str = ""
+    """The titles that are embedded and indexed with the text; see `models.context`. Empty if there is none."""
 
     @property
     def text_hash(self) -> str:
-        """SHA-256 of the text, in hex. Records with equal text hashes have equal vectors."""
-        return hashlib.sha256(without_surrogates(self.text).encode()).hexdigest()
+        """SHA-256 of the text and its context, in hex. Records with equal hashes have equal texts and vectors.
+
+        Without a context it is the hash of the text, as in releases before there were contexts.
+        """
+        text = without_surrogates(self.text)
+        content = json.dumps([RECIPE, self.context, text]) if self.context else text
+        return hashlib.sha256(content.encode()).hexdigest()
 
 
 class Hashes(NamedTuple):
@@ -51,6 +59,7 @@ def to_chroma(record: Record) -> dict[str, str | int | float | bool | None]:
         **dict.fromkeys(_FIELDS),
         **{key: without_surrogates(value) if isinstance(value, str) else value for key, value in fields.items()},
         "extra": without_surrogates(json.dumps(rest, ensure_ascii=False)) if rest else None,
+        "context": record.context or None,
         "text_hash": record.text_hash,
         "content_hash": record.content_hash,
     }

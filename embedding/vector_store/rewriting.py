@@ -14,11 +14,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embedding.vector_store.collections import CourseCollection, VectorStore
+from embedding.vector_store.collections import CourseCollection, StoredVector, VectorStore
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError
 from embedding.vector_store.indexing import record_of
+from embedding.vector_store.records import Record
 from embedding.vectors import are_sound
-from models.fingerprint import CourseFingerprint, FingerprintBuilder, chunk_hash
+from models.context import FORGOTTEN, NO_CONTEXT, ContextFields
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk
 
 
@@ -37,17 +39,24 @@ class CollectionCopy:
 
 
 def copy_present_chunks(
-    course_id: str, pages: Iterable[Sequence[Chunk]], store: VectorStore, on_page: Callable[[int], None]
+    course_id: str,
+    pages: Iterable[Sequence[Chunk]],
+    store: VectorStore,
+    on_page: Callable[[int], None],
+    context_fields: ContextFields = NO_CONTEXT,
 ) -> CollectionCopy | None:
     """Write the copy of the course's collection that `VectorStore.replace_by_copy` puts in its place.
 
-    Ids, texts and metadata are those of the chunks; only the vectors are read from the collection.
+    Ids, texts and metadata are those of the chunks; only the vectors are read from the collection. A vector that
+    was made with another context than the chunk has now is kept, because its text is the same; the former context is
+    not. The hashes of such a record show that its chunk must be embedded again.
 
     Args:
         course_id: The course.
         pages: All of the course's chunks, in pages.
         store: The vector store.
         on_page: Called after each page with its number of chunks.
+        context_fields: Where the contexts of the chunks come from.
 
     Returns:
         None if the course has no collection.
@@ -62,7 +71,7 @@ def copy_present_chunks(
         return None
     copy = store.create_copy(course_id, collection.info)
     try:
-        return _fill(copy, collection, pages, on_page)
+        return _fill(copy, collection, pages, on_page, context_fields)
     except BaseException:
         with suppress(VectorStoreError):
             store.discard_copy(course_id, copy)
@@ -74,15 +83,15 @@ def _fill(
     collection: CourseCollection,
     pages: Iterable[Sequence[Chunk]],
     on_page: Callable[[int], None],
+    context_fields: ContextFields,
 ) -> CollectionCopy:
     content, missing = FingerprintBuilder(), 0
     for page in pages:
-        vectors = collection.stored_vectors([chunk.id for chunk in page])
-        known = [(record_of(chunk, chunk_hash(chunk)), vectors[chunk.id][1]) for chunk in page if chunk.id in vectors]
+        stored = collection.stored_vectors([chunk.id for chunk in page])
         kept = [
-            (record, vector)
-            for record, vector in known
-            if vectors[record.chunk_id][0] == record.text_hash and are_sound(vector[None], len(vector)).all()
+            (record, stored[chunk.id].vector)
+            for chunk in page
+            if chunk.id in stored and (record := _record_with(stored[chunk.id], chunk, context_fields.of(chunk)))
         ]
         missing += len(page) - len(kept)
         if kept:
@@ -98,3 +107,12 @@ def _fill(
         on_page(len(page))
     fingerprint = content.build(collection.info.model_signature)
     return CollectionCopy(copy, fingerprint, collection.count() - fingerprint.chunks, missing)
+
+
+def _record_with(stored: StoredVector, chunk: Chunk, context: str) -> Record | None:
+    """The record of the chunk with the stored vector; None if that is not of the chunk's text, or unsound."""
+    if record_of(chunk, stored.context).text_hash != stored.text_hash:
+        return None
+    if not are_sound(stored.vector[None], len(stored.vector)).all():
+        return None
+    return record_of(chunk, stored.context if stored.context in ("", context) else FORGOTTEN)

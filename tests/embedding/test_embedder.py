@@ -313,6 +313,7 @@ def test_long_texts_are_truncated_by_token_and_keep_the_closing_token(
     tokenizer: Any = AutoTokenizer.from_pretrained(tiny_qwen3)
     ids = tokenizer(long_text)["input_ids"]
     assert len(ids) > 33
+    assert result.whole_token_counts == (len(ids), *result.token_counts[1:])
     assert ids[-1] == tokenizer.pad_token_id != ids[-2]  # the tokenizer itself adds exactly one
     with torch.inference_mode():
         model: Any = AutoModel.from_pretrained(tiny_qwen3, dtype=torch.float32)
@@ -327,6 +328,7 @@ def test_text_of_exactly_the_limit_is_not_truncated(bert: LocalEmbedder, caplog:
     assert caplog.records == []
     over = bert.embed_documents(["the " * 127])
     assert (over.token_counts, over.truncated) == ((128,), 1)
+    assert (exact.whole_token_counts, over.whole_token_counts) == ((128,), (129,))
 
 
 def test_limit_without_room_for_text_is_rejected(tiny_qwen3: Path, tiny_bert: Path) -> None:

@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 from cli.commands.vector_store import OVERWRITE_FREED_MEMORY
 from cli.main import app
 from cli.processes import free_port
+from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collection_names import copy_name
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import VectorStoreError
@@ -26,10 +27,11 @@ from embedding.vector_store.server import VectorStoreSettings
 from maintenance import forget
 from models import course_state
 from models.chunks import chunk_pages
+from models.context import FORGOTTEN, NO_CONTEXT, ContextFields
 from models.course_state import Retry
 from models.database import transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
-from models.tables import Course
+from models.tables import Chunk, Course
 from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.support.courses import change_course, read_course, write_course
@@ -71,13 +73,15 @@ def run(*arguments: str, answer: str | None = None) -> Result:
     return CliRunner().invoke(app, ["forget", *arguments], input=answer)
 
 
-def embed(engine: Engine, store: VectorStore, course_id: str = COURSE) -> StubEmbedder:
+def embed(
+    engine: Engine, store: VectorStore, course_id: str = COURSE, context_fields: ContextFields = NO_CONTEXT
+) -> StubEmbedder:
     """What a run does: claim, embed, publish, keep only the present snapshot."""
     embedder, snapshots = StubEmbedder(), SnapshotStore(SnapshotSettings())
     with transaction(engine) as session:
         assert course_state.claim_course(session, course_id, "run")
         pages = list(chunk_pages(session, course_id))
-    report = index_course(course_id, pages, store, embedder, lambda _: None)
+    report = index_course(course_id, pages, store, embedder, lambda _: None, context_fields=context_fields)
     snapshots.save(course_id, build_snapshot(store.open(course_id), 1))
     with transaction(engine) as session:
         assert course_state.publish(session, course_id, "run", str(report.fingerprint))
@@ -97,6 +101,12 @@ def course(engine: Engine, store: VectorStore) -> Course:
 
 def delete_secret(engine: Engine, texts: Mapping[str, str] = TEXTS) -> None:
     write_course(engine, COURSE, dict(texts))
+
+
+def set_section_title(engine: Engine, chunk_id: str, title: str) -> None:
+    with transaction(engine) as session:
+        chunk = session.get_one(Chunk, chunk_id)
+        chunk.extra = {**(chunk.extra or {}), "section_title": title}
 
 
 def files_with_secret(*directories: Path) -> list[str]:
@@ -171,6 +181,23 @@ class TestForgetting:
         published = CourseFingerprint.parse(row.embedding_fingerprint)
         assert (row.embedding_status, published and published.chunks) == ("done", 20)
         assert embed(engine, store).embedded == ["There is no password."]
+
+    def test_former_title_is_forgotten_and_its_chunk_keeps_its_vector_until_it_is_embedded(
+        self, engine: Engine, store: VectorStore, course: Course, directory: Path
+    ) -> None:
+        fields = EmbeddingSettings().context
+        delete_secret(engine)
+        set_section_title(engine, "c1", SECRET)
+        embed(engine, store, context_fields=fields)
+        set_section_title(engine, "c1", "Copper")
+        result = run(COURSE, "--yes")
+        assert result.stdout.splitlines()[0] == f"{COURSE}: nothing to forget in the collection, 20 kept"
+        assert files_with_secret(directory, SnapshotSettings().snapshot_dir) == []
+        contexts = {
+            record.chunk_id: record.context for records, _ in store.open(COURSE).contents() for record in records
+        }
+        assert contexts == {**dict.fromkeys(TEXTS, "Lecture > Section"), "c1": FORGOTTEN}
+        assert embed(engine, store, context_fields=fields).embedded == [TEXTS["c1"], "Copper", "Lecture"]
 
     def test_deleted_course_is_forgotten(
         self, engine: Engine, store: VectorStore, course: Course, directory: Path

@@ -53,7 +53,7 @@ def test_backup_and_restore_give_equal_collections_and_search_results(
     def search(snapshot: CourseSnapshot) -> list[tuple[list[int], list[float]]]:
         """Rows and scores of a search without and with a filter."""
         filters: list[dict[str, list[str]]] = [{}, {"section_id": ["1"]}]
-        found = [search_snapshot(snapshot, [query], SearchOptions(filters=each), 5) for each in filters]
+        found = [search_snapshot(snapshot, [query], SearchOptions(filters=each), 5).hits for each in filters]
         return [([hit.row for hit in hits], [hit.score for hit in hits]) for hits in found]
 
     def read_all(url: str) -> dict[str, tuple[Any, ...]]:
@@ -143,6 +143,7 @@ def test_restored_course_is_done_whatever_its_status_was(stopped_product: Engine
         "embedding_attempts": 0,
         "embedding_retry_at": None,
         "embedding_due_since": None,
+        "embedding_calibration": None,
         "embedding_fingerprint": str(records_of("kept", SAVED)[2]),
     }
     assert read_course(stopped_product, "new").embedding_generation > 0, (

@@ -2,7 +2,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.text import is_blank, is_unicode, without_excerpts, without_surrogates
+from models.text import (
+    cut_at_word,
+    is_blank,
+    is_unicode,
+    without_blank_start,
+    without_excerpts,
+    without_surrogates,
+)
 
 
 @given(st.text(st.characters(exclude_categories=()), max_size=20))
@@ -56,3 +63,42 @@ def test_text_with_a_visible_character_is_not_blank(text: str) -> None:
 )
 def test_message_without_excerpts_quotes_no_text(message: str, shown: str) -> None:
     assert without_excerpts(message, ["Copper is a metal.", "Zinc is another.", "铜是一种金属元素。"]) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "limit", "beginning"),
+    [
+        ("copper", 6, "copper"),
+        ("copper plated holes", 6, "copper"),
+        ("copper plated holes", 7, "copper"),
+        ("copper plated holes", 12, "copper"),
+        ("copper plated holes", 13, "copper plated"),
+        ("state-of-the-art", 13, "state-of-the-"),
+        ("so " + "g" * 20, 12, "so " + "g" * 9),
+        ("电路板的铜箔厚度", 5, "电路板的铜"),
+        ("使用反向传播 backpropagation", 12, "使用反向传播"),
+        ("使用反向传播backprop", 10, "使用反向传播"),
+        ("한국어 문장입니다", 6, "한국어"),
+        ("cafe\u0301 naive\u0308te\u0301", 9, "cafe\u0301"),
+        ("nai\u0308vete", 3, "na"),
+        ("हिन्दी हिन्दी", 9, "हिन्दी"),
+        ("😀👍🏽", 2, "😀"),
+        ("😀👨\u200d👩\u200d👧", 3, "😀"),
+        ("e" + "\u0301" * 9, 4, "e" + "\u0301" * 3),
+    ],
+)
+def test_text_is_cut_between_words_and_never_within_a_character(text: str, limit: int, beginning: str) -> None:
+    assert cut_at_word(text, limit) == beginning
+
+
+@given(st.text("ab -.电路한é\u0301\u200d👩🏽 \n", max_size=30), st.integers(1, 30))
+def test_cut_text_is_a_beginning_within_the_limit(text: str, limit: int) -> None:
+    part = cut_at_word(text, limit)
+    assert text.startswith(part)
+    assert len(part) <= limit
+    assert part == text or len(text) > limit
+
+
+@pytest.mark.parametrize(("text", "visible"), [("", ""), (" \n\u200b ", ""), (" \u200b\ta b ", "a b "), ("a", "a")])
+def test_text_without_its_blank_start(text: str, visible: str) -> None:
+    assert without_blank_start(text) == visible

@@ -113,6 +113,10 @@ def test_progress_is_reported_after_each_request(server: ForeignServer) -> None:
     assert done == [MAX_TEXTS_PER_REQUEST, MAX_TEXTS_PER_REQUEST + 6]
 
 
+def test_foreign_server_does_not_tell_which_texts_it_truncated(server: ForeignServer) -> None:
+    assert connect(server).embed_queries(["a", "b"]).whole_token_counts is None
+
+
 def test_token_counts_are_estimated_from_their_sum(server: ForeignServer) -> None:
     embeddings = connect(server).embed_documents(["x", "xxx" * 100, "xx"])
     assert sum(embeddings.token_counts) == 30

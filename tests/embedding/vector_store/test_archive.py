@@ -85,7 +85,7 @@ def test_pages_returns_pages_of_fixed_size(tmp_path: Path) -> None:
 def test_manifest_describes_the_courses(good: Path) -> None:
     with open_archive(good) as archive:
         course = archive.manifest.courses[1]
-        assert archive.manifest.format == 1
+        assert archive.manifest.format == 2
     assert (course.course_id, course.generation, course.chunks, course.dimensions) == ("课程 一", 7, 2, DIMENSIONS)
     assert course.info == CollectionInfo("课程 一", "model", "signature")
     assert CourseFingerprint.parse(course.fingerprint) == fingerprint([page(2)])
@@ -162,7 +162,7 @@ FORGERIES: dict[str, tuple[Callable[[dict[str, bytes]], object], str]] = {
     "manifest not JSON": (lambda members: members.update({MANIFEST: b"{"}), "not written by"),
     "manifest nested too deeply": (lambda members: members.update({MANIFEST: b"[" * 100_000}), "not written by"),
     "manifest of another shape": (lambda members: members.update({MANIFEST: b"[]"}), "not written by"),
-    "another format": (change_manifest(lambda manifest: manifest.update(format=2)), "has format 2"),
+    "another format": (change_manifest(lambda manifest: manifest.update(format=3)), "has format 3"),
     "no courses": (change_manifest(lambda manifest: manifest.pop("courses")), "not written by"),
     "course twice": (change_manifest(lambda m: m["courses"].append(m["courses"][0])), "contains a course twice"),
     "no vectors": (lambda members: members.pop("course_plain.npy"), "does not contain course_plain.npy"),

@@ -12,10 +12,18 @@ from hypothesis import strategies as st
 from embedding.interface import Embeddings, Pause, no_pause
 from embedding.vector_store.collections import CourseCollection, VectorStore
 from embedding.vector_store.errors import CollectionNotFoundError
-from embedding.vector_store.indexing import EMBED_BATCH, EmptyCourseError, UnusableChunkError, VectorCheck, index_course
+from embedding.vector_store.indexing import (
+    EMBED_BATCH,
+    EmptyCourseError,
+    IndexReport,
+    UnusableChunkError,
+    VectorCheck,
+    index_course,
+)
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
 from embedding.vectors import Vectors
+from models.context import VECTOR_WEIGHT, ContextFields
 from models.fingerprint import FingerprintBuilder
 from models.tables import Chunk
 from tests.support.indexed_course import DIMENSIONS, IndexedCourse, StubEmbedder, vector_of
@@ -174,6 +182,73 @@ class TestIncrementalIndexing:
                 )
                 assert (report.complete, report.sound) == (True, True)
                 before = version
+
+
+class TestContexts:
+    @pytest.fixture
+    def titled(self, course: IndexedCourse) -> IndexedCourse:
+        """Chunks 0 to 2 have titles."""
+        for number, title in enumerate(("Heaps", "Heaps", "Trees")):
+            course.chunks[f"chunk-{number:04}"].extra = {"lecture_title": "Lecture", "section_title": title}
+        return course
+
+    def index(self, course: IndexedCourse, *names: str) -> IndexReport:
+        return course.index(context_fields=ContextFields(names))
+
+    def test_titles_move_the_vector_and_not_the_text(self, titled: IndexedCourse) -> None:
+        report = self.index(titled, "lecture_title", "section_title")
+        assert (report.embedded, report.complete, report.sound) == (150, True, True)
+        assert report.tokens == sum(len(chunk.text) for chunk in titled.chunks.values()), "titles are not counted"
+        assert sorted(titled.embedder.embedded[EMBED_BATCH : EMBED_BATCH + 3]) == ["Heaps", "Lecture", "Trees"]
+        [(records, vectors)] = titled.collection.contents()
+        assert [record.context for record in records[:4]] == [
+            "Lecture > Heaps",
+            "Lecture > Heaps",
+            "Lecture > Trees",
+            "",
+        ]
+        assert [record.text for record in records] == [chunk.text for chunk in titled.chunks.values()]
+        for record, vector in zip(records, vectors, strict=True):
+            expected = vector_of(record.text)
+            if record.context:
+                titles = vector_of(record.context[10:]) + vector_of("Lecture") / 4
+                expected += np.float32(VECTOR_WEIGHT) * titles
+            np.testing.assert_allclose(vector, expected / np.linalg.norm(expected), atol=1e-6)
+
+    def test_changed_title_embeds_only_its_chunk(self, titled: IndexedCourse) -> None:
+        self.index(titled, "section_title")
+        titled.chunks["chunk-0001"].extra = {"section_title": "Queues"}
+        report = self.index(titled, "section_title")
+        assert titled.embedder.embedded == ["text 1", "Queues"]
+        assert (report.embedded, report.kept) == (1, 149)
+        titled.chunks["chunk-0001"].extra = {"section_title": "Queues", "page": 3}
+        assert (self.index(titled, "section_title").updated, titled.embedder.embedded) == (1, [])
+
+    def test_other_fields_embed_only_chunks_with_another_context(self, titled: IndexedCourse) -> None:
+        """Also from no context to some and back, as after an upgrade."""
+        without = titled.index().fingerprint
+        embedded = self.index(titled, "section_title")
+        assert titled.embedder.embedded == ["text 0", "text 1", "text 2", "Heaps", "Trees"]
+        assert embedded.fingerprint == FingerprintBuilder(ContextFields(("section_title",))).add_all(
+            titled.pages()
+        ).build("signature")
+        assert (embedded.fingerprint.content == without.content, embedded.fingerprint.model) == (False, without.model)
+        assert self.index(titled, "no_such_field").fingerprint == without
+        assert titled.embedder.embedded == ["text 0", "text 1", "text 2"]
+        assert titled.stored() == titled.expected()
+
+    def test_title_that_moves_between_text_and_metadata_is_embedded(self, course: IndexedCourse) -> None:
+        course.chunks["chunk-0000"].text = "Heaps\ntext 0"
+        self.index(course, "section_title")
+        course.chunks["chunk-0000"].text, course.chunks["chunk-0000"].extra = "text 0", {"section_title": "Heaps"}
+        report = self.index(course, "section_title")
+        assert (report.embedded, report.sound, course.embedder.embedded) == (1, True, ["text 0", "Heaps"])
+
+    @pytest.mark.parametrize("vector", [NOT_FINITE, NOT_UNIT, ZERO], ids=["not finite", "not of unit length", "zero"])
+    def test_titles_do_not_hide_an_unsound_vector(self, titled: IndexedCourse, vector: Vectors) -> None:
+        titled.embedder.wrong = {"text 0": vector}
+        report = self.index(titled, "section_title")
+        assert (report.vectors.unsound, report.sound) == (1, False)
 
 
 class TestVerification:

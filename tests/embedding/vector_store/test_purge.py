@@ -86,7 +86,7 @@ def test_unused_parts_are_cleared_and_all_records_kept(tmp_path: Path) -> None:
     assert {path: path.read_bytes() for path in used} == used
     with closing(OfflineVectorStore(directory)) as store:
         write(store, "small")
-        vector = store.open("small").stored_vectors(["c3"])["c3"][1]
+        vector = store.open("small").stored_vectors(["c3"])["c3"].vector
         np.testing.assert_array_equal(vector, np.eye(RECORDS, 384, dtype=np.float32)[3])
         assert store.open("large").count() == 1500
 
