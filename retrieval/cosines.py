@@ -101,6 +101,12 @@ class Cosines:
         cosines: NDArray[np.float64] = np.concatenate(products)
         return cosines.clip(-1.0, 1.0)
 
+    def among(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+        """Cosine similarities of some chunks to one another, computed in float64: (rows, rows), -1.0 to 1.0."""
+        vectors = self._vectors[rows].astype(np.float64)
+        cosines: NDArray[np.float64] = vectors @ vectors.T
+        return cosines.clip(-1.0, 1.0)
+
 
 class _CodeProducts:
     """Multiplies queries with all codes. Concurrent queries share a pass, which reads every code only once.

@@ -8,15 +8,20 @@ The cosine says how close a chunk is to the query in meaning. BM25 counts how ma
 contains, and how rare they are. Which channel is better differs from query to query. So by default, the score of each
 channel has two parts:
 
-* *strength*: the cosine, or BM25 divided by the highest BM25 score of any chunk for the query;
-* *certainty*: how far the chunk stands out from the other chunks, as the softmax of its standard score (z-score). If a
-  channel scores one chunk far above the others, its certainty approaches 1 as the course grows. If many chunks score
-  alike, each certainty is small, and the other channel decides.
+* *strength*: the standard score (z-score) of the cosine, as a share of `BEST_Z`; BM25 divided by the highest BM25 score
+  of any chunk for the query. Cosines themselves are not comparable: the best and the median one are .7 and .1 under
+  one model, and .9 and .8 under another;
+* *certainty*: how far the chunk stands out from the other chunks, as the softmax of its standard score. If a channel
+  scores one chunk far above the others, its certainty approaches 1 as the course grows. If many chunks score alike,
+  each certainty is small, and the other channel decides.
 
-The default fused score is the weighted mean of both channels (certainty-weighted fusion). The weight of the vector
-channel is lower if the embedding model cannot read the query, because the cosines are noise then. If the caller gives
-weights, the fused score is the weighted mean of the strengths. The third method is reciprocal rank fusion (RRF). The
-constants were tuned on several retrieval sets (docs/adr/0011).
+The default fused score is the weighted mean of both channels (certainty-weighted fusion), a convex combination of
+scores that are normalized by their distribution (Bruch, Gai and Ingber, "An Analysis of Fusion Functions for Hybrid
+Retrieval", TOIS 2023). The weight of the vector channel is lower if the embedding model cannot read the query, because
+the cosines are noise then. The weight of the keyword channel is lower if the course does not have the words of the
+query, because the few that are left match by accident. If the caller gives weights, the fused score is the weighted
+mean of cosine and relative BM25. The third method is reciprocal rank fusion (RRF). The constants were tuned on several
+retrieval sets and two models (docs/adr/0011, docs/adr/0027).
 """
 
 import math
@@ -33,8 +38,16 @@ CERTAINTY = 3.0
 1."""
 VECTOR_SHARPNESS, KEYWORD_SHARPNESS = 1.4, 0.5
 """Factor of the standard score in the softmax (an inverse temperature); lower for BM25, which has a longer tail."""
+FEW_CHUNKS = 50
+"""In a course with fewer chunks, one of them always stands out, so the sharpness for cosines is lower."""
+LONE_CERTAINTY = 0.9
+"""Least certainty of the only chunk that contains words of the query. In a small course, it stands out less."""
 ILLEGIBLE, LEGIBLE = 0.5, 0.9
 """Legibility of the query up to which the vector channel has no weight, and from which on it has its full weight."""
+STRANGE, FAMILIAR = 0.5, 0.9
+"""Known share of the query up to which the keyword channel has no weight, and from which on it has its full weight."""
+BEST_Z = 12.0
+"""The standard score at which the strength of a cosine is 1: hardly any is higher."""
 RRF_K = 60
 """The constant k of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009)."""
 NO_SPREAD = 1e-4
@@ -54,14 +67,29 @@ class Weights(NamedTuple):
         return Weights(self.vector / total, self.keyword / total)
 
 
-VECTOR_ONLY = Weights(1.0, 0.0)
+KEYWORD_ONLY = Weights(0.0, 1.0)
 DEFAULT_WEIGHTS = Weights(0.7, 0.3)
 
 
-def weights_for(legibility: float) -> Weights:
-    """The default weights for a query with this legibility, 0.0 to 1.0 (see `embedding.engine.legibility`)."""
-    readable = min(1.0, max(0.0, (legibility - ILLEGIBLE) / (LEGIBLE - ILLEGIBLE)))
-    return Weights(DEFAULT_WEIGHTS.vector * readable, DEFAULT_WEIGHTS.keyword).shares
+def readable(legibility: float) -> float:
+    """How far the model can be trusted to read a query with this legibility: 0.0 to 1.0."""
+    return _between(ILLEGIBLE, LEGIBLE, legibility)
+
+
+def weights_for(legibility: float, known: float) -> Weights:
+    """The default weights for a query.
+
+    Args:
+        legibility: Share of the query that the model can read, 0.0 to 1.0 (see `embedding.engine.legibility`).
+        known: Share of its words that the course has, weighted by their rarity, 0.0 to 1.0.
+    """
+    vector = DEFAULT_WEIGHTS.vector * readable(legibility)
+    keyword = DEFAULT_WEIGHTS.keyword * _between(STRANGE, FAMILIAR, known) ** 2
+    return Weights(vector, keyword).shares if vector + keyword else KEYWORD_ONLY
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return min(1.0, max(0.0, (share - low) / (high - low)))
 
 
 class FusedScores(NamedTuple):
@@ -88,32 +116,49 @@ class Fuser(NamedTuple):
     """The weights used, with a sum of 1; None unless both channels are used."""
 
 
-def certainty_weighted(cosines: Scores, bm25: Scores, legibility: float) -> Fuser:
+def certainty_weighted(cosines: Scores, bm25: Scores, legibility: float, known: float) -> Fuser:
     """The weighted mean of both channels, 0.0 to 1.0.
 
     The score of a channel is (strength + CERTAINTY · certainty) / (1 + CERTAINTY).
 
     Args:
         cosines: Cosine similarities to the query of all chunks that are compared, (chunks,); each text once.
-        bm25: Their BM25 scores for the query, (chunks,). If all are 0, only the vector channel counts.
+        bm25: Their BM25 scores for the query, (chunks,). If all are 0, the keyword channel does not count.
         legibility: Share of the query that the embedding model can read, 0.0 to 1.0.
+        known: Share of its words that the course has, weighted by their rarity, 0.0 to 1.0.
     """
     best = float(bm25.max())
-    weights = weights_for(legibility) if best > 0 else VECTOR_ONLY
+    weights = weights_for(legibility, known if best > 0 else 0.0)
     by_vector, by_keyword = weights.vector / (1 + CERTAINTY), weights.keyword / (1 + CERTAINTY)
-    cosine_certainty = certainty(cosines, VECTOR_SHARPNESS) if by_vector else None
-    bm25_certainty = certainty(bm25, KEYWORD_SHARPNESS) if by_keyword else None
+    cosine_certainty = certainty(cosines, _vector_sharpness(len(cosines))) if by_vector else None
+    bm25_certainty = certainty(bm25, _keyword_sharpness(len(bm25))) if by_keyword and best > 0 else None
+    mean, spread = float(np.add.reduce(cosines)) / len(cosines), standard_deviation(cosines)
+    best_z = BEST_Z * max(spread, NO_SPREAD)
 
     def fuse(cosines: Scores, bm25: Scores) -> FusedScores:
         vector: Scores = np.zeros(len(cosines), dtype=np.float32)
         keyword: Scores = vector
         if cosine_certainty:
-            vector = by_vector * (np.maximum(cosines, 0) + CERTAINTY * cosine_certainty(cosines))
+            strength = np.clip((cosines - mean) / best_z, 0, 1)
+            vector = by_vector * (strength + CERTAINTY * cosine_certainty(cosines))
         if bm25_certainty:
             keyword = bm25 * (by_keyword / best) + bm25_certainty(bm25) * (by_keyword * CERTAINTY)
         return FusedScores(vector, keyword)
 
     return Fuser(fuse, weights)
+
+
+def _vector_sharpness(chunks: int) -> float:
+    return VECTOR_SHARPNESS * math.sqrt(min(1.0, chunks / FEW_CHUNKS))
+
+
+def _keyword_sharpness(chunks: int) -> float:
+    """The sharpness at which the only chunk with a score has `LONE_CERTAINTY`, if that is higher than the usual one."""
+    if chunks < 2:
+        return KEYWORD_SHARPNESS
+    standard_score = chunks / math.sqrt(chunks - 1)  # its distance from the others in standard deviations
+    odds = LONE_CERTAINTY / (1 - LONE_CERTAINTY) * (chunks - 1)
+    return max(KEYWORD_SHARPNESS, math.log(odds) / standard_score)
 
 
 def weighted_sum(bm25: Scores, weights: Weights) -> Fuser:

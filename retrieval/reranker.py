@@ -1,12 +1,13 @@
 """Scores passages with Qwen3-Reranker: the probability that a passage answers the query.
 
 A reranker is a cross-encoder: it reads query and passage together. That is more accurate than comparing two vectors,
-but takes one forward pass per passage, so only the best hits are reranked. Qwen3-Reranker is a language model that
-answers a yes/no question. The score is the softmax over the logits of `yes` and `no` at the last position. Prompt and
-scoring follow the model card of Qwen3-Reranker-0.6B.
+but takes one forward pass per passage, so only the best hits are reranked, best first. Qwen3-Reranker is a language
+model that answers a yes/no question. The score is the softmax over the logits of `yes` and `no` at the last position.
+Prompt and scoring follow the model card of Qwen3-Reranker-0.6B.
 """
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, padded_batches
+from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS
 from embedding.errors import ModelUnavailableError
 from embedding.loader import load_model
 from embedding.model_files.model_directory import check_model_files
@@ -61,7 +62,8 @@ class RerankerSettings(Settings):
     reranker_timeout_seconds: float = Field(
         2.0,
         gt=0,
-        description="Timeout of reranking in a search; after it, the results keep the order of the fused scores.",
+        description="Timeout of reranking in a search. The passages that were scored until then are reordered; the "
+        "others follow in the order of the fused scores.",
     )
     reranker_top_n: int = Field(30, ge=1, description="Number of best passages of a search that are reranked.")
 
@@ -140,26 +142,32 @@ class Reranker:
                 raise RerankModelUnavailableError(path, f"its tokenizer has no token {token!r}")
         return cls(tokenizer, model, settings)
 
-    def scores(
-        self, query: str, documents: Sequence[str], should_stop: Callable[[], bool] = lambda: False
-    ) -> NDArray[np.float32]:
+    def scores(self, query: str, documents: Sequence[str]) -> NDArray[np.float32]:
         """The probability that each document answers the query: (documents,), 0.0 to 1.0.
 
-        The documents are not deduplicated: the search has already done that.
+        The documents are not deduplicated: the search has already done that. Raises the same errors as
+        `scores_by_batch`.
+        """
+        return np.concatenate([np.empty(0, dtype=np.float32), *self.scores_by_batch(query, documents)])
+
+    def scores_by_batch(
+        self, query: str, documents: Sequence[str], room: Callable[[int], float] = lambda _: math.inf
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the scores of the documents batch by batch, in the order of the documents.
 
         Args:
             query: The query.
             documents: The texts to score; long ones are truncated at the end.
-            should_stop: Called before each batch. A forward pass cannot be interrupted.
+            room: Called before each batch with the number of tokens that were computed, including padding. It returns
+                how many the next batch may have; the first batch has at least one document if that is above 0. If a
+                document does not fit, it and the remaining ones are not scored. A forward pass cannot be interrupted.
 
         Raises:
-            TimeoutError: `should_stop` returned true.
             RerankerError: The model failed, or the query is so long that no token is left for the documents.
         """
         prompts = self._prompts(query, documents)
-        scores = np.empty(len(prompts), dtype=np.float32)
         if not prompts:
-            return scores
+            return
         # All prompts share a prefix, at least up to the document; its KV cache is computed once. The prefix excludes
         # the last token of the shortest prompt, so that at least one token per prompt remains to be computed.
         equal_tokens = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
@@ -167,15 +175,22 @@ class Reranker:
         remainders = [prompt[shared:] for prompt in prompts]
         try:
             prefix_cache = self._compute_prefix(prompts[0][:shared])
-            for batch in padded_batches([len(remainder) for remainder in remainders], self._batch_tokens):
-                if should_stop():
-                    raise TimeoutError
-                scores[batch] = self._forward(prefix_cache, [remainders[index] for index in batch])
+            start = computed = 0
+            while start < len(remainders):
+                tokens_left = room(computed)
+                size = _batch_size(remainders[start:], min(self._batch_tokens, tokens_left))
+                batch = remainders[start : start + size]
+                tokens = size * max(map(len, batch))
+                if tokens_left <= 0 or (start and tokens > tokens_left):
+                    return
+                scores = self._forward(prefix_cache, batch)
+                start += size
+                computed += tokens
+                if not np.isfinite(scores).all():
+                    raise RerankerError(f"the rerank model returned a score that is not a number, on {self.device}")
+                yield scores
         except RuntimeError as error:  # torch's errors, including GPU out of memory
             raise RerankerError(f"the rerank model failed on {self.device}: {error}") from error
-        if not np.isfinite(scores).all():
-            raise RerankerError(f"the rerank model returned a score that is not a number, on {self.device}")
-        return scores
 
     def _prompts(self, query: str, documents: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt. If a prompt is too long, the end of its document is truncated."""
@@ -220,3 +235,13 @@ class Reranker:
             last = hidden[torch.arange(count), lengths - 1].float()
             scores: NDArray[np.float32] = torch.sigmoid(last @ self._yes_minus_no).cpu().numpy()
         return scores
+
+
+def _batch_size(prompts: Sequence[list[int]], budget: float) -> int:
+    """How many of the prompts, from the first on, fit into a batch of `budget` tokens including padding; at least 1."""
+    longest = len(prompts[0])
+    for size, prompt in enumerate(prompts):
+        longest = max(longest, len(prompt))
+        if size and (size + 1) * longest > budget:
+            return size
+    return len(prompts)

@@ -6,14 +6,16 @@ The cosines of all chunks are approximate in a large course. With the bound of t
 each fused score. Exact scores are computed of the chunks whose upper bound reaches the exact score of the last hit, so
 the hits, their scores and their order are those of exact cosines.
 
-Chunks with exactly the same text form one hit. The order is deterministic: chunks with equal scores are ordered by
+Chunks that nothing supports are left out: no word of the query, and a cosine that questions of other fields reach, too.
+Chunks with exactly the same text form one hit. So do near-duplicates (`retrieval.near_duplicates`), of which the best
+one is the hit. The order is deterministic: chunks with equal scores are ordered by
 cosine, then by chunk id.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from types import EllipsisType
 from typing import NamedTuple
 
 import numpy as np
@@ -21,12 +23,18 @@ from numpy.typing import NDArray
 
 from embedding.vectors import Vectors
 from retrieval import fusion
-from retrieval.analysis import terms
+from retrieval.analysis.query import analyse_query
 from retrieval.fusion import FusedScores, Fuser, Scores, Weights
+from retrieval.query_terms import QueryTerms, resolve
+from retrieval.relevance import Calibration, KeywordEvidence, relevance
 from retrieval.snapshots.snapshot import CourseSnapshot, Rows
 
 _TOLERANCE = 1e-6
 """Scores are rounded to multiples of this before they are compared, so that rounding errors decide nothing."""
+LEAST_SUPPORT = 0.02
+"""A chunk with a smaller share of the best BM25 score has no word of the query but words of grammar."""
+_JUDGED = 20
+"""Relevance is computed of this number of chunks at least, so that the best of it does not depend on the limit."""
 _DIGITS = 6
 """Ranks are those of cosines that are rounded to this number of decimals."""
 
@@ -54,6 +62,8 @@ class Query(NamedTuple):
     """Unit vector (dimensions,); None in a keyword search."""
     legibility: float = 1.0
     """Share of the letters that the embedding model can read, 0.0 to 1.0 (see `embedding.engine.legibility`)."""
+    words: QueryTerms | None = None
+    """The text in the terms of the course, if they are known already."""
 
 
 @dataclass(frozen=True)
@@ -100,8 +110,8 @@ class Explanation(NamedTuple):
     """Contribution of the keyword channel to the score."""
     weights: Weights | None
     """Weights of the channels, with a sum of 1; None unless the search is hybrid."""
-    terms: tuple[str, ...]
-    """All terms of the query, including terms that the chunk does not contain."""
+    words: QueryTerms
+    """The terms of the query, including terms that the chunk does not contain."""
 
 
 class Hit(NamedTuple):
@@ -113,43 +123,102 @@ class Hit(NamedTuple):
     """Vector: -1.0 to 1.0. Keyword and weighted fusion: up to 1.0. RRF: up to 1/61. Reranked: a probability."""
     copies: Rows
     """The other chunks with this text, among those that pass the filters."""
+    near_copies: Rows
+    """The chunks with nearly this text, among those that pass the filters."""
+    relevance: float | None
+    """The chance that it answers, 0.0 to 1.0 (`retrieval.relevance`); None if it cannot be estimated."""
     explanation: Explanation
 
 
+class Results(NamedTuple):
+    """What a search found."""
+
+    hits: list[Hit]
+    """Best first."""
+    best_relevance: float | None
+    """The highest relevance of any chunk that may be a hit; None if it cannot be estimated."""
+    unknown_terms: tuple[str, ...]
+    """The words of the queries that the course never uses, as typed; without words of grammar."""
+
+
+def terms_of(text: str, snapshot: CourseSnapshot) -> QueryTerms:
+    """A query in the terms of a course."""
+    return resolve(analyse_query(text), snapshot.bm25)
+
+
 def search_snapshot(
-    snapshot: CourseSnapshot, queries: Sequence[Query], options: SearchOptions, limit: int
-) -> list[Hit]:
+    snapshot: CourseSnapshot,
+    queries: Sequence[Query],
+    options: SearchOptions,
+    limit: int,
+    calibration: Calibration | None = None,
+) -> Results:
     """The best `limit` texts of the course, best first.
 
-    With several queries, the score of a chunk is its highest one. The caller applies any threshold for the final score,
-    because reranking may replace that score.
+    With several queries, the score of a chunk is the mean of its scores, and its relevance the highest one. The caller
+    applies any threshold for the final score, because reranking may replace that score.
+
+    Args:
+        snapshot: The course.
+        queries: The phrasings of one query.
+        options: How to search.
+        limit: Maximum number of hits.
+        calibration: What cosines mean in this course. Without it, only a keyword search can estimate relevance.
     """
     passing = snapshot.rows(options.filters)
     rows = snapshot.distinct(passing)
+    scored = [_QueryScores(snapshot, query, options, rows, calibration) for query in queries]
+    unknown = tuple(dict.fromkeys(term for scores in scored for term in scores.unknown_terms))
     if not (len(snapshot) if rows is None else len(rows)):
-        return []
-    scored = [_QueryScores(snapshot, query, options, rows) for query in queries]
-    upper = scored[0].upper if len(scored) == 1 else np.max([scores.upper for scores in scored], axis=0)
-    places = _highest(upper, 2 * limit)
-    exact, finals, best = _exact_scores(scored, places)
-    if limit <= len(places) < len(upper):
-        least = np.partition(best, -limit)[-limit] - _TOLERANCE
+        return Results([], 0.0 if scored[0].estimates_relevance else None, unknown)
+    least_final = -1.0 if options.method is Method.VECTOR else 0.0
+    upper = _mean([scores.upper for scores in scored], least_final)
+    count = max(2 * limit, _JUDGED)
+    groups = snapshot.near_groups(np.arange(len(upper)) if rows is None else rows)
+    if groups is None:
+        places = _highest(upper, count)
+    else:  # one of each group, so that they are as many hits
+        reduced = _best_of_groups(upper, groups)
+        places = _highest(reduced, count)
+        places = places[reduced[places] > -np.inf]
+    exact, finals, best = _exact_scores(scored, places, least_final)
+    if len(places) < len(upper):
+        least = np.partition(best, -limit)[-limit] - _TOLERANCE if limit <= len(best) else -np.inf
         reaching = np.flatnonzero((upper > -np.inf) & (upper >= least))
         if len(reaching) > len(places):
             places = reaching
-            exact, finals, best = _exact_scores(scored, places)
+            exact, finals, best = _exact_scores(scored, places, least_final)
     keys = [-_rounded(best)]
     if exact[0].cosines is not None:
         keys.insert(0, -_rounded(np.max([scores.cosines for scores in exact if scores.cosines is not None], axis=0)))
     order = np.lexsort((places, *keys))
-    order = order[best[order] > -np.inf][:limit]
+    order = order[best[order] > -np.inf]
+    estimates = np.max([scores.relevance for scores in exact], axis=0) if scored[0].estimates_relevance else None
+    if groups is not None:
+        order = order[np.sort(np.unique(groups[places[order]], return_index=True)[1])]
     hits: list[Hit] = []
-    for at in order.tolist():
+    for at in order[:limit].tolist():
         query = 0 if len(finals) == 1 else int(np.argmax([final[at] for final in finals]))
         row = int(places[at] if rows is None else rows[places[at]])
         explanation = scored[query].explain(exact[query], at, query)
-        hits.append(Hit(row, float(best[at]), snapshot.copies(row, passing), explanation))
-    return hits
+        estimate = None if estimates is None else float(estimates[at])
+        copies, near_copies = snapshot.copies(row, passing), snapshot.near_copies(row, passing)
+        hits.append(Hit(row, float(best[at]), copies, near_copies, estimate, explanation))
+    return Results(hits, None if estimates is None else float(estimates[order].max(initial=0.0)), unknown)
+
+
+def _mean(finals: Sequence["_FinalScores"], least: float) -> Scores:
+    """The mean over the queries; -inf if a chunk passes and is supported for none.
+
+    A score below a threshold counts `least`. One without support counts as it is, because not every phrasing has words
+    or a meaning that the course knows.
+    """
+    if len(finals) == 1:
+        return finals[0].passing
+    passes = np.any([final.passing > -np.inf for final in finals], axis=0)
+    stacked = np.stack([final.scores for final in finals])
+    means: Scores = np.where(passes, np.where(stacked > -np.inf, stacked, least).mean(axis=0), -np.inf)
+    return means
 
 
 def _highest(upper: Scores, limit: int) -> NDArray[np.intp]:
@@ -157,23 +226,48 @@ def _highest(upper: Scores, limit: int) -> NDArray[np.intp]:
     return np.argpartition(upper, -limit)[-limit:] if limit < len(upper) else np.arange(len(upper))
 
 
+def _best_of_groups(upper: Scores, groups: Rows) -> Scores:
+    """The upper bounds, minus infinity for all chunks of a group of near-duplicates but one with the highest."""
+    sizes = np.bincount(groups)
+    grouped = np.flatnonzero(sizes[groups] > 1)
+    order = grouped[np.lexsort((-upper[grouped], groups[grouped]))]
+    others = order[1:][groups[order[1:]] == groups[order[:-1]]]
+    reduced = upper.copy()
+    reduced[others] = -np.inf
+    return reduced
+
+
 def _exact_scores(
-    scored: Sequence["_QueryScores"], places: NDArray[np.intp]
+    scored: Sequence["_QueryScores"], places: NDArray[np.intp], least: float
 ) -> tuple[list["_ExactScores"], list[Scores], Scores]:
-    """The exact scores of the chunks in these places for each query, the final ones of these, and the best of those."""
+    """The exact scores of the chunks in these places for each query, the final ones of these, and their means."""
     exact = [scores.exact(places) for scores in scored]
-    finals = [scores.final for scores in exact]
-    return exact, finals, finals[0] if len(finals) == 1 else np.max(finals, axis=0)
+    return exact, [scores.final.passing for scores in exact], _mean([scores.final for scores in exact], least)
+
+
+class _FinalScores(NamedTuple):
+    """The fused scores of some chunks for one query, or upper bounds of them, each (chunks,)."""
+
+    scores: Scores
+    """Minus infinity below a threshold."""
+    is_supported: NDArray[np.bool_]
+
+    @property
+    def passing(self) -> Scores:
+        """The scores; minus infinity if nothing supports the chunk."""
+        passing: Scores = np.where(self.is_supported, self.scores, -np.inf)
+        return passing
 
 
 class _ExactScores(NamedTuple):
     """The exact scores of some chunks for one query, each (chunks,)."""
 
-    final: Scores
-    """Minus infinity below a threshold, and in a keyword search without any of the words."""
+    final: _FinalScores
     cosines: Scores | None
     fused: FusedScores
     places: NDArray[np.intp]
+    relevance: Scores
+    """Empty if it cannot be estimated."""
 
 
 class _QueryScores:
@@ -184,20 +278,29 @@ class _QueryScores:
         query: The query.
         options: The options of the search.
         rows: The chunks that are compared: those that pass the filters, each text once; None for all chunks.
+        calibration: What cosines mean in this course, if it was measured.
     """
 
-    def __init__(self, snapshot: CourseSnapshot, query: Query, options: SearchOptions, rows: Rows | None) -> None:
-        self._snapshot, self._rows, self._vector = snapshot, rows, query.vector
-        self._thresholds = options.thresholds
-        counts = Counter(terms(query.text))
-        self._terms = tuple(counts)
-        bm25, highest = snapshot.bm25.scores(counts)
+    def __init__(
+        self,
+        snapshot: CourseSnapshot,
+        query: Query,
+        options: SearchOptions,
+        rows: Rows | None,
+        calibration: Calibration | None,
+    ) -> None:
+        self._snapshot, self._rows, self._query = snapshot, rows, query
+        self._thresholds, self._calibration = options.thresholds, calibration
+        self._words = query.words or terms_of(query.text, snapshot)
+        bm25, highest = snapshot.bm25.scores(self._words.terms, self._words.pairs)
         self._bm25, self._highest = self._compared(bm25), highest or 1.0
-        self._is_rrf = options.method is Method.HYBRID and options.fusion is Fusion.RRF
+        self._supported_by_words = self._bm25 > LEAST_SUPPORT * self._bm25.max(initial=0.0)
+        self._method = Method.KEYWORD if query.vector is None else options.method
+        self._is_rrf = self._method is Method.HYBRID and options.fusion is Fusion.RRF
         self._cosines: Scores | None = None
-        if query.vector is None or options.method is Method.KEYWORD:
+        if query.vector is None or self._method is Method.KEYWORD or not len(self._bm25):
             self._fuser = _by_keyword(self._highest)
-            self.upper = self._final(self._fuser.fuse(self._bm25, self._bm25), None, self._bm25)
+            self.upper = self._final(self._fuser.fuse(self._bm25, self._bm25), None, ...)
             return
         if self._is_rrf:  # ranks must not be approximate
             self._cosines = self._compared(snapshot.cosines.product(query.vector)).round(_DIGITS)
@@ -205,18 +308,29 @@ class _QueryScores:
         else:
             self._cosines, bounds = snapshot.cosines.approximate(query.vector, rows)
         self._fuser = self._fuser_of(options, query.legibility, self._cosines)
-        self.upper = self._final(self._fuser.fuse(bounds, self._bm25), bounds, self._bm25)
+        self.upper = self._final(self._fuser.fuse(bounds, self._bm25), bounds, ...)
+
+    @property
+    def unknown_terms(self) -> tuple[str, ...]:
+        """The words of the query that the course never uses, as typed."""
+        return self._words.unknown
+
+    @property
+    def estimates_relevance(self) -> bool:
+        """Whether the relevance of a chunk can be estimated: cosines mean nothing without a calibration."""
+        return self._method is Method.KEYWORD or self._calibration is not None
 
     def exact(self, places: NDArray[np.intp]) -> _ExactScores:
         """The exact scores of the chunks in these places."""
         bm25, cosines = self._bm25[places], None
         if self._is_rrf and self._cosines is not None:
             cosines = self._cosines[places]
-        elif self._cosines is not None and self._vector is not None:
+        elif self._cosines is not None and self._query.vector is not None:
             rows = places if self._rows is None else self._rows[places]
-            cosines = self._snapshot.cosines.exact(self._vector, rows)
+            cosines = self._snapshot.cosines.exact(self._query.vector, rows)
         fused = self._fuser.fuse(bm25 if cosines is None else cosines, bm25)
-        return _ExactScores(self._final(fused, cosines, bm25), cosines, fused, places)
+        final = self._final(fused, cosines, places)
+        return _ExactScores(final, cosines, fused, places, self._relevance(cosines, bm25))
 
     def explain(self, exact: _ExactScores, at: int, query: int) -> Explanation:
         """How the score of one of the chunks was computed."""
@@ -229,33 +343,66 @@ class _QueryScores:
             float(exact.fused.vector[at]),
             float(exact.fused.keyword[at]),
             self._fuser.weights,
-            self._terms,
+            self._words,
         )
 
     def _compared(self, scores: Scores) -> Scores:
         return scores if self._rows is None else scores[self._rows]
 
     def _fuser_of(self, options: SearchOptions, legibility: float, cosines: Scores) -> Fuser:
-        if options.method is Method.VECTOR:
+        if self._method is Method.VECTOR:
             return _BY_VECTOR
+        known = self._words.known_share
         if options.fusion is Fusion.RRF:
-            weights = options.weights or fusion.weights_for(legibility)
+            weights = options.weights or fusion.weights_for(legibility, known)
             return fusion.reciprocal_rank_fusion(cosines, self._bm25, weights)
         if options.weights:
             return fusion.weighted_sum(self._bm25, options.weights)
-        return fusion.certainty_weighted(cosines, self._bm25, legibility)
+        return fusion.certainty_weighted(cosines, self._bm25, legibility, known)
 
-    def _final(self, fused: FusedScores, cosines: Scores | None, bm25: Scores) -> Scores:
-        final = fused.score
-        if cosines is None:
-            final = np.where(bm25 > 0, final, -np.inf)
-        elif self._thresholds.vector is not None:
+    def _relevance(self, cosines: Scores | None, bm25: Scores) -> Scores:
+        if not self.estimates_relevance:
+            return np.empty(0)
+        between = None
+        if cosines is not None and self._calibration:
+            between = self._calibration.between(self._query.text, cosines)
+        words = None
+        is_comparable = between is None or not self._calibration or self._calibration.shares_script(self._query.text)
+        if self._method is not Method.VECTOR and is_comparable:
+            course, best = self._snapshot.bm25, float(self._bm25.max(initial=0.0)) / self._highest
+            repeated = {term: weight - 1 for term, weight in self._words.terms.items() if weight > 1}
+            length = (self._highest - course.highest(repeated)) / course.rarest
+            unknown = 1 - self._words.known_share
+            if analyse_query(self._query.text).is_vague:  # of words like `the`, the rare ones alone may mean something
+                best, bm25 = best * min(1.0, length), bm25 * min(1.0, length)
+            words = KeywordEvidence(bm25 / self._highest, best, length, unknown)
+        return relevance(between, words, fusion.readable(self._query.legibility))
+
+    def _final(
+        self, fused: FusedScores, cosines: Scores | None, places: NDArray[np.intp] | EllipsisType
+    ) -> _FinalScores:
+        """The fused scores of the chunks in these places."""
+        final, bm25 = fused.score, self._bm25[places]
+        supported = np.ones(len(final), dtype=np.bool_)
+        if self._method is not Method.VECTOR:
+            supported = self._supported_by_words[places]
+            if cosines is not None:
+                supported = supported | self._supported_by_vector(cosines)
+        if cosines is not None and self._thresholds.vector is not None:
             least = min(max(self._thresholds.vector, -2.0), 2.0) - _TOLERANCE
             final = np.where(cosines >= least, final, -np.inf)
         if self._thresholds.keyword is not None:
             shares = bm25.astype(np.float64) / self._highest  # as in the explanation
             final = np.where(shares >= self._thresholds.keyword, final, -np.inf)
-        return final
+        return _FinalScores(final, supported)
+
+    def _supported_by_vector(self, cosines: Scores) -> NDArray[np.bool_]:
+        """Whether a cosine is better than what questions of other fields reach; none if the vector does not count."""
+        if self._fuser.weights and not self._fuser.weights.vector:
+            return np.zeros(len(cosines), dtype=np.bool_)
+        if not self._calibration:
+            return np.ones(len(cosines), dtype=np.bool_)
+        return cosines >= self._calibration.noise_of(self._query.text) - _TOLERANCE
 
 
 _BY_VECTOR = Fuser(lambda cosines, bm25: FusedScores(cosines, np.zeros_like(bm25)), None)

@@ -17,6 +17,7 @@ from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from retrieval.bm25 import Bm25, postings_as_arrays
 from retrieval.cosines import Cosines, vectors_as_arrays
+from retrieval.near_duplicates import overlaps
 from retrieval.snapshots.file import Arrays, Strings, Vocabulary, strings_as_arrays, vocabulary_as_arrays
 
 FILTERS: Final = ("section_id", "lecture_id", "source_type")
@@ -50,6 +51,10 @@ class CourseSnapshot:
         self._positions: NDArray[np.int32] = arrays["positions"]
         self._first_copies: NDArray[np.int32] = arrays["first_copies"]
         self._has_copies = bool((self._first_copies != np.arange(len(self))).any())
+        self._near_groups: NDArray[np.int32] = arrays["near_groups"]
+        self._repeated: NDArray[np.uint8] = arrays["repeated"]
+        self.has_repeats = bool(self._repeated.any())
+        self._has_near_copies = bool((self._near_groups != self._first_copies).any())
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -89,6 +94,23 @@ class CourseSnapshot:
             same = np.intersect1d(same, rows, assume_unique=True)
         return np.compress(same != row, same)
 
+    def near_groups(self, rows: Rows) -> Rows | None:
+        """The group of near-duplicates of each chunk (`retrieval.near_duplicates`); None if the course has none."""
+        return self._near_groups[rows] if self._has_near_copies else None
+
+    def near_copies(self, row: int, rows: Rows | None) -> Rows:
+        """All other chunks, among `rows`, with nearly but not exactly the same text."""
+        if not self._has_near_copies:
+            return _NO_ROWS
+        near = np.flatnonzero(self._near_groups == self._near_groups[row])
+        if rows is not None:
+            near = np.intersect1d(near, rows, assume_unique=True)
+        return np.compress(self._first_copies[near] != self._first_copies[row], near)
+
+    def is_repeated(self, row: int) -> bool:
+        """Whether all of the chunk's text is in others too, so that they may make it superfluous."""
+        return bool(self._repeated[row])
+
     def neighbours(self, row: int, distance: int) -> tuple[list[int], list[int]]:
         """Up to `distance` chunks before and after a chunk in the same section, in reading order."""
         position = int(self._positions[row])
@@ -114,21 +136,25 @@ def snapshot_arrays(records: Sequence[Record], vectors: Vectors) -> dict[str, ND
         * `….codes` (chunks,) and the vocabulary `….values` for each filter: the number of the chunk's value, -1 for
           no value;
         * `reading_order` (chunks,) and `positions` (chunks,): the rows in reading order, and each row's place in it;
-        * `first_copies` (chunks,): the first row with the same text.
+        * `first_copies` (chunks,): the first row with the same text;
+        * `near_groups` and `repeated` (chunks,): see `Overlaps`.
     """
     reading_order = sorted(range(len(records)), key=lambda row: _reading_order_key(records[row]))
     first: dict[str, int] = {}
+    in_common = overlaps([record.text for record in records])
     arrays = {
         **vectors_as_arrays(vectors),
         **strings_as_arrays("chunk_ids", (record.chunk_id for record in records)),
         **strings_as_arrays("texts", (record.text for record in records)),
         **strings_as_arrays("metadata", (json.dumps(record.metadata) for record in records)),
-        **postings_as_arrays(record.text for record in records),
+        **postings_as_arrays((record.text for record in records), (record.context for record in records)),
         "reading_order": np.asarray(reading_order, dtype=np.int32),
         "positions": np.argsort(reading_order).astype(np.int32),
         "first_copies": np.asarray(
             [first.setdefault(record.text, row) for row, record in enumerate(records)], dtype=np.int32
         ),
+        "near_groups": in_common.groups,
+        "repeated": in_common.repeated,
     }
     for name in FILTERS:
         values = [_text(record.metadata.get(name)) for record in records]

@@ -1,6 +1,7 @@
 """The course snapshots on disk: one directory per course, one file per content and model.
 
     SNAPSHOT_DIR/course_{course_id}/{key}.{SHA-256 of the file}.safetensors
+    SNAPSHOT_DIR/course_{course_id}/{name}.json    notes about the published generation, without texts
 
 The key is the digest of all that the content of the file depends on: the fingerprint of the course, and the versions of
 the format and of the analyser. So a file never changes, any process may write it, and a missing, damaged or outdated
@@ -11,9 +12,10 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 from pydantic import Field
@@ -36,11 +38,13 @@ from retrieval.snapshots.snapshot import CourseSnapshot
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1
+_FORMAT = 2
 """To be incremented whenever the arrays of a snapshot change."""
 _FILE = re.compile(r"(?P<key>[0-9a-f]{32})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.tmp\w+")
 """A file that a killed process left behind: of this module, or of safetensors, which writes to one of its own."""
+_ADDED = re.compile(rf"{_TEMPORARY.pattern}|[a-z]+\.json")
+"""The same, and notes."""
 LONGEST_NAME = 255
 """Maximum length of a file name in bytes on common file systems."""
 
@@ -108,22 +112,45 @@ class SnapshotStore:
         Raises:
             SnapshotStoreError: The file cannot be written.
         """
-        directory = self._root / directory_name(course_id)
-        temporary = directory / f".{uuid4().hex}.tmp"
         key, info = _key(built.fingerprint), built.info
         origin = (course_id, key, str(built.generation), info.model_name, info.model_signature)
+
+        def write(temporary: Path) -> str:
+            digest = write_arrays(temporary, {**built.arrays, **strings_as_arrays("origin", origin)})
+            return f"{key}.{digest}.safetensors"
+
+        self._write(course_id, write)
+
+    def discard(self, course_id: str, content: CourseFingerprint) -> None:
+        """Delete the newest snapshot of this content, which is not going to be published.
+
+        Raises:
+            SnapshotStoreError: It cannot be deleted.
+        """
+        path = self.find(course_id, content)
         try:
-            directory.mkdir(parents=True, exist_ok=True)
-            try:
-                digest = write_arrays(temporary, {**built.arrays, **strings_as_arrays("origin", origin)})
-                temporary.replace(directory / f"{key}.{digest}.safetensors")
-            finally:
-                temporary.unlink(missing_ok=True)
+            path.unlink(missing_ok=True) if path else None
         except OSError as error:
-            raise SnapshotStoreError(
-                f"The snapshot of course {course_id} cannot be written to {directory}: {error}. Check the free disk "
-                "space and the write permission of SNAPSHOT_DIR."
-            ) from error
+            raise SnapshotStoreError(f"A snapshot cannot be deleted: {error}") from error
+
+    def read_note(self, course_id: str, name: str) -> Any:
+        """The note with this name about the published generation; None if there is none, or it cannot be read."""
+        with suppress(OSError, ValueError):
+            return json.loads((self._root / directory_name(course_id) / f"{name}.json").read_text(encoding="utf-8"))
+        return None
+
+    def write_note(self, course_id: str, name: str, content: Any) -> None:
+        """Write a note about the published generation, as JSON; it is deleted with the course, and contains no text.
+
+        Raises:
+            SnapshotStoreError: The file cannot be written.
+        """
+
+        def write(temporary: Path) -> str:
+            temporary.write_text(json.dumps(content), encoding="utf-8")
+            return f"{name}.json"
+
+        self._write(course_id, write)
 
     def is_damaged(self, path: Path) -> bool:
         """Whether the content of a file differs from its digest. Reads the whole file; False if it is missing."""
@@ -222,10 +249,26 @@ class SnapshotStore:
             raise SnapshotError(f"{path} is not a snapshot of this version: {error}") from error
         return snapshot
 
+    def _write(self, course_id: str, write: Callable[[Path], str]) -> None:
+        """Write a file atomically. `write` writes a temporary file and returns the name that it gets."""
+        directory = self._root / directory_name(course_id)
+        temporary = directory / f".{uuid4().hex}.tmp"
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            try:
+                temporary.replace(directory / write(temporary))
+            finally:
+                temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise SnapshotStoreError(
+                f"The snapshot of course {course_id} cannot be written to {directory}: {error}. Check the free disk "
+                "space and the write permission of SNAPSHOT_DIR."
+            ) from error
+
     def _delete(self, name: str, keep: Path | None = None, only_before: int | None = None) -> None:
         directory = self._root / name
         try:
-            for path in [*_files(directory), *_temporary_files(directory)]:
+            for path in [*_files(directory), *_other_files(directory, _TEMPORARY if keep else _ADDED)]:
                 if path != keep and (only_before is None or path.stat().st_mtime_ns < only_before):
                     path.unlink(missing_ok=True)
         except FileNotFoundError:
@@ -266,15 +309,15 @@ def _files(directory: Path) -> list[Path]:
     return [path for _, path in sorted(found, reverse=True)]
 
 
-def _temporary_files(directory: Path) -> Iterator[Path]:
+def _other_files(directory: Path, name: re.Pattern[str]) -> Iterator[Path]:
     if directory.is_dir():
-        yield from (path for path in directory.iterdir() if _TEMPORARY.fullmatch(path.name))
+        yield from (path for path in directory.iterdir() if name.fullmatch(path.name))
 
 
 def _is_ours(directory: Path) -> bool:
-    """Whether the directory contains a snapshot, or nothing but what killed processes left behind."""
+    """Whether the directory contains a snapshot, or nothing but notes and what killed processes left behind."""
     if not directory.is_dir():
         return False
     with suppress(FileNotFoundError):  # another process deletes it
-        return bool(_files(directory)) or all(_TEMPORARY.fullmatch(path.name) for path in directory.iterdir())
+        return bool(_files(directory)) or all(_ADDED.fullmatch(path.name) for path in directory.iterdir())
     return False

@@ -21,6 +21,8 @@ from retrieval.search import Fusion, Method, Query, SearchOptions, Thresholds, s
 from tests.support.brute_force import KINDS, Found, brute_force, exact_cosines, query_vector, snapshot_of, unit
 
 WORDS = ("copper", "solder", "drill", "mask", "hole", "zinc")
+LONG_TEXTS = [" ".join(f"{name}{number % 7} of {name}{number}" for number in range(40)) for name in ("part", "step")]
+"""With a few words after them, texts are near-duplicates."""
 
 kinds = st.sampled_from(sorted(KINDS))
 dimensions = st.sampled_from([1, 2, 3, 50, 64, 384, 1000])
@@ -58,7 +60,7 @@ def _codes_at_every_size() -> Iterator[None]:
     limit=st.sampled_from([1, 2, 5, 20, 1000]),
     queries=st.integers(1, 3),
     is_filtered=st.booleans(),
-    has_copies=st.booleans(),
+    copies=st.sampled_from(["none", "exact", "near"]),
 )
 def test_hits_scores_and_order_are_those_of_brute_force(
     kind: str,
@@ -69,13 +71,15 @@ def test_hits_scores_and_order_are_those_of_brute_force(
     limit: int,
     queries: int,
     is_filtered: bool,
-    has_copies: bool,
+    copies: str,
 ) -> None:
     rng = np.random.default_rng(seed)
     vectors = unit(KINDS[kind](rng, rows, dimensions))
     texts = [" ".join(rng.choice(WORDS, rng.integers(0, 5))) for _ in range(rows)]
-    if not has_copies:
+    if copies == "none":
         texts = [f"{text} number{row}" for row, text in enumerate(texts)]
+    if copies == "near":
+        texts = [f"{LONG_TEXTS[rng.integers(len(LONG_TEXTS))]} {text}" for text in texts]
     metadata = [{"section_id": str(rng.integers(3)), "lecture_id": str(rng.integers(2))} for _ in range(rows)]
     snapshot = snapshot_of(vectors, texts, metadata)
     asked = [
@@ -98,9 +102,9 @@ def test_hits_scores_and_order_are_those_of_brute_force(
         {"section_id": ["0", "2"], "lecture_id": ["1"]} if is_filtered else {},
     )
     expected = brute_force(snapshot, vectors, metadata, asked, options, limit)
-    hits = search_snapshot(snapshot, asked, options, limit)
-    found = [Found(hit.row, hit.score, hit.copies.tolist()) for hit in hits]
-    assert [(hit.row, hit.copies) for hit in found] == [(hit.row, hit.copies) for hit in expected]
+    hits = search_snapshot(snapshot, asked, options, limit).hits
+    found = [Found(hit.row, hit.score, hit.copies.tolist(), hit.near_copies.tolist()) for hit in hits]
+    assert [hit._replace(score=0) for hit in found] == [hit._replace(score=0) for hit in expected]
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-7)
     for hit in hits:
         assert -1 <= hit.score <= 1 + 1e-6
@@ -123,10 +127,10 @@ def test_default_scores_hardly_differ_from_those_of_exact_cosines(
     snapshot = snapshot_of(vectors, [f"{rng.choice(WORDS)} number{row}" for row in range(rows)], metadata)
     query = Query("copper", query_vector(rng, vectors))
     options = SearchOptions(filters={"section_id": ["1"]} if is_filtered else {})
-    hits = search_snapshot(snapshot, [query], options, rows)
+    hits = search_snapshot(snapshot, [query], options, rows).hits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cosines_module, "CODES_FROM", 10**9)
-        exact = search_snapshot(snapshot, [query], options, rows)
+        exact = search_snapshot(snapshot, [query], options, rows).hits
     score_of = {hit.row: hit.score for hit in exact}
     assert {hit.row for hit in hits} == score_of.keys()
     for hit in hits:
@@ -207,7 +211,7 @@ def test_fused_scores_never_decrease_when_a_cosine_increases(
     bm25 = np.array(keyword_scores[: len(values)], dtype=np.float32)
     weights = Weights(legibility, 1.0)
     for fuser in (
-        certainty_weighted(cosines, bm25, legibility),
+        certainty_weighted(cosines, bm25, legibility, 0.8),
         weighted_sum(bm25, weights),
         reciprocal_rank_fusion(cosines, bm25, weights),
     ):

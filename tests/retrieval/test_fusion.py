@@ -53,8 +53,13 @@ def weighted(cosines: Scores, bm25: Scores, weights: Weights) -> Fuser:
     return weighted_sum(bm25, weights)
 
 
+def by_certainty(cosines: Scores, bm25: Scores, legibility: float) -> Fuser:
+    """`certainty_weighted` for a query all of whose words the course has."""
+    return certainty_weighted(cosines, bm25, legibility, 1.0)
+
+
 functions_with_weights = st.sampled_from([weighted, reciprocal_rank_fusion])
-fusions = st.builds(Fusion, st.just(certainty_weighted), st.floats(0, 1)) | st.builds(
+fusions = st.builds(Fusion, st.just(by_certainty), st.floats(0, 1)) | st.builds(
     Fusion, functions_with_weights, channel_weights
 )
 
@@ -110,9 +115,9 @@ def test_weighted_sum_is_the_weighted_mean_of_the_strengths(cosines: Scores, bm2
     np.testing.assert_allclose(Fusion(weighted, weights)(cosines, bm25).score, expected, rtol=1e-4, atol=1e-6)
 
 
-@given(cosine_arrays, st.floats(0, 1))
+@given(cosine_arrays, st.floats(0.6, 1))
 def test_only_cosines_count_if_all_bm25_scores_are_0(cosines: Scores, legibility: float) -> None:
-    fuse, bm25 = Fusion(certainty_weighted, legibility), np.zeros(CHUNKS, dtype=np.float32)
+    fuse, bm25 = Fusion(by_certainty, legibility), np.zeros(CHUNKS, dtype=np.float32)
     assert fuse.weights(cosines, bm25).vector == 1
     assert (np.diff(fuse(cosines, bm25).score[np.argsort(cosines, kind="stable")]) >= -1e-6).all()
 
@@ -144,15 +149,31 @@ def test_channel_with_an_outlier_determines_the_best_chunk() -> None:
     bm25 = rng.uniform(0, 5, 500).astype(np.float32)
     bm25_with_outlier = bm25.copy()
     bm25_with_outlier[42] = 30
-    assert Fusion(certainty_weighted, 1.0)(cosines_with_outlier, bm25).score.argmax() == 7
-    assert Fusion(certainty_weighted, 1.0)(cosines, bm25_with_outlier).score.argmax() == 42
+    assert Fusion(by_certainty, 1.0)(cosines_with_outlier, bm25).score.argmax() == 7
+    assert Fusion(by_certainty, 1.0)(cosines, bm25_with_outlier).score.argmax() == 42
 
 
 def test_vector_weight_decreases_with_legibility() -> None:
-    assert weights_for(1.0) == pytest.approx(DEFAULT_WEIGHTS)
-    assert weights_for(0.95) == pytest.approx(DEFAULT_WEIGHTS)
-    assert weights_for(0.3) == (0, 1)
-    assert 0 < weights_for(0.7).vector < DEFAULT_WEIGHTS.vector
+    assert weights_for(1.0, 1.0) == pytest.approx(DEFAULT_WEIGHTS)
+    assert weights_for(0.95, 1.0) == pytest.approx(DEFAULT_WEIGHTS)
+    assert weights_for(0.3, 1.0) == (0, 1)
+    assert 0 < weights_for(0.7, 1.0).vector < DEFAULT_WEIGHTS.vector
+
+
+def test_keyword_weight_decreases_with_the_words_that_the_course_lacks() -> None:
+    """What is left of the query then matches by accident."""
+    assert weights_for(1.0, 0.95) == pytest.approx(DEFAULT_WEIGHTS)
+    assert 0 < weights_for(1.0, 0.7).keyword < DEFAULT_WEIGHTS.keyword
+    assert weights_for(1.0, 0.4) == (1, 0)
+    assert weights_for(0.2, 0.4) == (0, 1), "nothing is left but the words"
+
+
+def test_fusion_does_not_depend_on_the_range_of_the_cosines() -> None:
+    """One model's cosines reach from .1 to .7, another one's from .8 to .9."""
+    rng = np.random.default_rng(1)
+    cosines, bm25 = rng.uniform(-0.1, 0.7, 50).astype(np.float32), rng.uniform(0, 9, 50).astype(np.float32)
+    fuse = Fusion(by_certainty, 1.0)
+    np.testing.assert_allclose(fuse(cosines, bm25).score, fuse(0.8 + cosines / 8, bm25).score, atol=1e-4)
 
 
 def test_reciprocal_rank_fusion_uses_k_60_and_shared_ranks() -> None:
@@ -160,3 +181,12 @@ def test_reciprocal_rank_fusion_uses_k_60_and_shared_ranks() -> None:
     bm25 = np.array([0, 2, 0, 1], dtype=np.float32)
     expected = [0.5 / 61, 0.5 / 62 + 0.5 / 61, 0.5 / 62, 0.5 / 64 + 0.5 / 62]
     np.testing.assert_allclose(Fusion(reciprocal_rank_fusion, Weights(1, 1))(cosines, bm25).score, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("chunks", [2, 3, 5, 10, 44, 300, 5000])
+def test_the_only_chunk_with_the_words_wins_in_a_course_of_any_size(chunks: int) -> None:
+    """The cosines hardly differ. Among few chunks, one stands out nevertheless."""
+    cosines = np.linspace(0.3, 0.32, chunks, dtype=np.float32)
+    bm25 = np.zeros(chunks, dtype=np.float32)
+    bm25[0] = 2.0
+    assert Fusion(by_certainty, 1.0)(cosines, bm25).score.argmax() == 0

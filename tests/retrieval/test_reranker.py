@@ -237,12 +237,30 @@ def test_scores_without_documents_are_empty(reranker: Reranker) -> None:
 # Timeouts and errors
 
 
-def test_scores_stop_before_a_batch_if_should_stop_is_true(tiny_reranker: Path) -> None:
-    reranker, rows = load_recording(tiny_reranker, batch_tokens=1)
-    answers = iter([False, False, True])
-    with pytest.raises(TimeoutError):
-        reranker.scores(QUERY, DOCUMENTS, lambda: next(answers))
-    assert len(rows) == 1 + 2  # the shared prefix and two of six documents
+def test_scores_end_before_a_document_that_does_not_fit(tiny_reranker: Path, reranker: Reranker) -> None:
+    recording, rows = load_recording(tiny_reranker)
+    rooms = iter([1, 600, 20])
+    computed: list[int] = []
+
+    def room(tokens: int) -> int:
+        computed.append(tokens)
+        return next(rooms)
+
+    batches = [*recording.scores_by_batch(QUERY, DOCUMENTS, room)]
+    assert [len(batch) for batch in batches] == [1, 3], "at least one, then as many as fit"
+    assert np.concatenate(batches) == pytest.approx(reranker.scores(QUERY, DOCUMENTS)[:4], abs=1e-6), "in their order"
+    assert len(rows) == 1 + 4  # the shared prefix and four of six documents
+    assert computed == [0, len(rows[1]), len(rows[1]) + 3 * max(map(len, rows[2:]))]
+
+
+def test_without_room_nothing_is_scored(reranker: Reranker) -> None:
+    assert [*reranker.scores_by_batch(QUERY, DOCUMENTS, lambda _: 0)] == []
+
+
+def test_batches_keep_the_order_and_stay_below_the_limit(tiny_reranker: Path) -> None:
+    reranker, _ = load_recording(tiny_reranker, batch_tokens=100)
+    batches = [*reranker.scores_by_batch(QUERY, DOCUMENTS)]
+    assert [len(batch) for batch in batches] == [3, 1, 1, 1]
 
 
 def test_error_of_the_model_is_a_reranker_error(tiny_reranker: Path) -> None:

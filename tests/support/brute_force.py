@@ -10,9 +10,11 @@ from embedding.vector_store.collections import CollectionInfo
 from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from retrieval import fusion
-from retrieval.analysis import terms
+from retrieval.analysis.query import analyse_query
 from retrieval.fusion import FusedScores, Fuser
-from retrieval.search import Fusion, Method, Query, SearchOptions
+from retrieval.near_duplicates import overlaps
+from retrieval.query_terms import resolve
+from retrieval.search import LEAST_SUPPORT, Fusion, Method, Query, SearchOptions
 from retrieval.snapshots.snapshot import CourseSnapshot, snapshot_arrays
 
 Exact = NDArray[np.float64]
@@ -80,6 +82,7 @@ class Found(NamedTuple):
     row: int
     score: float
     copies: list[int]
+    near_copies: list[int]
 
 
 def brute_force(
@@ -105,36 +108,51 @@ def brute_force(
     rows = np.array([copies[0] for copies in by_text.values()], dtype=np.int64)
     if not len(rows):
         return []
-    scores, cosines = zip(*(_scores(snapshot, vectors, query, options, rows) for query in queries), strict=True)
-    best, nearest = np.max(scores, axis=0), np.max(cosines, axis=0)
+    scores, supported, cosines = zip(
+        *(_scores(snapshot, vectors, query, options, rows) for query in queries), strict=True
+    )
+    passes, least = np.array(scores) > -np.inf, -1.0 if options.method is Method.VECTOR else 0.0
+    is_hit = (passes & np.array(supported)).any(axis=0)
+    best: Exact = np.where(is_hit, np.where(passes, scores, least).mean(axis=0), -np.inf)
+    nearest = np.max(cosines, axis=0)
     order = sorted(
         np.flatnonzero(best > -np.inf).tolist(),
-        key=lambda at: (-round(best[at] / 1e-6), -round(nearest[at] / 1e-6), rows[at]),
+        key=lambda at: (-round(float(best[at]) / 1e-6), -round(float(nearest[at]) / 1e-6), rows[at]),
     )
-    return [Found(int(rows[at]), float(best[at]), by_text[snapshot.texts[int(rows[at])]][1:]) for at in order[:limit]]
+    groups = overlaps(list(snapshot.texts)).groups
+    found: dict[int, Found] = {}
+    for at in order:
+        row = int(rows[at])
+        copies = by_text[snapshot.texts[row]]
+        near = [other for other in passing if groups[other] == groups[row] and other not in copies]
+        found.setdefault(int(groups[row]), Found(row, float(best[at]), copies[1:], near))
+    return list(found.values())[:limit]
 
 
 def _scores(
     snapshot: CourseSnapshot, vectors: Vectors, query: Query, options: SearchOptions, rows: NDArray[np.int64]
-) -> tuple[Exact, Exact]:
-    """The scores, minus infinity below a threshold, and the cosines that order equal scores: two (rows,)."""
-    counts = {term: terms(query.text).count(term) for term in terms(query.text)}
-    all_bm25, highest = snapshot.bm25.scores(counts)
+) -> tuple[Exact, NDArray[np.bool_], Exact]:
+    """The scores, minus infinity below a threshold; whether anything supports them; and the cosines: each (rows,)."""
+    words = resolve(analyse_query(query.text), snapshot.bm25)
+    all_bm25, highest = snapshot.bm25.scores(words.terms, words.pairs)
     bm25, share = all_bm25[rows], all_bm25[rows].astype(np.float64) / (highest or 1.0)
     final, cosines = np.asarray(all_bm25[rows] / (highest or 1.0), np.float64), np.zeros(len(rows))
-    excluded = bm25 <= 0
+    by_words = bm25 > LEAST_SUPPORT * bm25.max()
+    supported, excluded = by_words, np.zeros(len(rows), dtype=bool)
     if options.method is not Method.KEYWORD:
         assert query.vector is not None
         cosines = exact_cosines(vectors[rows], query.vector)
         if options.method is Method.HYBRID and options.fusion is Fusion.RRF:
             cosines = snapshot.cosines.product(query.vector)[rows].round(6).astype(np.float64)
-        final = np.asarray(_fuser(snapshot, query, options, rows, bm25, cosines).fuse(cosines, bm25).score, np.float64)
-        excluded = np.zeros(len(rows), dtype=bool)
+        fuser = _fuser(snapshot, query, options, rows, bm25, cosines)
+        final = np.asarray(fuser.fuse(cosines, bm25).score, np.float64)
+        counts_only_words = fuser.weights is not None and fuser.weights.vector == 0
+        supported = by_words if counts_only_words else np.ones(len(rows), dtype=bool)
         if options.thresholds.vector is not None:
             excluded |= cosines < options.thresholds.vector - 1e-6
     if options.thresholds.keyword is not None:
         excluded |= share < options.thresholds.keyword
-    return np.where(excluded, -np.inf, final), cosines
+    return np.where(excluded, -np.inf, final), supported, cosines
 
 
 def _fuser(
@@ -148,9 +166,11 @@ def _fuser(
     assert query.vector is not None
     if options.method is Method.VECTOR:
         return Fuser(lambda cosines, bm25: FusedScores(cosines, np.zeros_like(bm25)), None)
+    known = resolve(analyse_query(query.text), snapshot.bm25).known_share
     if options.fusion is Fusion.RRF:
-        weights = options.weights or fusion.weights_for(query.legibility)
+        weights = options.weights or fusion.weights_for(query.legibility, known)
         return fusion.reciprocal_rank_fusion(cosines.astype(np.float32), bm25, weights)
     if options.weights:
         return fusion.weighted_sum(bm25, options.weights)
-    return fusion.certainty_weighted(snapshot.cosines.approximate(query.vector, rows)[0], bm25, query.legibility)
+    approximate = snapshot.cosines.approximate(query.vector, rows)[0]
+    return fusion.certainty_weighted(approximate, bm25, query.legibility, known)

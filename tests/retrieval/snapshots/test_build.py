@@ -1,5 +1,6 @@
 """Building the snapshot of a collection."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import numpy as np
@@ -7,8 +8,10 @@ import pytest
 
 from embedding.vector_store.collections import CollectionInfo, VectorStore
 from embedding.vector_store.errors import CollectionNotFoundError
+from models.context import FORGOTTEN
 from models.fingerprint import FingerprintBuilder
 from retrieval.bm25 import Bm25, postings_as_arrays
+from retrieval.search import Method, Query, SearchOptions, search_snapshot
 from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.store import SnapshotStore
 from tests.support.published import MODEL, SIGNATURE, records_of
@@ -44,6 +47,28 @@ def test_snapshot_contains_what_the_collection_contains(
         expected = Bm25(postings_as_arrays(TEXTS), len(TEXTS))
         for term in ("copper", "solder", "排序"):
             np.testing.assert_array_equal(snapshot.bm25.scores({term: 1})[0], expected.scores({term: 1})[0])
+
+
+@pytest.mark.integration
+def test_titles_are_found_and_not_shown(vector_store: VectorStore, course_id: str) -> None:
+    """The contexts come from the collection, so a process needs no setting. Copies are found by the first one's."""
+    records, vectors, _ = records_of(course_id, TEXTS)
+    titles = ["Heaps", "Queues", "", "Heaps", FORGOTTEN, "Stacks", ""]
+    records = [replace(record, context=title) for record, title in zip(records, titles, strict=True)]
+    collection = vector_store.create(CollectionInfo(course_id, MODEL, SIGNATURE))
+    collection.upsert(records, vectors)
+    assert collection.find_mismatches(records, vectors) == []
+    snapshot = build_snapshot(collection, 1).in_memory()
+    assert list(snapshot.texts) == TEXTS
+    assert "context" not in snapshot.metadata(0)
+
+    def found(text: str) -> list[tuple[int, list[int]]]:
+        hits = search_snapshot(snapshot, [Query(text, None)], SearchOptions(method=Method.KEYWORD), 9).hits
+        return [(hit.row, hit.copies.tolist()) for hit in hits]
+
+    assert sorted(found("heaps")) == [(0, []), (3, [])]
+    assert found("queues") == [(1, [5])]
+    assert found("stacks") == []
 
 
 @pytest.mark.integration

@@ -468,7 +468,7 @@ def test_snapshots_are_opened_while_other_processes_replace_and_delete_them(stor
                     continue
                 opened += 1
                 assert list(snapshot.texts) == list(texts.values())
-                assert search_snapshot(snapshot, [query("copper")], SearchOptions(), 5)[0].row == 0
+                assert search_snapshot(snapshot, [query("copper")], SearchOptions(), 5).hits[0].row == 0
     finally:
         stop.set()
         for process in others:
