@@ -210,10 +210,17 @@ def report_progress(session: Session, course_id: str, run_id: str, progress: flo
     return _write(session, course_id, _is_running_for(run_id), embedding_progress=min(1.0, max(0.0, progress)))
 
 
-def publish(session: Session, course_id: str, run_id: str, fingerprint: str) -> bool:
+def publish(session: Session, course_id: str, run_id: str, fingerprint: str, *, calibration: str | None = None) -> bool:
     """Set `done` and increment the generation: from now on, searches use the new content.
 
     It is the last write of a run to this row.
+
+    Args:
+        session: An open transaction.
+        course_id: The course.
+        run_id: The owner.
+        fingerprint: The published content.
+        calibration: What the scores of its searches mean (see `retrieval.relevance`).
     """
     return _write(
         session,
@@ -225,6 +232,7 @@ def publish(session: Session, course_id: str, run_id: str, fingerprint: str) -> 
         embedding_generation=_generation + 1,
         embedding_attempted=None,
         embedding_fingerprint=fingerprint,
+        embedding_calibration=calibration,
         embedding_rebuild=False,
         embedding_attempts=0,
         embedding_due_since=None,

@@ -66,6 +66,7 @@ class PublishedCourse(NamedTuple):
     embedding_generation: int
     embedding_fingerprint: str | None
     embedding_due_since: datetime | None
+    embedding_calibration: str | None
 
 
 _published_courses = select(*(col(getattr(Course, name)) for name in PublishedCourse._fields))

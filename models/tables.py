@@ -125,6 +125,8 @@ class Course(SQLModel, table=True):
     """No run is launched before this time. A failed course with a time is tried again then."""
     embedding_due_since: datetime | None = Field(default=None, sa_column=Column(UtcDateTime))
     """Since when the course has had content or a request that is not published; None if there is none."""
+    embedding_calibration: str | None = Field(default=None, sa_column=Column(Text))
+    """What the scores of the published generation mean (see `retrieval.relevance`); None if that was not measured."""
 
 
 class Resource(SQLModel, table=True):

@@ -19,6 +19,7 @@ from orchestration.launching.courses_per_run import COURSES_PER_RUN
 from orchestration.partitions import COLLECTION, OWNERS, SNAPSHOT, course_partitions
 from orchestration.resources import (
     CatalogueResource,
+    ExaminationResource,
     GpuResource,
     SearchAppResource,
     SnapshotResource,
@@ -85,6 +86,7 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     catalogue: CatalogueResource,
     vector_store: VectorStoreResource,
     snapshots: SnapshotResource,
+    examination: ExaminationResource,
     gpu: GpuResource,
     search_app: SearchAppResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
@@ -104,6 +106,7 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
             catalogue=catalogue,
             vector_store=vector_store,
             snapshot_store=snapshots.store(),
+            examination_blocks=examination.examination_blocks,
             gpu=gpu,
             search_url=search_app.search_url,
         )

@@ -17,6 +17,7 @@ from orchestration.launching.sensor import stage_one_sensor
 from orchestration.lost_collections import lost_collection_sensor
 from orchestration.resources import (
     CatalogueResource,
+    ExaminationResource,
     GpuResource,
     SearchAppResource,
     SnapshotResource,
@@ -32,6 +33,7 @@ defs = dg.Definitions(
         "catalogue": CatalogueResource.from_environment(),
         "vector_store": VectorStoreResource.from_environment(),
         "snapshots": SnapshotResource.from_environment(),
+        "examination": ExaminationResource.from_environment(),
         "gpu": GpuResource.from_environment(),
         "search_app": SearchAppResource.from_environment(),
     },

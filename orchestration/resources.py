@@ -1,4 +1,4 @@
-"""The Dagster resources: catalogue, vector store, snapshots, embedding model and search app.
+"""The Dagster resources: catalogue, vector store, snapshots, examination, embedding model and search app.
 
 Every field is a setting of the product (`.env.example`). So the Dagster UI shows the configuration of the code
 location, and a run can be launched with other values. Connections are opened and the model is loaded on first use. If
@@ -21,6 +21,7 @@ from embedding.interface import Embedder
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
+from models.context import ContextFields
 from models.database import (
     CatalogueSettings,
     Engine,
@@ -30,6 +31,7 @@ from models.database import (
     transaction,
 )
 from models.settings import Settings
+from orchestration.examination_settings import ExaminationSettings
 from orchestration.search_link import SearchLinkSettings
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 
@@ -186,6 +188,13 @@ class SnapshotResource(SettingsResource):
         return SnapshotStore(self.settings())
 
 
+class ExaminationResource(SettingsResource):
+    """The examination of each new generation."""
+
+    SETTINGS = ExaminationSettings
+    examination_blocks: bool = setting(ExaminationSettings, "examination_blocks")
+
+
 class GpuResource(SettingsResource):
     """The embedding model: on a GPU, on the CPU, or behind an embedding service. Loaded once per run."""
 
@@ -196,6 +205,7 @@ class GpuResource(SettingsResource):
     embedding_model_path: str = setting(EmbeddingSettings, "embedding_model_path")
     embedding_device: str = setting(EmbeddingSettings, "embedding_device")
     embedding_max_tokens: int = setting(EmbeddingSettings, "embedding_max_tokens")
+    context_fields: str = setting(EmbeddingSettings, "context_fields")
     embedding_dtype: str = setting(EmbeddingSettings, "embedding_dtype")
     embedding_batch_tokens: int | None = setting(EmbeddingSettings, "embedding_batch_tokens")
     embedding_service_url: str | None = setting(EmbeddingSettings, "embedding_service_url")
@@ -222,6 +232,10 @@ class GpuResource(SettingsResource):
         the run has published.
         """
         return configured_signature(EmbeddingSettings())
+
+    def context(self) -> ContextFields:
+        """What is embedded with the texts, for sensors. The settings are read again, as by `signature`."""
+        return EmbeddingSettings().context
 
 
 class SearchAppResource(SettingsResource):

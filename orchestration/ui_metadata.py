@@ -1,7 +1,7 @@
 """What the Dagster UI shows for one course of a run: check results, metrics and links, but no text of a chunk.
 
 A text in Dagster's history would outlive the chunk. Metrics are numeric metadata, so the UI plots them over time.
-Everything is computed from an `IndexReport` or a `SnapshotReport`, in well under a millisecond per course.
+Everything is computed from the reports of the run, in well under a millisecond per course.
 """
 
 from collections.abc import Sequence
@@ -13,15 +13,19 @@ import numpy as np
 from embedding.interface import Embedder
 from embedding.vector_store.indexing import IndexReport
 from models.fingerprint import CourseFingerprint
+from orchestration.course_run.examination import ExaminationReport
 from orchestration.course_run.snapshot import SnapshotReport
 from orchestration.partitions import COLLECTION, SNAPSHOT, course_partitions
 from orchestration.search_link import course_page
 from retrieval.analysis import ANALYSIS_VERSION
+from retrieval.examination.examine import LIMIT, MAX_MISSED
+from retrieval.examination.questions import Kind
 
 EVERY_CHUNK_IS_SEARCHABLE = "every_chunk_is_searchable"
 VECTORS_ARE_SOUND = "vectors_are_sound"
 FEW_TEXTS_ARE_CUT = "few_texts_are_cut"
 SNAPSHOT_IS_COMPLETE = "snapshot_is_complete"
+SEARCH_FINDS_ITS_OWN_PASSAGES = "search_finds_its_own_passages"
 MAX_TRUNCATED_SHARE = 0.05
 """Warn above this share of truncated texts. The vector of a truncated text does not represent its end."""
 
@@ -56,6 +60,15 @@ CHECK_SPECS = (
         partitions_def=course_partitions,
         description="The snapshot, read back from disk, contains exactly the chunks of the course, and its digest is "
         "correct. Otherwise the course is not published.",
+    ),
+    dg.AssetCheckSpec(
+        SEARCH_FINDS_ITS_OWN_PASSAGES,
+        asset=SNAPSHOT,
+        partitions_def=course_partitions,
+        description="About fifty questions made from the course (titles, definitions, sentences with words left out, "
+        f"sentences with a typo) find the chunks they were made from among the first {LIMIT} results. It fails if a "
+        "channel finds no more than chance, and then the course is not published unless EXAMINATION_BLOCKS is false. "
+        "It warns if clearly fewer are found than in the last generation.",
     ),
 )
 
@@ -115,6 +128,65 @@ def snapshot_check(course_id: str, report: SnapshotReport) -> dg.AssetCheckEvalu
     )
 
 
+def examination_check(course_id: str, report: ExaminationReport, *, blocks: bool) -> dg.AssetCheckEvaluation:
+    """The result of the examination. Questions are made of texts, so only ids of chunks and kinds are shown.
+
+    Args:
+        course_id: The course.
+        report: Its examination.
+        blocks: Whether a channel that does not work withholds the course.
+    """
+    examination = report.examination
+    shares = {method: result.found() for method, result in examination.channels.items()}
+    shown = ", ".join(f"{method} {share:.0%}" for method, share in shares.items() if share is not None)
+    notes = [
+        f"{len(examination.questions)} questions; found: {shown}"
+        if shown
+        else "No question can be made from the texts",
+        *(f"{method} search does not work" for method in examination.broken),
+        *(f"{method} search finds fewer than in the last generation" for method in report.worse),
+    ]
+    return dg.AssetCheckEvaluation(
+        asset_key=SNAPSHOT,
+        check_name=SEARCH_FINDS_ITS_OWN_PASSAGES,
+        passed=not (examination.broken or report.worse),
+        severity=dg.AssetCheckSeverity.ERROR if examination.broken and blocks else dg.AssetCheckSeverity.WARN,
+        partition=course_id,
+        description="; ".join(notes),
+        metadata={
+            "questions": len(examination.questions),
+            **_examination_figures(report),
+            "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
+            f"missed (at most {MAX_MISSED})": dg.MetadataValue.table(
+                [
+                    dg.TableRecord({"chunk_id": question.chunk_id, "question": question.kind.value})
+                    for question in examination.missed
+                ],
+                dg.TableSchema([dg.TableColumn("chunk_id"), dg.TableColumn("question")]),
+            ),
+        },
+    )
+
+
+def _examination_figures(report: ExaminationReport) -> dict[str, dg.MetadataValue | int]:
+    figures: dict[str, dg.MetadataValue | int] = {}
+
+    def add(name: str, share: float | None) -> None:
+        if share is not None:  # a zero would look like a failure in the plots
+            figures[name] = dg.MetadataValue.float(round(share, 4))
+
+    for method, result in report.examination.channels.items():
+        add(f"{method}_found", result.found())
+        for kind in Kind:
+            add(f"{method}_found_{kind}", result.found(kind))
+        if easy := result.easy:
+            add(f"{method}_first", sum(answer.first for answer in easy) / len(easy))
+            add(f"{method}_first_by_chance", sum(answer.chance for answer in easy) / len(easy))
+        if change := report.changes.get(method):
+            figures |= {f"{method}_lost": change.lost, f"{method}_gained": change.gained}
+    return figures
+
+
 def collection_materialization(
     course_id: str,
     report: IndexReport,
@@ -172,9 +244,10 @@ def collection_materialization(
 
 
 def snapshot_materialization(
-    course_id: str, published: CourseFingerprint, report: SnapshotReport
+    course_id: str, published: CourseFingerprint, report: SnapshotReport, examined: ExaminationReport
 ) -> dg.AssetMaterialization:
-    """The materialization of the snapshot."""
+    """The materialization of the snapshot, with what each channel finds: only its metadata are plotted over time."""
+    found = {f"{method}_found": result.found() for method, result in examined.examination.channels.items()}
     return dg.AssetMaterialization(
         SNAPSHOT,
         partition=course_id,
@@ -186,6 +259,7 @@ def snapshot_materialization(
             "seconds": dg.MetadataValue.float(round(report.seconds, 3)),
             "kept": dg.MetadataValue.bool(report.kept),
             "analysis_version": ANALYSIS_VERSION,
+            **{name: dg.MetadataValue.float(round(share, 4)) for name, share in found.items() if share is not None},
         },
         tags={"dagster/data_version": published.content},
     )

@@ -13,11 +13,13 @@ import dagster as dg
 
 from embedding.errors import EmbeddingServiceUnreachableError
 from embedding.interface import Embedder
+from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import VectorStoreUnhealthyError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import IndexReport, index_course
 from models import course_state
 from models.chunks import chunk_page, each_page
+from models.context import ContextFields
 from models.course_state import Retry
 from models.courses import get_course
 from models.database import Session, is_temporary
@@ -25,12 +27,15 @@ from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.ingestion import ingestion_of_course
 from models.tables import Chunk, Course, EmbeddingStatus
 from orchestration import ui_metadata
+from orchestration.course_run.examination import ExaminationReport, examine_snapshot, keep_outcome
 from orchestration.course_run.failures import reason_of
 from orchestration.course_run.snapshot import write_snapshot
 from orchestration.course_status.endings import CANCELLED, INTERRUPTED
 from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.run_config import LaunchReason
 from orchestration.workers import Worker
+from retrieval.relevance import Calibration
+from retrieval.search import Method
 from retrieval.snapshots.store import SnapshotStore, SnapshotStoreError
 
 PAGE_SIZE = 500
@@ -78,6 +83,7 @@ class CourseRun:
         catalogue: The database that contains the row and the chunks.
         vector_store: The vector store to write the collection to.
         snapshot_store: The store to write the snapshot to.
+        examination_blocks: Withhold the course if its examination shows that a channel does not work.
         gpu: The embedding model.
         search_url: URL of the search app, for links in the Dagster UI.
     """
@@ -93,6 +99,7 @@ class CourseRun:
         catalogue: CatalogueResource,
         vector_store: VectorStoreResource,
         snapshot_store: SnapshotStore,
+        examination_blocks: bool,
         gpu: GpuResource,
         search_url: str,
     ) -> None:
@@ -102,6 +109,7 @@ class CourseRun:
         self._catalogue = catalogue
         self._vector_store = vector_store
         self._snapshot_store = snapshot_store
+        self._examination_blocks = examination_blocks
         self._gpu = gpu
         self._search_url = search_url
         self._run_id = context.run.run_id
@@ -120,7 +128,7 @@ class CourseRun:
 
         Raises:
             CourseNotEmbeddableError: The course does not exist, is not ingested, is owned by another run, or failed a
-                check.
+                check or its examination.
             EmptyCourseError: The course has no chunks.
             EmbeddingError: The model failed.
             VectorStoreError: The vector store failed.
@@ -154,8 +162,14 @@ class CourseRun:
             raise CourseNotEmbeddableError(
                 f"The snapshot contains {snapshot.stored} chunks, which are not the {snapshot.chunks} of the course"
             )
-        self._publish(report.fingerprint)
-        self._delete_older_snapshots(report.fingerprint)
+        examined = self._examine(embedder, report.fingerprint)
+        yield ui_metadata.examination_check(self._course_id, examined, blocks=self._examination_blocks)
+        if examined.examination.broken and self._examination_blocks:
+            if not snapshot.kept:  # otherwise it is the published one
+                self._snapshot_store.discard(self._course_id, report.fingerprint)
+            raise CourseNotEmbeddableError(_what_to_do(self._course_id, examined.examination.broken))
+        self._publish(report.fingerprint, examined.calibration)
+        self._clean_up(report.fingerprint, examined)
         yield ui_metadata.collection_materialization(
             self._course_id,
             report,
@@ -163,7 +177,7 @@ class CourseRun:
             search_url=self._search_url,
             model_load_seconds=model_load_seconds,
         )
-        yield ui_metadata.snapshot_materialization(self._course_id, report.fingerprint, snapshot)
+        yield ui_metadata.snapshot_materialization(self._course_id, report.fingerprint, snapshot, examined)
 
     def record_failure(self, error: BaseException) -> str:
         """Set the course to `failed` with the reason, if this run owns it.
@@ -237,6 +251,11 @@ class CourseRun:
     def _store(self) -> VectorStore:
         return self._vector_store.store(PATIENCE_SECONDS)
 
+    @property
+    def _context_fields(self) -> ContextFields:
+        settings: EmbeddingSettings = self._gpu.settings()
+        return settings.context
+
     def _index(self, embedder: Embedder, chunks: int) -> IndexReport:
         logged = 0
 
@@ -258,12 +277,13 @@ class CourseRun:
             self._store,
             embedder,
             on_page=report_progress,
+            context_fields=self._context_fields,
             before_write=self._check_ownership,
         )
 
     def _record_attempt(self, embedder: Embedder) -> CourseFingerprint:
         """Record the content to embed, so that `stage_one_sensor` does not launch it again if it fails."""
-        content = FingerprintBuilder().add_all(self._chunks).build(embedder.signature)
+        content = FingerprintBuilder(self._context_fields).add_all(self._chunks).build(embedder.signature)
         self._catalogue.attempt(
             lambda session: course_state.record_attempt(session, self._course_id, self._run_id, str(content))
         )
@@ -287,12 +307,12 @@ class CourseRun:
     def _claim_lost_error(self) -> CourseNotEmbeddableError:
         return CourseNotEmbeddableError(f"This run no longer owns course {self._course_id}, so it stops")
 
-    def _publish(self, content: CourseFingerprint) -> None:
+    def _publish(self, content: CourseFingerprint, calibration: Calibration | None) -> None:
         """Set the course to `done`. From now on, searches use the new generation."""
-        fingerprint = str(content)
+        fingerprint, measured = str(content), calibration.as_text(content.model) if calibration else None
 
         def publish(session: Session) -> bool:
-            if course_state.publish(session, self._course_id, self._run_id, fingerprint):
+            if course_state.publish(session, self._course_id, self._run_id, fingerprint, calibration=measured):
                 return True
             # An earlier try may have been committed although its response was lost.
             course = get_course(session, self._course_id)
@@ -305,10 +325,16 @@ class CourseRun:
         if not self._catalogue.attempt(publish):
             raise self._claim_lost_error()
 
-    def _delete_older_snapshots(self, published: CourseFingerprint) -> None:
+    def _examine(self, embedder: Embedder, content: CourseFingerprint) -> ExaminationReport:
+        """Ask the snapshot, which is not published yet, questions that are made from it."""
+        snapshot = self._snapshot_store.open(self._course_id, content)
+        return examine_snapshot(self._snapshot_store, self._course_id, snapshot, embedder, self._worker.beat)
+
+    def _clean_up(self, published: CourseFingerprint, examined: ExaminationReport) -> None:
         try:
+            keep_outcome(self._snapshot_store, self._course_id, examined.examination)
             self._snapshot_store.keep_only(self._course_id, published)
-        except SnapshotStoreError as error:  # the course is already published; the next run deletes them
+        except SnapshotStoreError as error:  # the course is already published; the next run deletes older snapshots
             self._context.log.warning(str(error))
 
     def _is_being_cancelled(self) -> bool:
@@ -342,3 +368,14 @@ def _require_correct_collection(report: IndexReport) -> None:
         raise CourseNotEmbeddableError(
             f"{report.vectors.unsound} of {report.vectors.checked} vectors read back from the collection are wrong"
         )
+
+
+def _what_to_do(course_id: str, broken: Sequence[Method]) -> str:
+    channels = " and ".join(broken)
+    cause = (
+        "the embedding model and its settings" if Method.VECTOR in broken else "the disks of Chroma and SNAPSHOT_DIR"
+    )
+    return (
+        f"By {channels} search, the course's own passages are not found: check {cause}, then run `course-search "
+        f"rebuild {course_id}`, or set EXAMINATION_BLOCKS=false to publish the course nevertheless"
+    )

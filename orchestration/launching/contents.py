@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from models.chunks import chunk_pages
+from models.context import ContextFields
 from models.database import Session, UnreadableDataError, database_errors
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course, EmbeddingStatus
@@ -34,7 +35,13 @@ class Contents:
     """Id of the course that was read last if the time limit was reached; the next tick continues after it."""
 
 
-def read_contents(session: Session, candidates: Candidates, model_signature: str | None, now: datetime) -> Contents:
+def read_contents(
+    session: Session,
+    candidates: Candidates,
+    model_signature: str | None,
+    context_fields: ContextFields,
+    now: datetime,
+) -> Contents:
     """Read the chunks of the candidates until a time limit is reached."""
     contents = Contents()
     for courses_to_read, seconds in (
@@ -45,7 +52,7 @@ def read_contents(session: Session, candidates: Candidates, model_signature: str
         started = time.monotonic()
         for course in courses_to_read:
             try:
-                content = content_of(session, course, model_signature)
+                content = content_of(session, course, model_signature, context_fields)
             except UnreadableContentError as error:
                 contents.unreadable[course.id] = str(error)
             else:
@@ -59,7 +66,9 @@ def read_contents(session: Session, candidates: Candidates, model_signature: str
     return contents
 
 
-def content_of(session: Session, course: Course, model_signature: str | None) -> CourseFingerprint:
+def content_of(
+    session: Session, course: Course, model_signature: str | None, context_fields: ContextFields
+) -> CourseFingerprint:
     """The fingerprint of the current chunks.
 
     If the model is unavailable, it has the signature of the published or last attempted content.
@@ -70,7 +79,7 @@ def content_of(session: Session, course: Course, model_signature: str | None) ->
     try:
         # Without a savepoint, an error would abort the whole transaction on PostgreSQL.
         with database_errors(), session.begin_nested():
-            fingerprint = FingerprintBuilder().add_all(chunk_pages(session, course.id))
+            fingerprint = FingerprintBuilder(context_fields).add_all(chunk_pages(session, course.id))
     except (TypeError, ValueError, UnreadableDataError) as error:
         raise UnreadableContentError(f"A chunk of the course cannot be read: {error}") from error
     completed = completed_contents(course)

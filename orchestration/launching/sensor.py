@@ -76,7 +76,7 @@ def stage_one_sensor(
                 cursor=after,
                 now=now,
             )
-            contents = read_contents(session, candidates, signature, now)
+            contents = read_contents(session, candidates, signature, gpu.context(), now)
         _record(context, catalogue, contents, now)
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))

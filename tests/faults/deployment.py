@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import Engine
 from sqlmodel import Session, col, delete, select
 
+from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import CollectionNotFoundError
 from embedding.vector_store.indexing import EMBED_BATCH
@@ -223,7 +224,8 @@ class Deployment:
             chunks = self.chunks(course_id)
             published = CourseFingerprint.parse(row.embedding_fingerprint)
             assert published is not None
-            assert published == FingerprintBuilder().add_all([chunks]).build(published.model), "other chunks"
+            content = FingerprintBuilder(EmbeddingSettings().context).add_all([chunks])
+            assert published == content.build(published.model), "other chunks"
             assert row.embedding_progress == 1.0
             assert self.documents(course_id) == {chunk.id: chunk.text for chunk in chunks}
             assert self.snapshot_chunk_ids(course_id, published) == sorted(chunk.id for chunk in chunks)

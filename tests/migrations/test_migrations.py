@@ -214,6 +214,20 @@ class TestExistingTables:
         assert rows(engine, "SELECT embedding_status, embedding_progress FROM course") == [("not_started", 0.0)]
 
 
+class TestMigration0005:
+    """The column of the calibration."""
+
+    def test_column_is_empty_until_the_next_publication(self, url: str, engine: Engine) -> None:
+        migrate(url, "0004")
+        execute(engine, "INSERT INTO course (id) VALUES ('before')")
+        before = columns(engine, "course").keys()
+        migrate(url, "0005")
+        assert columns(engine, "course").keys() - before == {"embedding_calibration"}
+        assert rows(engine, "SELECT embedding_calibration FROM course") == [(None,)]
+        downgrade(url, "0004")
+        assert columns(engine, "course").keys() == before
+
+
 class TestMigration0004:
     """The columns of retries and rebuilds."""
 

@@ -13,6 +13,7 @@ from orchestration.definitions import defs
 from orchestration.partitions import JOB, course_partitions
 from orchestration.resources import (
     CatalogueResource,
+    ExaminationResource,
     GpuResource,
     SearchAppResource,
     SettingsResource,
@@ -26,6 +27,7 @@ RESOURCES: dict[str, type[SettingsResource]] = {
     "catalogue": CatalogueResource,
     "vector_store": VectorStoreResource,
     "snapshots": SnapshotResource,
+    "examination": ExaminationResource,
     "gpu": GpuResource,
     "search_app": SearchAppResource,
 }

@@ -9,9 +9,12 @@ from embedding.interface import Embedder
 from embedding.vector_store.indexing import IndexReport, VectorCheck
 from models.fingerprint import CourseFingerprint
 from orchestration import ui_metadata
+from orchestration.course_run.examination import ExaminationReport
 from orchestration.course_run.snapshot import SnapshotReport
 from orchestration.partitions import COLLECTION, SNAPSHOT
 from retrieval.analysis import ANALYSIS_VERSION
+from retrieval.examination.examine import CHANNELS, Answer, Change, ChannelResult, Examination
+from retrieval.examination.questions import Kind, Question
 
 REPORT = IndexReport(
     fingerprint=CourseFingerprint(10, 5000, "c" * 64, "signature"),
@@ -27,6 +30,13 @@ REPORT = IndexReport(
     vectors=VectorCheck(dimensions=8, expected_dimensions=8, checked=4, unsound=0),
 )
 SNAPSHOT_REPORT = SnapshotReport(chunks=10, stored=10, complete=True, terms=70, bytes=4000, seconds=0.25, kept=False)
+QUESTION = Question(Kind.SENTENCE, "text", 0, "chunk", frozenset({0}), ("text",))
+EXAMINED = ExaminationReport(
+    Examination([QUESTION], {method: ChannelResult({QUESTION: Answer(False, False, 0.1)}) for method in CHANNELS}),
+    None,
+    {method: Change(1, 1, 0) for method in CHANNELS},
+    seconds=0.25,
+)
 NOTHING_EMBEDDED = replace(REPORT, embedded=0, truncated=0, tokens=0, token_counts=())
 
 
@@ -91,8 +101,29 @@ def test_course_ids_are_escaped_in_links() -> None:
     assert shown["status"] == "http://search/courses/a%2Fb%20%26%20%C3%BC%3F/embedding_status"
 
 
+def test_the_shares_of_the_channels_are_plotted_with_the_snapshot() -> None:
+    """The UI plots the metadata of a materialization over time."""
+    event = ui_metadata.snapshot_materialization("c", REPORT.fingerprint, SNAPSHOT_REPORT, EXAMINED)
+    shown = {name: value.value for name, value in event.metadata.items()}
+    assert [shown[f"{method}_found"] for method in CHANNELS] == [0.0, 0.0, 0.0]
+
+
+def test_the_examination_shows_shares_as_numbers_and_missed_chunks_by_id() -> None:
+    """One question that is missed proves nothing, so it neither fails nor warns."""
+    check = ui_metadata.examination_check("c", EXAMINED, blocks=True)
+    assert check.passed
+    shown = {name: value.value for name, value in check.metadata.items()}
+    assert (shown["vector_found"], shown["hybrid_found_sentence"], shown["keyword_lost"]) == (0.0, 0.0, 1)
+    assert "hybrid_found_title" not in shown, "there was no such question"
+    missed = check.metadata["missed (at most 20)"]
+    assert isinstance(missed, dg.TableMetadataValue)
+    assert list(missed.records) == [dg.TableRecord({"chunk_id": "chunk", "question": "sentence"})]
+
+
 def test_every_declared_check_is_evaluated() -> None:
-    evaluations = [*ui_metadata.collection_checks("c", REPORT), ui_metadata.snapshot_check("c", SNAPSHOT_REPORT)]
+    examined = ui_metadata.examination_check("c", EXAMINED, blocks=True)
+    snapshot = ui_metadata.snapshot_check("c", SNAPSHOT_REPORT)
+    evaluations = [*ui_metadata.collection_checks("c", REPORT), snapshot, examined]
     assert [check.asset_check_key for check in evaluations] == [spec.key for spec in ui_metadata.CHECK_SPECS]
     assert {check.partition for check in evaluations} == {"c"}
     assert {spec.name: spec.blocking for spec in ui_metadata.CHECK_SPECS} == {
@@ -100,6 +131,7 @@ def test_every_declared_check_is_evaluated() -> None:
         "vectors_are_sound": True,
         "few_texts_are_cut": False,
         "snapshot_is_complete": True,
+        "search_finds_its_own_passages": False,
     }
 
 
@@ -126,7 +158,7 @@ def test_an_incomplete_snapshot_fails_its_check() -> None:
 
 
 def test_the_materialization_of_the_snapshot_has_metrics() -> None:
-    event = ui_metadata.snapshot_materialization("c", REPORT.fingerprint, SNAPSHOT_REPORT)
+    event = ui_metadata.snapshot_materialization("c", REPORT.fingerprint, SNAPSHOT_REPORT, EXAMINED)
     assert (event.asset_key, event.partition) == (SNAPSHOT, "c")
     assert event.tags == {"dagster/data_version": REPORT.fingerprint.content}
     assert {name: value.value for name, value in event.metadata.items()} == {
@@ -137,6 +169,9 @@ def test_the_materialization_of_the_snapshot_has_metrics() -> None:
         "seconds": 0.25,
         "kept": False,
         "analysis_version": ANALYSIS_VERSION,
+        "vector_found": 0.0,
+        "keyword_found": 0.0,
+        "hybrid_found": 0.0,
     }
 
 

@@ -92,6 +92,23 @@ def test_an_edit_with_equal_chunk_count_and_length_is_launched(
     assert stage_one_tick(instance).launched == [[course_id]]
 
 
+def test_other_context_fields_are_launched_once(
+    instance: dg.DagsterInstance,
+    catalogue: Engine,
+    resources: Resources,
+    course_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The sensor's code location may be older than the setting, and runs read the setting anew."""
+    write_course(catalogue, course_id, {"a": "Copper is red."})
+    assert materialize(instance, resources, course_id).success
+    monkeypatch.setenv("CONTEXT_FIELDS", "section_title")
+    assert stage_one_tick(instance).launched == [[course_id]]
+    fail_unfinished_runs(instance)
+    assert materialize(instance, all_resources(), course_id).success
+    assert stage_one_tick(instance).launched == []
+
+
 def test_a_missing_snapshot_is_not_a_launch_reason(
     instance: dg.DagsterInstance, catalogue: Engine, resources: Resources, course_id: str
 ) -> None:
