@@ -14,7 +14,11 @@ class SearchSettings(Settings):
         "documentation and the files of the search page.",
     )
     search_max_top_k: int = Field(20, ge=5, description="Maximum top_k of a search; the default of a request is 5.")
-    search_max_query_chars: int = Field(2000, ge=1, description="Maximum length of a query, in characters.")
+    search_max_query_chars: int = Field(
+        2000,
+        ge=1,
+        description="A longer query is cut to this number of characters, at the end of a word, and the answer says so.",
+    )
     embed_max_texts: int = Field(
         64, ge=1, description="Maximum number of texts per request to POST /embed or POST /v1/embeddings."
     )

@@ -124,6 +124,7 @@ def assemble_services(
             snapshots=snapshots,
             embedding=embedding,
             reranking=reranking,
+            max_query_chars=settings.search_max_query_chars,
             serve_while_reembedding=settings.serve_while_reembedding,
             max_stale_seconds=settings.max_stale_seconds,
         )

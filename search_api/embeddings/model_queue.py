@@ -218,11 +218,15 @@ class ModelQueue:
         start = 0
         for texts in calls:
             end = start + len(texts)
-            counts = together.token_counts[start:end]
-            # The model reports only how many texts of the batch it truncated. Those have max_tokens tokens; an
-            # untruncated text of exactly max_tokens tokens is counted too.
-            truncated = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
-            results.append(Embeddings(together.vectors[start:end], counts, truncated))
+            counts, whole = together.token_counts[start:end], together.whole_token_counts
+            if whole is not None:
+                whole = whole[start:end]
+                truncated = sum(all_tokens > used for all_tokens, used in zip(whole, counts, strict=True))
+            else:
+                # The model reports only how many texts of the batch it truncated. Those have max_tokens tokens; an
+                # untruncated text of exactly max_tokens tokens is counted too.
+                truncated = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
+            results.append(Embeddings(together.vectors[start:end], counts, truncated, whole))
             start = end
         return results
 

@@ -86,6 +86,7 @@ def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) ->
         usage=Usage(prompt_tokens=tokens, total_tokens=tokens),
         signature=model.signature,
         token_counts=list(embeddings.token_counts),
+        whole_token_counts=None if embeddings.whole_token_counts is None else list(embeddings.whole_token_counts),
         truncated=embeddings.truncated,
         legibility=[model.legibility(text) for text in request.input] if is_query else None,
     )

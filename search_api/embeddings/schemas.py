@@ -111,6 +111,9 @@ class EmbeddingsResponse(BaseModel):
         description="Identifies the weights and settings of the model; vectors with the same signature can be compared."
     )
     token_counts: list[int] = Field(description="Number of tokens of each text.")
+    whole_token_counts: list[int] | None = Field(
+        None, description="Number of tokens of each text before it was truncated; null if the model does not tell."
+    )
     truncated: int = Field(description="How many texts were truncated to EMBEDDING_MAX_TOKENS.")
     legibility: list[float] | None = Field(
         None, description="Share of the letters of each query that the model can read, 0.0 to 1.0; null for documents."
@@ -126,6 +129,7 @@ class EmbeddingsResponse(BaseModel):
                     "usage": {"prompt_tokens": 6, "total_tokens": 6},
                     "signature": "0123456789abcdef",
                     "token_counts": [6],
+                    "whole_token_counts": [6],
                     "truncated": 0,
                     "legibility": None,
                 }

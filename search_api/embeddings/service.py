@@ -26,12 +26,16 @@ _KEY = "embedding"
 
 
 class EmbeddedQuery(NamedTuple):
-    """The vector of a query, and how much of the query the model can read."""
+    """The vector of a query, and how much of the query the model can read, and did read."""
 
     vector: Vectors
     """Unit vector (dimensions,)."""
     legibility: float
     """Share of the query that the model can read, 0.0 to 1.0; see `embedding.engine.legibility`."""
+    tokens: int = 0
+    """Tokens that the model has read, including its prompt."""
+    all_tokens: int = 0
+    """The same before the query was truncated to EMBEDDING_MAX_TOKENS; equal to `tokens` if that is not known."""
 
 
 class QueryKey(NamedTuple):
@@ -138,8 +142,10 @@ class EmbeddingService:
         self._queue.close()
 
     def _embed_query(self, text: str) -> EmbeddedQuery:
-        vector = self._queue.embed_queries([text]).vectors[0]
-        return EmbeddedQuery(vector, self.model.legibility(text))
+        embedded = self._queue.embed_queries([text])
+        tokens = embedded.token_counts[0]
+        whole = embedded.whole_token_counts
+        return EmbeddedQuery(embedded.vectors[0], self.model.legibility(text), tokens, whole[0] if whole else tokens)
 
     def _load(self) -> Embedder:
         """Called by the cache, by one thread at a time."""

@@ -91,14 +91,14 @@ class InvalidRequestError(ApiError):
     status, code = 422, "invalid_request"
 
 
-def check_at_most(limit: int, value: int, field: str, unit: str = "") -> None:
+def check_at_most(limit: int, value: int, field: str) -> None:
     """Check a value against the limit from the settings.
 
     Raises:
         InvalidRequestError: The value is above the limit.
     """
     if value > limit:
-        raise InvalidRequestError(f"{field}: at most {limit} {unit}".rstrip())
+        raise InvalidRequestError(f"{field}: at most {limit}")
 
 
 class InternalError(ApiError):

@@ -1,7 +1,8 @@
 """Shares the rerank model between threads: loaded on first use, one call at a time, with a time limit.
 
-A search has an order without reranking, so failures and timeouts are not errors: the result then contains a reason
-instead of scores. A forward pass cannot be interrupted, so a call that timed out stops before its next batch.
+A search has an order without reranking, so failures and timeouts are not errors: the result then contains the scores of
+the first passages, as many as could be computed, and a reason. A forward pass cannot be interrupted. So a call starts
+with a single passage, and then computes batches that will end in time by the speed of the earlier ones.
 """
 
 import logging
@@ -11,9 +12,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from retrieval.cache import InstanceCache, StillLoadingError
 from retrieval.reranker import Reranker, RerankerError, RerankerSettings
@@ -28,11 +26,12 @@ RETRY_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Reranking:
-    """Scores, or the reason if there are none."""
+    """Scores, and the reason if they are not complete."""
 
-    scores: NDArray[np.float32] | None
-    """Probability that each document answers the query, (documents,), 0.0 to 1.0; None if there are no scores."""
+    scores: Sequence[float]
+    """Probability that each of the first documents answers the query, 0.0 to 1.0."""
     reason: str = ""
+    """Why not all documents have a score; empty if all have one."""
 
 
 class RerankService:
@@ -71,16 +70,22 @@ class RerankService:
 
         Returns after at most RERANKER_TIMEOUT_SECONDS. If the model is still loading then, the load continues in the
         background and the result has no scores.
+
+        Args:
+            query: The query.
+            documents: Best first: if there is no time for all, the first ones are scored.
         """
         if not documents:
-            return Reranking(np.empty(0, dtype=np.float32))
+            return Reranking(())
         if not self._slots.acquire(blocking=False):
-            return Reranking(None, "too many calls wait for the rerank model")
+            return Reranking((), "too many calls wait for the rerank model")
         deadline = self._clock() + self._timeout
+        scores: list[float] = []
         try:
             self._require_no_recent_failure()
             model = self._cache.get(self._path, self._load, timeout_seconds=self._timeout)
-            return Reranking(self._scores(model, query, documents, deadline))
+            self._score(model, query, documents, deadline, scores)
+            reason = "" if len(scores) == len(documents) else f"timeout after {self._timeout} s"
         except StillLoadingError:
             reason = f"the rerank model is still loading after {self._timeout} s"
         except _NotAvailableError as error:
@@ -95,22 +100,45 @@ class RerankService:
             reason = f"the rerank model failed: {type(error).__name__}"
         finally:
             self._slots.release()
-        return Reranking(None, reason)
+        return Reranking(tuple(scores), reason)  # a copy: the model may still compute a batch
 
     def close(self) -> None:
         """Stop the running call after its current batch, and cancel waiting calls."""
         self._closed.set()
         self._worker.shutdown(cancel_futures=True)
 
-    def _scores(self, model: Reranker, query: str, documents: Sequence[str], deadline: float) -> NDArray[np.float32]:
-        def should_stop() -> bool:
-            return self._closed.is_set() or self._clock() >= deadline
+    def _score(
+        self, model: Reranker, query: str, documents: Sequence[str], deadline: float, scores: list[float]
+    ) -> None:
+        """Append the scores of the first documents, as many as can be computed before the deadline.
 
-        call = self._worker.submit(model.scores, query, documents, should_stop)
+        Raises:
+            TimeoutError: The model is still computing a batch, whose scores are too late.
+        """
+        call = self._worker.submit(self._compute, model, query, documents, deadline, scores)
         try:
-            return call.result(max(0.0, deadline - self._clock()))
+            call.result(max(0.0, deadline - self._clock()))
         finally:
             call.cancel()  # has no effect on a call that has started
+
+    def _compute(
+        self, model: Reranker, query: str, documents: Sequence[str], deadline: float, scores: list[float]
+    ) -> None:
+        """On the thread that uses the model."""
+        started = 0.0
+
+        def room(computed_tokens: int) -> float:
+            nonlocal started
+            now = self._clock()
+            if self._closed.is_set() or now >= deadline:
+                return 0
+            if not computed_tokens:
+                started = now
+                return 1  # a single passage, because the speed is not known
+            return (deadline - now) * computed_tokens / max(now - started, 1e-6)
+
+        for batch in model.scores_by_batch(query, documents, room):
+            scores.extend(batch.tolist())
 
     def _require_no_recent_failure(self) -> None:
         if self._clock() - self._failed_at < RETRY_SECONDS:

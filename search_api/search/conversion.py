@@ -27,9 +27,12 @@ def search_response(
     request: SearchRequest,
     snapshot: CourseSnapshot,
     *,
+    answerable: bool | None,
+    unknown_terms: Sequence[str],
     generation: int,
     stale: bool,
     degraded: str | None,
+    query_cut: list[dict[str, Any]] | None,
 ) -> dict[str, Any]:
     """The response body, as `SearchResponse` documents it. Pydantic does not validate it again.
 
@@ -37,12 +40,23 @@ def search_response(
         hits: Best first.
         request: Decides which optional fields are included.
         snapshot: The snapshot that was searched.
+        answerable: Whether the course seems to cover the query; None if that is not known.
+        unknown_terms: The words of the queries that the course never uses.
         generation: The generation of the course.
         stale: Whether something newer than these results exists, or is being made.
         degraded: What is missing from the answer, and why; None if nothing is.
+        query_cut: The queries that were cut, as `QueryCut` documents them; None if none was.
     """
     results = [_result(hit, request, snapshot) for hit in hits]
-    return {"results": results, "generation": generation, "stale": stale, "degraded": degraded}
+    return {
+        "results": results,
+        "answerable": answerable,
+        "unknown_terms": unknown_terms,
+        "generation": generation,
+        "stale": stale,
+        "degraded": degraded,
+        "query_cut": query_cut,
+    }
 
 
 def _result(hit: Hit, request: SearchRequest, snapshot: CourseSnapshot) -> dict[str, Any]:
@@ -50,9 +64,12 @@ def _result(hit: Hit, request: SearchRequest, snapshot: CourseSnapshot) -> dict[
     return {
         **passage,
         "score": hit.score,
-        "matches": matches(passage["text"], explanation.terms) if explanation.bm25 else [],
+        "relevance": hit.relevance,
+        "matches": matches(passage["text"], explanation.words.marks) if explanation.bm25 else [],
         "copies": [snapshot.metadata(row) for row in hit.copies[:MAX_COPIES].tolist()],
         "copy_count": len(hit.copies),
+        "near_copies": [snapshot.metadata(row) for row in hit.near_copies[:MAX_COPIES].tolist()],
+        "near_copy_count": len(hit.near_copies),
         "context": _neighbours(snapshot, hit.row, request.context) if request.context else None,
         "explanation": _explanation(explanation) if request.explain else None,
     }
@@ -71,5 +88,7 @@ def _neighbours(snapshot: CourseSnapshot, row: int, distance: int) -> dict[str, 
 
 
 def _explanation(explanation: Explanation) -> dict[str, Any]:
-    weights = explanation.weights
-    return explanation._asdict() | {"weights": weights._asdict() if weights else None}
+    weights, words = explanation.weights, explanation.words
+    fields = explanation._asdict() | {"weights": weights._asdict() if weights else None}
+    del fields["words"]
+    return fields | {"terms": list(words.terms), "expansions": words.expansions}

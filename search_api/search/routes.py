@@ -40,11 +40,9 @@ async def search_course(course_id: CourseId, request: SearchRequest, services: A
 
     While the course is not `done`, its last published generation is searched, and the answer is `stale`.
     Only `query` is required. By default a search is hybrid: it combines vector similarity and keywords (BM25).
+    A long query is searched by what fits, and `query_cut` says what was left out.
     """
-    settings = services.settings
-    for query in request.query:
-        check_at_most(settings.search_max_query_chars, len(query), "query", "characters")
-    check_at_most(settings.search_max_top_k, request.top_k, "top_k")
+    check_at_most(services.settings.search_max_top_k, request.top_k, "top_k")
     answer = services.search.search_at_once(course_id, request)
     if answer is None:
         answer = await run_in_threadpool(services.search.search, course_id, request)

@@ -50,6 +50,7 @@ Queries = Annotated[
     ),
 ]
 Weight = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
+Probability = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float | None, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -104,8 +105,8 @@ class SearchRequest(RequestBody):
     """A query and how to search."""
 
     query: Queries = Field(
-        description="A question or keywords, at most SEARCH_MAX_QUERY_CHARS (2000) characters; or a list of up to 8 "
-        "phrasings: each chunk gets the best of its scores for them."
+        description="A question or keywords; or a list of up to 8 phrasings: each chunk gets the mean of its scores "
+        "for them. A longer one is cut to SEARCH_MAX_QUERY_CHARS (2000) characters, and `query_cut` says so."
     )
     top_k: int = Field(5, strict=True, ge=1, description="Number of results, at most SEARCH_MAX_TOP_K (20).")
     filters: SearchFilters | None = None
@@ -124,10 +125,26 @@ class SearchRequest(RequestBody):
         "counts more if few chunks stand out in it), and `rrf` uses 0.7 and 0.3.",
     )
     thresholds: ScoreThresholds = Field(default_factory=ScoreThresholds)
+    min_relevance: Probability = Field(
+        None,
+        description="Lowest `relevance` of a result, and the one from which on the course is `answerable`, 0.0 to "
+        "1.0. If null, no result is left out for its relevance, and `answerable` uses 0.25.",
+    )
     rerank: Literal["weight", "model"] = Field(
         "weight",
         description="`weight` keeps the order by score; `model` reorders the best results by a cross-encoder, which "
-        "reads each passage together with the first query and takes longer.",
+        "reads each passage together with the first query and takes longer: as many as RERANKER_TIMEOUT_SECONDS (2) "
+        "allow, from the best one on.",
+    )
+    diversity: float = Field(
+        0.0,
+        strict=True,
+        ge=0,
+        le=1,
+        allow_inf_nan=False,
+        description="How much the results should differ from one another, 0.0 to 1.0 (maximal marginal relevance): "
+        "above 0, a result that resembles a better one makes way for one that does not. The best result stays, and "
+        "the order is by `score`. 0.3 suits an overview.",
     )
     context: int = Field(
         0,
@@ -146,6 +163,7 @@ class SearchRequest(RequestBody):
                 {
                     "query": ["solder mask", "protective coating of a board"],
                     "weights": {"vector": 0.5, "keyword": 0.5},
+                    "diversity": 0.3,
                     "context": 1,
                     "explain": True,
                 },
@@ -189,7 +207,11 @@ class ResultExplanation(BaseModel):
     weights: ChannelWeights | None = Field(
         description="Weights of the channels in a hybrid search, which add up to 1; null otherwise."
     )
-    terms: list[str] = Field(description="Terms of the query after analysis (stemming, stop words).")
+    terms: list[str] = Field(description="Terms of the query after analysis (stems, parts of names), and `expansions`.")
+    expansions: dict[str, list[str]] = Field(
+        description="For each word of the query that the course does not have, the terms of the course that were "
+        'searched instead: `{"capcitor": ["capacitor"]}`. Without words that nothing in the course resembles.'
+    )
 
 
 class SearchResult(Passage):
@@ -200,21 +222,59 @@ class SearchResult(Passage):
         "`weighted`: 0.0 to 1.0; by default it is lower if many chunks match equally well. Hybrid, `rrf`: 0.0 to 1/61 "
         "(0.0164). Vector: cosine similarity, -1.0 to 1.0. Keyword: BM25 as a share of the "
         "highest score possible for the query, 0.0 to 1.0. Reranked by the model: probability that the passage answers "
-        "the query, 0.0 to 1.0."
+        "the query, 0.0 to 1.0; if there was no time for all passages (`degraded`), the others follow with scores that "
+        "continue below."
+    )
+    relevance: float | None = Field(
+        description="Estimated chance that the passage answers the query, 0.0 to 1.0; comparable between queries and "
+        "courses. null if the course was published before this was measured."
     )
     matches: list[tuple[int, int]] = Field(
         description="Start and end of each word in the text that matches the query, in code points."
     )
     copies: list[Metadata] = Field(description="Metadata of the first 20 other chunks with exactly the same text.")
     copy_count: int = Field(description="Number of all other chunks with exactly the same text.")
+    near_copies: list[Metadata] = Field(
+        description="Metadata of the first 20 chunks with nearly the same text, which are no results of their own: of "
+        "a lecture that was uploaded twice with slight edits, for example. The result is the one that scores highest."
+    )
+    near_copy_count: int = Field(description="Number of all chunks with nearly the same text.")
     context: Neighbours | None = Field(description="null if not requested.")
     explanation: ResultExplanation | None = Field(description="null if not requested.")
 
 
+class UsedPart(BaseModel):
+    """How much of a query was searched."""
+
+    used: int
+    of: int
+
+
+class QueryCut(BaseModel):
+    """A query that was searched by its beginning only."""
+
+    query: int = Field(description="Index of the query in the request, from 0.")
+    characters: UsedPart | None = Field(
+        description="Code points that were searched; null if the query has at most SEARCH_MAX_QUERY_CHARS (2000)."
+    )
+    tokens: UsedPart | None = Field(
+        description="Tokens of these characters, with the model's prompt, from which the vector was computed; null if "
+        "they were all used, or if no vector was needed. A model reads at most EMBEDDING_MAX_TOKENS; the keyword "
+        "search has no such limit."
+    )
+
+
 class SearchResponse(BaseModel):
-    """The best results; fewer than top_k if the course, the filters or the thresholds leave fewer."""
+    """The best results; fewer than top_k if fewer match, or pass the filters and thresholds."""
 
     results: list[SearchResult]
+    answerable: bool | None = Field(
+        description="Whether the course seems to cover the query: the relevance of a passage is at least "
+        "`min_relevance`. null if relevance is not known."
+    )
+    unknown_terms: list[str] = Field(
+        description="Words of the query that the course never uses in any form, as typed; without words like `the`."
+    )
     generation: int = Field(
         description="Number of the published version of the course; it increases with each publication."
     )
@@ -223,6 +283,9 @@ class SearchResponse(BaseModel):
         "generation yet; the results are from the last generation that it has."
     )
     degraded: str | None = Field(description="What is missing from the answer, and why; null if nothing is.")
+    query_cut: list[QueryCut] | None = Field(
+        description="The queries that were too long and were searched by their beginning; null if there was none."
+    )
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -232,6 +295,7 @@ class SearchResponse(BaseModel):
                         {
                             "text": "The solder mask is applied as a liquid film and cured by ultraviolet light.",
                             "score": 0.83,
+                            "relevance": 0.94,
                             "metadata": {
                                 "chunk_id": "481",
                                 "course_id": "abc123",
@@ -244,13 +308,18 @@ class SearchResponse(BaseModel):
                             "matches": [[4, 15], [19, 26]],
                             "copies": [],
                             "copy_count": 0,
+                            "near_copies": [],
+                            "near_copy_count": 0,
                             "context": None,
                             "explanation": None,
                         }
                     ],
+                    "answerable": True,
+                    "unknown_terms": [],
                     "generation": 3,
                     "stale": False,
                     "degraded": None,
+                    "query_cut": None,
                 }
             ]
         }

@@ -7,24 +7,32 @@ last published generation answers, and the answer is `stale`.
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from models.courses import PublishedCourse
 from models.tables import EmbeddingStatus
 from models.text import quoted
-from retrieval.search import Hit, Method, Query, search_snapshot
+from retrieval.diversity import CANDIDATES, diverse, without_repeats
+from retrieval.query_terms import QueryTerms
+from retrieval.relevance import MIN_RELEVANCE, Calibration
+from retrieval.search import Hit, Method, Query, search_snapshot, terms_of
 from retrieval.snapshots.snapshot import CourseSnapshot
 from search_api.courses.service import Courses
 from search_api.embeddings.service import EmbeddedQuery, EmbeddingService
 from search_api.http.errors import EmbeddingNotReadyError
 from search_api.reranking.service import RerankService
 from search_api.search.conversion import options_of, search_response
+from search_api.search.long_queries import fitted, query_cuts
 from search_api.search.schemas import SearchRequest
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
 
 SHORT_SEARCH = 8_000_000
 """Up to this number of vector elements (queries × chunks × dimensions), a search takes less time than a change of
 threads costs the other requests."""
+SHORT_QUERY = 200
+"""Up to this number of characters, all phrasings together, so does the analysis of a query. The words of a long
+one may take 0.1 s, because near terms are sought for each that the course does not have."""
 _ATTEMPTS = 3
 """Attempts of a search whose course is published while its snapshot is opened."""
 
@@ -37,6 +45,7 @@ class CourseSearch:
         snapshots: The snapshots of the courses.
         embedding: The embedding model.
         reranking: The rerank model.
+        max_query_chars: The part of a query that is searched, in characters.
         serve_while_reembedding: Whether a course that is not `done` is searched in its last published generation.
         max_stale_seconds: For how long at most.
     """
@@ -48,6 +57,7 @@ class CourseSearch:
         snapshots: CourseSnapshots,
         embedding: EmbeddingService,
         reranking: RerankService,
+        max_query_chars: int,
         serve_while_reembedding: bool,
         max_stale_seconds: float,
     ) -> None:
@@ -55,6 +65,7 @@ class CourseSearch:
         self._snapshots = snapshots
         self._embedding = embedding
         self._reranking = reranking
+        self._max_query_chars = max_query_chars
         self._serve_while_reembedding = serve_while_reembedding
         self._max_stale_seconds = max_stale_seconds
 
@@ -90,7 +101,7 @@ class CourseSearch:
             EmbeddingNotReadyError: The course cannot be searched now.
         """
         course = self._courses.published_at_once(course_id)
-        if course is None or request.rerank == "model":
+        if course is None or request.rerank == "model" or sum(map(len, request.query)) > SHORT_QUERY:
             return None
         opened = self._snapshots.opened(course)
         if opened is None or len(request.query) * opened.snapshot.cosines.size > SHORT_SEARCH:
@@ -98,7 +109,9 @@ class CourseSearch:
         self._require_searchable(course)
         embedded: dict[str, EmbeddedQuery] = {}
         if request.method != "keyword":
-            for text in request.query:
+            for query in request.query:
+                text = fitted(query, self._max_query_chars).text
+                text = terms_of(text, opened.snapshot).corrected(text)
                 known = self._embedding.known_query(text)
                 if known is None:
                     return None
@@ -142,29 +155,61 @@ class CourseSearch:
                 )
             options, is_stale = options.by_keyword(), True
             degraded.append(f"found by words only, because course {reason}")
-        by_words = options.method is Method.KEYWORD
-        queries = [Query(text, None) if by_words else Query(text, *embed(text)) for text in request.query]
+        parts = [fitted(query, self._max_query_chars) for query in request.query]
+        words = {part.text: terms_of(part.text, snapshot) for part in parts}
+        by_vector = options.method is not Method.KEYWORD
+        embedded = {text: embed(known.corrected(text)) for text, known in words.items()} if by_vector else {}
+        queries = [_query(text, embedded.get(text), words[text]) for text, _ in parts]
         limit = max(request.top_k, self._reranking.top_n) if request.rerank == "model" else request.top_k
-        hits = search_snapshot(snapshot, queries, options, limit)
+        if request.diversity and request.rerank != "model":
+            limit *= CANDIDATES
+        calibration = Calibration.parse(course.embedding_calibration, snapshot.info.model_signature)
+        search = partial(search_snapshot, snapshot, queries, options, calibration=calibration)
+        found = without_repeats(snapshot, search, limit)
+        hits, least, best = found.hits, request.min_relevance, found.best_relevance
+        if least is not None:
+            hits = [hit for hit in hits if hit.relevance is None or hit.relevance >= least]
         if request.rerank == "model":
-            hits = self._rerank(snapshot, hits, request.query[0], degraded)
+            hits = self._rerank(snapshot, hits, queries[0].text, degraded)
         threshold = request.thresholds.score
         if threshold is not None and not degraded:  # the scores of a degraded answer have another range
             hits = [hit for hit in hits if hit.score >= threshold]
         return search_response(
-            hits[: request.top_k],
+            diverse(snapshot.cosines, hits, request.top_k, request.diversity),
             request,
             snapshot,
+            answerable=None if best is None else best >= (MIN_RELEVANCE if least is None else least),
+            unknown_terms=found.unknown_terms,
             generation=opened.generation,
             stale=is_stale,
             degraded="; ".join(degraded) or None,
+            query_cut=query_cuts(parts, embedded),
         )
 
     def _rerank(self, snapshot: CourseSnapshot, hits: Sequence[Hit], query: str, degraded: list[str]) -> list[Hit]:
-        """The hits in the order of the rerank model for the first query; the others only help to find candidates."""
+        """The hits in the order of the rerank model for the first query; the others only help to find candidates.
+
+        If only the first hits could be scored, they stay before the others, whose scores continue below theirs.
+        """
         reranking = self._reranking.rerank(query, [snapshot.texts[hit.row] for hit in hits])
-        if reranking.scores is None:
-            degraded.append(f"not reranked: {reranking.reason}")
+        count = len(reranking.scores)
+        if count < len(hits):
+            part = f"only the first {count} of {len(hits)} passages were reranked" if count else "not reranked"
+            degraded.append(f"{part}: {reranking.reason}")
+        if not count:
             return list(hits)
-        scored = zip(hits, reranking.scores.tolist(), strict=True)
-        return sorted((hit._replace(score=score) for hit, score in scored), key=lambda hit: -hit.score)
+        scored = zip(hits[:count], reranking.scores, strict=True)
+        reranked = sorted((hit._replace(score=score) for hit, score in scored), key=lambda hit: -hit.score)
+        return [*reranked, *_scaled(hits[count:], reranked[-1].score)]
+
+
+def _query(text: str, embedded: EmbeddedQuery | None, words: QueryTerms) -> Query:
+    if embedded is None:
+        return Query(text, None, words=words)
+    return Query(text, embedded.vector, embedded.legibility, words)
+
+
+def _scaled(hits: Sequence[Hit], highest: float) -> list[Hit]:
+    """The hits with scores in the same proportion, but the first has the score `highest`; negative ones become 0."""
+    best = max(hits[0].score, 0.0) if hits else 0.0
+    return [hit._replace(score=highest * max(hit.score, 0.0) / best if best else 0.0) for hit in hits]

@@ -33,7 +33,10 @@ LIMIT_SECONDS = 120.0
 
 
 class StubEmbedder(Embedder):
-    """Gives every text the same vector and records the texts. It can be made to fail, to block and to be slow."""
+    """Gives every text the same vector and records the texts. It can be made to fail, to block and to be slow.
+
+    Each word is a token.
+    """
 
     def __init__(self) -> None:
         self.name = "stub-model"
@@ -45,6 +48,7 @@ class StubEmbedder(Embedder):
         self.max_concurrent_calls = 0
         self.error: Exception | None = None
         self.legibility_of_queries = 1.0
+        self.tells_whole_token_counts = True
         self.delay_seconds = 0.0
         self._unblocked = threading.Event()
         self._unblocked.set()
@@ -68,8 +72,11 @@ class StubEmbedder(Embedder):
         self._concurrent_calls -= 1
         if self.error:
             raise self.error
-        truncated = sum(len(text.split()) > self.max_tokens for text in texts)
-        return Embeddings(np.eye(1, 3, dtype=np.float32).repeat(len(texts), 0), (1,) * len(texts), truncated)
+        whole = tuple(len(text.split()) for text in texts)
+        counts = tuple(min(count, self.max_tokens) for count in whole)
+        vectors = np.eye(1, 3, dtype=np.float32).repeat(len(texts), 0)
+        truncated = sum(count > self.max_tokens for count in whole)
+        return Embeddings(vectors, counts, truncated, whole if self.tells_whole_token_counts else None)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         return self.embed_documents(texts)

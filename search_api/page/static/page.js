@@ -185,7 +185,10 @@ function showResults(answer, milliseconds) {
   const count = `${results.length} ${results.length === 1 ? "result" : "results"} in ${Math.round(milliseconds)} ms, best first`;
   const notes = [
     results.length ? count : "Nothing found. No chunk of the course matches, or the filters exclude all of them.",
+    answer?.answerable === false && "The course does not seem to cover this question.",
+    answer?.unknown_terms.length && `Words that the course never uses: ${answer.unknown_terms.join(", ")}.`,
     answer?.stale && "The course is not up to date; these results are from its last published version.",
+    answer?.query_cut && "The question is long; only its beginning was searched.",
     answer?.degraded && `Limited results: ${answer.degraded}.`,
   ];
   element("summary").textContent = answer ? notes.filter(Boolean).join("\n") : "";
@@ -206,15 +209,18 @@ function highlighted(text, matches) {
   return [...pieces, characters.slice(end).join("")];
 }
 
-function resultElement({ text, score, metadata, matches }) {
+function resultElement({ text, score, relevance, metadata, matches, copy_count, near_copy_count }) {
   const item = element("result").content.cloneNode(true);
   const part = (selector) => item.querySelector(selector);
   const titles = [metadata.lecture_title ?? metadata.lecture_id, metadata.section_title ?? metadata.section_id];
   part("h2").textContent = titles.filter((title) => title != null && title !== "").join(" › ");
-  part(".score").textContent = score.toFixed(3);
+  part(".score").textContent = relevance === null ? score.toFixed(3) : `${percent(relevance)} relevant`;
+  part(".score").title = `Score ${score.toFixed(3)}`;
   part(".text").replaceChildren(...highlighted(text, matches));
   part(".text").lang = metadata.language ?? "";
-  for (const [name, value] of Object.entries(metadata)) {
+  const copies = copy_count + near_copy_count;
+  const details = copies ? { ...metadata, "also in the course": `${copies} ${copies === 1 ? "copy" : "copies"}` } : metadata;
+  for (const [name, value] of Object.entries(details)) {
     const [term, description] = [document.createElement("dt"), document.createElement("dd")];
     term.textContent = name;
     description.textContent = value !== null && typeof value === "object" ? JSON.stringify(value) : value;

@@ -110,6 +110,7 @@ def test_remote_documents_equal_local_ones(local: Embedder, remote: Embedder) ->
     np.testing.assert_allclose(actual.vectors, expected.vectors, atol=1e-6)
     assert actual.token_counts == expected.token_counts
     assert actual.truncated == expected.truncated > 0
+    assert actual.whole_token_counts == expected.whole_token_counts
 
 
 def test_remote_queries_equal_local_ones(local: Embedder, remote: Embedder) -> None:

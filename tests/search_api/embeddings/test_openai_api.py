@@ -43,6 +43,7 @@ class TestBodies:
             "usage": {"prompt_tokens": 2, "total_tokens": 2},
             "signature": "stub-signature",
             "token_counts": [1, 1],
+            "whole_token_counts": [1, 1],
             "truncated": 0,
             "legibility": None,
         }

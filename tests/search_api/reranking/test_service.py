@@ -1,6 +1,7 @@
 """The rerank service: a search gets scores in time or a reason, and never an error."""
 
 import logging
+import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,48 +25,59 @@ SHORT_TIMEOUT = 0.25
 
 
 class StubReranker(Reranker):
-    """Scores a document by its length, in batches of one. While blocked, no batch ends."""
+    """Scores a document by its length, in batches of one. While blocked, no batch ends. A character is a token."""
 
     def __init__(self) -> None:
         self.queries: list[str] = []
         self.scored_documents: list[str] = []
         self.max_concurrent_calls = 0
         self.error: Exception | None = None
-        self.is_over: Callable[[], bool] = lambda: False
+        self.room: Callable[[int], float] = lambda _: math.inf
+        self.after_batch: Callable[[], None] = lambda: None
         self.started = threading.Event()
         self.stopped_early = threading.Event()
         self._unblocked = threading.Event()
         self._unblocked.set()
         self._concurrent_calls = 0
 
+    def block(self) -> None:
+        self._unblocked.clear()
+
+    def unblock(self) -> None:
+        self._unblocked.set()
+
     @contextmanager
     def blocked(self) -> Iterator[None]:
-        self._unblocked.clear()
+        self.block()
         try:
             yield
         finally:
-            self._unblocked.set()
+            self.unblock()
 
-    def scores(
-        self, query: str, documents: Sequence[str], is_over: Callable[[], bool] = lambda: False
-    ) -> NDArray[np.float32]:
+    def scores_by_batch(
+        self, query: str, documents: Sequence[str], room: Callable[[int], float] = lambda _: math.inf
+    ) -> Iterator[NDArray[np.float32]]:
         self.queries.append(query)
-        self.is_over = is_over
+        self.room = room
+        computed = 0
         self._concurrent_calls += 1
         self.max_concurrent_calls = max(self.max_concurrent_calls, self._concurrent_calls)
         try:
             for document in documents:
-                if is_over():
+                tokens_left = room(computed)
+                if tokens_left <= 0 or (computed and tokens_left < len(document)):
                     self.stopped_early.set()
-                    raise TimeoutError
+                    return
                 self.scored_documents.append(document)
                 self.started.set()
                 assert self._unblocked.wait(LIMIT_SECONDS)
                 if self.error:
                     raise self.error
+                yield np.array([len(document)], dtype=np.float32)
+                computed += len(document)
+                self.after_batch()
         finally:
             self._concurrent_calls -= 1
-        return np.array([len(document) for document in documents], dtype=np.float32)
 
 
 class Clock:
@@ -120,7 +132,7 @@ def setup() -> ServiceSetup:
 
 def rerank_until_scored(service: RerankService, query: str = "query") -> None:
     """Repeat a call until it ends in time; on a busy machine the first calls may time out."""
-    while service.rerank(query, ["a"]).scores is None:
+    while not service.rerank(query, ["a"]).scores:
         pass
 
 
@@ -134,8 +146,7 @@ def rerank_until_started(service: RerankService, stub: StubReranker, documents: 
 def test_rerank_scores_all_documents(setup: ServiceSetup) -> None:
     with setup.service(reranker_top_n=2) as service:
         reranking = service.rerank("query", ["a", "bbb", "cc"])
-    assert reranking.scores is not None
-    assert (reranking.scores.tolist(), reranking.reason) == ([1.0, 3.0, 2.0], "")
+    assert reranking == Reranking((1.0, 3.0, 2.0))
     assert setup.stub.scored_documents == ["a", "bbb", "cc"]
 
 
@@ -145,15 +156,13 @@ def test_rerank_with_real_model(setup: ServiceSetup, tmp_path: Path) -> None:
     setup.model = model
     with setup.service() as service:
         scores = service.rerank("query", ["copper", "plate"]).scores
-    assert scores is not None
-    assert np.array_equal(scores, model.scores("query", ["copper", "plate"]))
+    assert scores == tuple(model.scores("query", ["copper", "plate"]).tolist())
 
 
 def test_rerank_without_documents_does_not_load_the_model(setup: ServiceSetup) -> None:
     with setup.service() as service:
-        scores = service.rerank("query", []).scores
-    assert scores is not None
-    assert (scores.shape, setup.loads) == ((0,), 0)
+        assert service.rerank("query", []) == Reranking(())
+    assert setup.loads == 0
 
 
 # Loading
@@ -165,7 +174,7 @@ def test_model_is_loaded_on_first_use_and_kept_after_its_cache_entry_expires(set
         service.rerank("query", ["a"])
         service.rerank("query", ["a"])
         setup.clock.now += 61
-        assert service.rerank("query", ["a"]).scores is not None
+        assert service.rerank("query", ["a"]).scores
     stats = setup.cache.get_cache_stats()
     assert (setup.loads, stats.hits, stats.misses, stats.expirations) == (1, 1, 2, 1)
 
@@ -173,9 +182,7 @@ def test_model_is_loaded_on_first_use_and_kept_after_its_cache_entry_expires(set
 def test_load_continues_after_the_search_timed_out(setup: ServiceSetup) -> None:
     setup.load_allowed.clear()
     with setup.service(SHORT_TIMEOUT) as service:
-        reranking = service.rerank("query", ["a"])
-        assert reranking.scores is None
-        assert reranking.reason == "the rerank model is still loading after 0.25 s"
+        assert service.rerank("query", ["a"]) == Reranking((), "the rerank model is still loading after 0.25 s")
         setup.load_allowed.set()
         setup.cache.get(RerankerSettings().reranker_model_path, setup.load)  # waits for the same load
         rerank_until_scored(service)
@@ -194,7 +201,7 @@ def test_missing_model_is_logged_once_and_loaded_again_later(
         assert [record.levelno for record in caplog.records].count(logging.ERROR) == 1
         setup.load_error = None
         setup.clock.now += rerank_module.RETRY_SECONDS
-        assert service.rerank("query", ["a"]).scores is not None
+        assert service.rerank("query", ["a"]).scores
 
 
 # Time limit and queue
@@ -204,25 +211,76 @@ def test_rerank_returns_at_the_time_out_and_the_model_stops_before_its_next_batc
     with setup.service(SHORT_TIMEOUT) as service:
         with setup.stub.blocked():
             reranking = rerank_until_started(service, setup.stub, ["a", "b", "c"])
-            assert (reranking.scores, reranking.reason) == (None, "timeout after 0.25 s")
+            assert reranking == Reranking((), "timeout after 0.25 s")
             setup.clock.now += 1
         assert setup.stub.stopped_early.wait(LIMIT_SECONDS)
     assert setup.stub.scored_documents == ["a"]
 
 
+def test_documents_that_were_scored_in_time_count(setup: ServiceSetup) -> None:
+    """The scores of the batch that is computed at the timeout come too late."""
+    scored: threading.Event = threading.Event()
+
+    def block_third_batch() -> None:
+        if len(setup.stub.scored_documents) == 2:
+            setup.stub.block()
+            scored.set()
+
+    setup.stub.after_batch = block_third_batch
+    with setup.service(SHORT_TIMEOUT) as service:
+        reranking = service.rerank("query", ["a", "bb", "ccc", "dddd"])
+        while not scored.is_set():  # on a busy machine the first call may time out earlier
+            reranking = service.rerank("query", ["a", "bb", "ccc", "dddd"])
+        setup.clock.now += 1
+        setup.stub.unblock()
+        assert setup.stub.stopped_early.wait(LIMIT_SECONDS)
+    assert reranking == Reranking((1.0, 2.0), "timeout after 0.25 s")
+
+
+@pytest.mark.parametrize(
+    ("seconds_per_batch", "documents", "scored"),
+    [
+        (1.0, ["a", "b", "c", "d"], 4),
+        (2.6, ["a", "b", "c", "d"], 3),  # the fourth would end at 10.4 s
+        (2.5, ["a", "b", "ccccc", "d"], 2),  # a batch that is five times as long would end at 17.5 s
+        (9.0, ["a", "b"], 1),
+        (11.0, ["a", "b"], 1),
+    ],
+)
+def test_batch_that_cannot_end_in_time_is_not_started(
+    setup: ServiceSetup, seconds_per_batch: float, documents: list[str], scored: int
+) -> None:
+    def advance() -> None:
+        setup.clock.now += seconds_per_batch
+
+    setup.stub.after_batch = advance
+    with setup.service(10.0) as service:
+        reranking = service.rerank("query", documents)
+    assert setup.stub.scored_documents == documents[:scored]
+    assert len(reranking.scores) == scored
+    assert reranking.reason == ("" if scored == len(documents) else "timeout after 10.0 s")
+
+
+def test_failure_of_a_later_batch_keeps_the_earlier_scores(setup: ServiceSetup) -> None:
+    def fail_next_batch() -> None:
+        setup.stub.error = RerankerError("out of memory")
+
+    setup.stub.after_batch = fail_next_batch
+    with setup.service() as service:
+        assert service.rerank("query", ["a", "b"]) == Reranking((1.0,), "out of memory")
+
+
 def test_model_computes_one_call_at_a_time(setup: ServiceSetup) -> None:
     with setup.service() as service, ThreadPoolExecutor(8) as pool:
         rerankings = list(pool.map(lambda length: service.rerank("query", ["x" * length]), range(1, 9)))
-    assert [None if reranking.scores is None else reranking.scores.tolist() for reranking in rerankings] == [
-        [float(length)] for length in range(1, 9)
-    ]
+    assert [reranking.scores for reranking in rerankings] == [(float(length),) for length in range(1, 9)]
     assert setup.stub.max_concurrent_calls == 1
 
 
 def test_call_that_timed_out_in_the_queue_is_not_computed(setup: ServiceSetup) -> None:
     with setup.service(SHORT_TIMEOUT) as service:
         with setup.stub.blocked():
-            assert rerank_until_started(service, setup.stub, ["a"]).scores is None
+            assert not rerank_until_started(service, setup.stub, ["a"]).scores
             assert service.rerank("second", ["a"]).reason == "timeout after 0.25 s"
         rerank_until_scored(service, "third")
     assert "second" not in setup.stub.queries
@@ -235,8 +293,8 @@ def test_full_queue_refuses_calls_and_recovers(setup: ServiceSetup, monkeypatch:
             first = pool.submit(service.rerank, "query", ["a"])
             assert setup.stub.started.wait(LIMIT_SECONDS)
             assert service.rerank("query", ["b"]).reason == "too many calls wait for the rerank model"
-        assert first.result().scores is not None
-        assert service.rerank("query", ["b"]).scores is not None
+        assert first.result().scores
+        assert service.rerank("query", ["b"]).scores
 
 
 def test_close_stops_the_running_call_before_its_next_batch(setup: ServiceSetup) -> None:
@@ -245,9 +303,9 @@ def test_close_stops_the_running_call_before_its_next_batch(setup: ServiceSetup)
             call = pool.submit(service.rerank, "query", ["a", "b"])
             assert setup.stub.started.wait(LIMIT_SECONDS)
             close = pool.submit(service.close)
-            wait_until(setup.stub.is_over, LIMIT_SECONDS, lambda: "the call was not stopped", every=0.001)
+            wait_until(lambda: not setup.stub.room(0), LIMIT_SECONDS, lambda: "the call was not stopped", every=0.001)
         close.result()
-        assert call.result().scores is None
+        assert len(call.result().scores) <= 1
     assert setup.stub.scored_documents == ["a"]
 
 
@@ -267,9 +325,9 @@ def test_failure_gives_a_reason_and_a_log_message(
     setup.stub.error = error
     with setup.service() as service:
         reranking = service.rerank("query", ["a"])
-        assert reranking.scores is None
+        assert reranking.scores == ()
         assert reason in reranking.reason
         (record,) = [record for record in caplog.records if record.name == "search_api.reranking.service"]
         assert record.levelno == level
         setup.stub.error = None
-        assert service.rerank("query", ["a"]).scores is not None
+        assert service.rerank("query", ["a"]).scores

@@ -37,6 +37,8 @@ def test_short_search_needs_no_thread(harness: AppHarness, client: TestClient, m
     assert first.headers["content-type"] == "application/json"
     assert client.post(PATH, json={"query": "holes"}).status_code == 200
     assert len(on_a_thread) == 2, "a new query has to be embedded"
+    assert client.post(PATH, json={"query": "absent " * 100, "method": "keyword"}).status_code == 200
+    assert len(on_a_thread) == 3, "the analysis of a long query takes longer"
 
 
 def test_search_that_waits_for_the_model_does_not_block_other_requests(harness: AppHarness, client: TestClient) -> None:

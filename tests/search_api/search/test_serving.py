@@ -363,7 +363,7 @@ class TestFetching:
 
 def test_illegible_query_is_answered_by_keywords(harness: AppHarness, client: TestClient) -> None:
     harness.add_searchable_course("c", "random neighbour", "copper")
-    assert texts(ask(client))[0] == "random neighbour"
+    assert texts(ask(client, query="drill"))[0] == "random neighbour"
     harness.embedder.legibility_of_queries = 0.1
     answer = ask(client, query="copper?", explain=True)
     assert texts(answer)[0] == "copper"
@@ -401,7 +401,7 @@ class TestReranking:
         return calls
 
     def test_results_have_its_order_and_scores(self, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-        calls = self.stub_reranking(monkeypatch, Reranking(np.array([0.2, 0.9, 0.2, 0.1], dtype=np.float32)))
+        calls = self.stub_reranking(monkeypatch, Reranking((0.2, 0.9, 0.2, 0.1)))
         answer = ask(client, rerank="model", top_k=3)
         assert texts(answer) == ["second", "first", "third"], "equal scores keep their order"
         assert [result["score"] for result in answer["results"]] == pytest.approx([0.9, 0.2, 0.2])
@@ -409,18 +409,33 @@ class TestReranking:
         assert calls == [("copper", ["first", "second", "third", "fourth"])], "more than top_k passages are reranked"
 
     def test_score_threshold_applies_to_its_scores(self, client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.stub_reranking(monkeypatch, Reranking(np.array([0.2, 0.9, 0.0, 0.1], dtype=np.float32)))
+        self.stub_reranking(monkeypatch, Reranking((0.2, 0.9, 0.0, 0.1)))
         assert texts(ask(client, rerank="model", thresholds={"score": 0.15})) == ["second", "first"]
         assert len(texts(ask(client, rerank="model", thresholds={"score": 0}))) == 4
 
     def test_failure_keeps_the_order_and_degrades_the_answer(
         self, client: TestClient, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        calls = self.stub_reranking(monkeypatch, Reranking(None, "timeout after 2.0 s"))
+        calls = self.stub_reranking(monkeypatch, Reranking((), "timeout after 2.0 s"))
         answer = ask(client, rerank="model", top_k=2)
         assert (texts(answer), answer["degraded"]) == (["first", "second"], "not reranked: timeout after 2.0 s")
         assert ask(client, top_k=2)["degraded"] is None
         assert len(calls) == 1, "a search without `rerank: model` does not call it"
+
+    @pytest.mark.parametrize("method", ["hybrid", "vector", "keyword"])
+    def test_passages_without_a_score_follow_in_their_order(
+        self, harness: AppHarness, client: TestClient, monkeypatch: pytest.MonkeyPatch, method: str
+    ) -> None:
+        harness.add_searchable_course("d", *(f"copper {name}" + " plate" * n for n, name in enumerate("abcde")))
+        fused = texts(ask(client, "d", method=method))
+        self.stub_reranking(monkeypatch, Reranking((0.2, 0.9), "timeout after 2.0 s"))
+        answer = ask(client, "d", rerank="model", method=method)
+        assert texts(answer) == [fused[1], fused[0], *fused[2:]]
+        assert answer["degraded"] == "only the first 2 of 5 passages were reranked: timeout after 2.0 s"
+        scores = [result["score"] for result in answer["results"]]
+        assert scores == sorted(scores, reverse=True), "a score orders the answer"
+        assert scores[:3] == pytest.approx([0.9, 0.2, 0.2])
+        assert scores[-1] >= 0
 
     def test_missing_model_degrades_the_answer(self, client: TestClient) -> None:
         answer = ask(client, rerank="model")
@@ -464,3 +479,51 @@ def test_snapshot_that_was_damaged_after_it_was_verified_is_built_again(harness:
             file.write(b"\xff" * 6)
         assert texts(ask(client)) == ["copper"]
         assert path.read_bytes() == intact
+
+
+class TestLongQueries:
+    """A long query is searched by what fits, and the answer says what was left out."""
+
+    @pytest.fixture(autouse=True)
+    def course(self, harness: AppHarness) -> None:
+        harness.add_searchable_course("c", "first", "second")
+
+    def test_it_is_cut_at_the_end_of_a_word(self, harness: AppHarness) -> None:
+        with harness.client(search_max_query_chars=12) as client:
+            for _ in range(2):  # the second answer comes from the cache of queries
+                answer = ask(client, query="copper plated holes")
+                assert texts(answer) == ["first", "second"]
+                assert answer["query_cut"] == [{"query": 0, "characters": {"used": 6, "of": 19}, "tokens": None}]
+        assert harness.embedder.embedded_texts == ["copper"]
+
+    def test_each_phrasing_is_cut_for_itself(self, harness: AppHarness) -> None:
+        with harness.client(search_max_query_chars=12) as client:
+            answer = ask(client, query=["copper", "a" * 13, " " * 20 + "holes" + "\n" * 20])
+        assert answer["query_cut"] == [{"query": 1, "characters": {"used": 12, "of": 13}, "tokens": None}]
+        assert harness.embedder.embedded_texts == ["copper", "a" * 12, "holes"], "white space is no part of a query"
+
+    def test_tokens_that_the_model_has_not_read_are_counted(self, harness: AppHarness, client: TestClient) -> None:
+        query = "word " * 10  # the stub counts words, and reads 8
+        for _ in range(2):
+            answer = ask(client, query=query)
+            assert answer["query_cut"] == [{"query": 0, "characters": None, "tokens": {"used": 8, "of": 10}}]
+        assert ask(client, query=query, method="keyword")["query_cut"] is None, "a search by words reads all"
+        assert ask(client, query="word " * 8)["query_cut"] is None
+
+    def test_embedder_that_does_not_tell_its_tokens_cuts_silently(
+        self, harness: AppHarness, client: TestClient
+    ) -> None:
+        harness.embedder.tells_whole_token_counts = False
+        assert ask(client, query="word " * 10)["query_cut"] is None
+
+    def test_rerank_model_reads_the_same_part(self, harness: AppHarness, monkeypatch: pytest.MonkeyPatch) -> None:
+        queries: list[str] = []
+
+        def rerank(_: RerankService, query: str, documents: list[str]) -> Reranking:
+            queries.append(query)
+            return Reranking((0.0,) * len(documents))
+
+        monkeypatch.setattr(RerankService, "rerank", rerank)
+        with harness.client(search_max_query_chars=12) as client:
+            ask(client, query="copper plated holes", rerank="model")
+        assert queries == ["copper"]
