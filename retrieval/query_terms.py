@@ -49,6 +49,8 @@ class QueryTerms:
     """The words that the course never uses in any form, as typed; without words of grammar."""
     known_share: float
     """Share of the words that the course has, weighted by their rarity; 0.0 to 1.0."""
+    is_vague: bool
+    """Whether the query has only words of grammar, and words that ask."""
     marks: Marks
     corrections: tuple[tuple[int, int, str], ...] = ()
     """Start and end of each misspelt word in the query, and the word that it is taken for."""
@@ -107,6 +109,7 @@ class _Resolution:
             self._expansions,
             tuple(dict.fromkeys(text for _, text in unknown)),
             1.0 - missing / total if total else 1.0,
+            self._query.is_vague,
             Marks(frozenset(self._marked), (*self._marked_pairs, *self._small_pairs()), tuple(self._literal)),
             tuple(self._corrections),
         )

@@ -193,7 +193,9 @@ def search_snapshot(
         keys.insert(0, -_rounded(np.max([scores.cosines for scores in exact if scores.cosines is not None], axis=0)))
     order = np.lexsort((places, *keys))
     order = order[best[order] > -np.inf]
-    estimates = np.max([scores.relevance for scores in exact], axis=0) if scored[0].estimates_relevance else None
+    estimates: Scores | None = None
+    if scored[0].estimates_relevance:
+        estimates = np.max([scores.relevance(each) for scores, each in zip(scored, exact, strict=True)], axis=0)
     if groups is not None:
         order = order[np.sort(np.unique(groups[places[order]], return_index=True)[1])]
     hits: list[Hit] = []
@@ -266,8 +268,6 @@ class _ExactScores(NamedTuple):
     cosines: Scores | None
     fused: FusedScores
     places: NDArray[np.intp]
-    relevance: Scores
-    """Empty if it cannot be estimated."""
 
 
 class _QueryScores:
@@ -330,7 +330,7 @@ class _QueryScores:
             cosines = self._snapshot.cosines.exact(self._query.vector, rows)
         fused = self._fuser.fuse(bm25 if cosines is None else cosines, bm25)
         final = self._final(fused, cosines, places)
-        return _ExactScores(final, cosines, fused, places, self._relevance(cosines, bm25))
+        return _ExactScores(final, cosines, fused, places)
 
     def explain(self, exact: _ExactScores, at: int, query: int) -> Explanation:
         """How the score of one of the chunks was computed."""
@@ -360,9 +360,9 @@ class _QueryScores:
             return fusion.weighted_sum(self._bm25, options.weights)
         return fusion.certainty_weighted(cosines, self._bm25, legibility, known)
 
-    def _relevance(self, cosines: Scores | None, bm25: Scores) -> Scores:
-        if not self.estimates_relevance:
-            return np.empty(0)
+    def relevance(self, exact: _ExactScores) -> Scores:
+        """The relevance of the chunks, (chunks,). Only if `estimates_relevance`."""
+        cosines, bm25 = exact.cosines, self._bm25[exact.places]
         between = None
         if cosines is not None and self._calibration:
             between = self._calibration.between(self._query.text, cosines)
@@ -373,7 +373,7 @@ class _QueryScores:
             repeated = {term: weight - 1 for term, weight in self._words.terms.items() if weight > 1}
             length = (self._highest - course.highest(repeated)) / course.rarest
             unknown = 1 - self._words.known_share
-            if analyse_query(self._query.text).is_vague:  # of words like `the`, the rare ones alone may mean something
+            if self._words.is_vague:  # of words like `the`, the rare ones alone may mean something
                 best, bm25 = best * min(1.0, length), bm25 * min(1.0, length)
             words = KeywordEvidence(bm25 / self._highest, best, length, unknown)
         return relevance(between, words, fusion.readable(self._query.legibility))

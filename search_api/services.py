@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +56,20 @@ class Services(ModelServices):
 
 
 @contextmanager
-def open_services(settings: SearchSettings) -> Iterator[Services]:
+def open_services(
+    settings: SearchSettings, load_embedder: Callable[[EmbeddingSettings], Embedder] | None = None
+) -> Iterator[Services]:
     """The services, configured by the environment.
 
     The app also starts while a dependency is unavailable. This is logged, and every use tries the dependency again.
     The exception is a local embedding model that cannot be loaded: loading is not retried.
+
+    Args:
+        settings: The settings of the app.
+        load_embedder: Returns the embedder, instead of the configured one.
     """
     embedding_settings = EmbeddingSettings()
+    load = load_embedder or partial(open_embedder, patience_seconds=EMBEDDING_PATIENCE_SECONDS)
     with (
         closing(Courses(CatalogueSettings())) as courses,
         closing(VectorStore(VectorStoreSettings())) as vector_store,
@@ -70,7 +78,7 @@ def open_services(settings: SearchSettings) -> Iterator[Services]:
             courses,
             vector_store,
             SnapshotStore(SnapshotSettings()),
-            load_embedder=lambda: open_embedder(embedding_settings, EMBEDDING_PATIENCE_SECONDS),
+            load_embedder=lambda: load(embedding_settings),
         ) as services,
     ):
         try:

@@ -5,8 +5,7 @@ Models such as E5 put `query: ` or `passage: ` before a text. A server of theirs
 this field, so the product sends it only to its own embedding service.
 """
 
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from functools import partial
 
 from fastapi import FastAPI
 
@@ -14,14 +13,8 @@ from embedding.errors import EmbeddingServiceError
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.client import ServiceClient
 from embedding.service.remote_embedder import RemoteEmbedder
-from embedding.vector_store.collections import VectorStore
-from embedding.vector_store.server import VectorStoreSettings
-from models.database import CatalogueSettings
-from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from search_api import app
-from search_api.app_settings import SearchSettings
-from search_api.courses.service import Courses
-from search_api.services import Services, assemble_services
+from search_api.services import open_services
 
 APP = "benchmarks.search_quality.typed_service:create_app"
 """Import path of the search app."""
@@ -56,21 +49,4 @@ def typed_settings(settings: EmbeddingSettings, url: str) -> EmbeddingSettings:
 
 def create_app() -> FastAPI:
     """The search app with the model of the server at EMBEDDING_SERVICE_URL."""
-    return app.create_app(services=_open_services)
-
-
-@contextmanager
-def _open_services(settings: SearchSettings) -> Iterator[Services]:
-    embedding_settings = EmbeddingSettings()
-    with (
-        closing(Courses(CatalogueSettings())) as courses,
-        closing(VectorStore(VectorStoreSettings())) as vector_store,
-        assemble_services(
-            settings,
-            courses,
-            vector_store,
-            SnapshotStore(SnapshotSettings()),
-            load_embedder=lambda: TypedEmbedder(embedding_settings),
-        ) as services,
-    ):
-        yield services
+    return app.create_app(services=partial(open_services, load_embedder=TypedEmbedder))

@@ -23,7 +23,7 @@ from search_api.embeddings.service import EmbeddedQuery, EmbeddingService
 from search_api.http.errors import EmbeddingNotReadyError
 from search_api.reranking.service import RerankService
 from search_api.search.conversion import options_of, search_response
-from search_api.search.long_queries import fitted, query_cuts
+from search_api.search.long_queries import FittedQuery, fitted, query_cuts
 from search_api.search.schemas import SearchRequest
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
 
@@ -88,7 +88,7 @@ class CourseSearch:
             except PublishedMeanwhileError:
                 continue
             try:
-                return self._answer(course, opened, request, self._embedding.embed_query)
+                return self._answer(course, opened, request, self._parts(request, opened), self._embedding.embed_query)
             except (IndexError, KeyError, TypeError, ValueError):
                 if not self._snapshots.discard_damaged(course):
                     raise
@@ -107,16 +107,21 @@ class CourseSearch:
         if opened is None or len(request.query) * opened.snapshot.cosines.size > SHORT_SEARCH:
             return None
         self._require_searchable(course)
+        parts = self._parts(request, opened)
         embedded: dict[str, EmbeddedQuery] = {}
         if request.method != "keyword":
-            for query in request.query:
-                text = fitted(query, self._max_query_chars).text
-                text = terms_of(text, opened.snapshot).corrected(text)
+            for part, words in parts:
+                text = words.corrected(part.text)
                 known = self._embedding.known_query(text)
                 if known is None:
                     return None
                 embedded[text] = known
-        return self._answer(course, opened, request, embedded.__getitem__)
+        return self._answer(course, opened, request, parts, embedded.__getitem__)
+
+    def _parts(self, request: SearchRequest, opened: OpenedSnapshot) -> list[tuple[FittedQuery, QueryTerms]]:
+        """What is searched of each phrasing, and the terms of the course for it."""
+        parts = [fitted(query, self._max_query_chars) for query in request.query]
+        return [(part, terms_of(part.text, opened.snapshot)) for part in parts]
 
     def _require_searchable(self, course: PublishedCourse) -> None:
         """Check that the course is published, and in the strict mode that it is `done`.
@@ -140,6 +145,7 @@ class CourseSearch:
         course: PublishedCourse,
         opened: OpenedSnapshot,
         request: SearchRequest,
+        parts: Sequence[tuple[FittedQuery, QueryTerms]],
         embed: Callable[[str], EmbeddedQuery],
     ) -> dict[str, Any]:
         snapshot, options, degraded = opened.snapshot, options_of(request), []
@@ -155,11 +161,9 @@ class CourseSearch:
                 )
             options, is_stale = options.by_keyword(), True
             degraded.append(f"found by words only, because course {reason}")
-        parts = [fitted(query, self._max_query_chars) for query in request.query]
-        words = {part.text: terms_of(part.text, snapshot) for part in parts}
         by_vector = options.method is not Method.KEYWORD
-        embedded = {text: embed(known.corrected(text)) for text, known in words.items()} if by_vector else {}
-        queries = [_query(text, embedded.get(text), words[text]) for text, _ in parts]
+        embedded = {part.text: embed(words.corrected(part.text)) for part, words in parts} if by_vector else {}
+        queries = [_query(part.text, embedded.get(part.text), words) for part, words in parts]
         limit = max(request.top_k, self._reranking.top_n) if request.rerank == "model" else request.top_k
         if request.diversity and request.rerank != "model":
             limit *= CANDIDATES
@@ -183,7 +187,7 @@ class CourseSearch:
             generation=opened.generation,
             stale=is_stale,
             degraded="; ".join(degraded) or None,
-            query_cut=query_cuts(parts, embedded),
+            query_cut=query_cuts([part for part, _ in parts], embedded),
         )
 
     def _rerank(self, snapshot: CourseSnapshot, hits: Sequence[Hit], query: str, degraded: list[str]) -> list[Hit]:
