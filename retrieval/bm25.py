@@ -38,7 +38,7 @@ NEAR = 3
 """Maximum number of words by which the second term of a pair may be out of its place."""
 WHOLE = 0.75
 """Least weight of a token that counts in the length of its chunk, so that parts of names do not."""
-_MAX_PLACES = 3_000
+MAX_PLACES = 3_000
 """A pair of two terms with more occurrences says little, and is skipped."""
 _GAP = 16
 """Positions between two chunks, so that no pair is found across them."""
@@ -54,6 +54,8 @@ class Bm25:
 
     def __init__(self, arrays: Arrays, chunks: int) -> None:
         self.vocabulary = Vocabulary(arrays, "terms")
+        self.arrays = {name: array for name, array in arrays.items() if name.startswith(("postings.", "places."))}
+        """What `postings_as_arrays` returned but for the vocabulary."""
         self._starts = arrays["postings.starts"].data
         self._rows: NDArray[np.int32] = arrays["postings.rows"]
         self._weights: NDArray[np.float32] = arrays["postings.weights"]
@@ -145,12 +147,15 @@ class Bm25:
             return 0.0
         # All pairs at once, because each call of NumPy takes longer than its work.
         out = np.concatenate(away)
-        near_ = np.flatnonzero(out <= NEAR)
+        near_ = (out <= NEAR).nonzero()[0]
         if not len(near_):
             return 0.0
         of_pair = np.repeat(np.arange(len(used)), [len(each) for each in here])[near_]
-        row = np.searchsorted(self._first_places, np.concatenate(here)[near_], "right") - 1
-        starts = np.flatnonzero(np.diff(row + of_pair * self._chunks, prepend=-1))
+        row = self._first_places.searchsorted(np.concatenate(here)[near_], "right") - 1
+        found = row + of_pair * self._chunks
+        is_first = np.ones(len(found), dtype=np.bool_)
+        np.not_equal(found[1:], found[:-1], out=is_first[1:])
+        starts = is_first.nonzero()[0]
         counts = np.add.reduceat(1.0 / (1.0 + out[near_]) ** 2, starts)
         row, of_pair = row[starts], of_pair[starts]
         frequency = np.bincount(of_pair, minlength=len(used))
@@ -166,7 +171,7 @@ class Bm25:
         """Places of the rarer of two terms, and by how many words the nearest other one is out of its place."""
         if len(here) > len(there):
             here, there, distance = there, here, -distance
-        if not len(here) or len(here) > _MAX_PLACES:
+        if not len(here) or len(here) > MAX_PLACES:
             return None
         wanted = here + np.int32(distance)
         at = there.searchsorted(wanted)

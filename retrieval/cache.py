@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Generic, TypeVar
@@ -61,6 +62,7 @@ class InstanceCache(Generic[K, V]):
         ttl_seconds: Lifetime of a value from its load on; hits do not extend it. The next call of any method but
             `clear_cache_stats` removes expired values.
         timer: A monotonic clock, in seconds.
+        key_text: How log messages show a key.
     """
 
     def __init__(
@@ -70,12 +72,14 @@ class InstanceCache(Generic[K, V]):
         max_entries: int,
         ttl_seconds: float,
         timer: Callable[[], float] = time.monotonic,
+        key_text: Callable[[K], str] = repr,
     ) -> None:
         if max_entries < 1 or not ttl_seconds > 0:
             raise ValueError(f"Cache {name}: max_entries and ttl_seconds must be above 0")
         self.name = name
         self._max_entries = max_entries
         self._ttl_seconds = ttl_seconds
+        self._key_text = key_text
         self._lock = threading.Lock()
         self._store: _Store[K, V] = _Store(max_entries, ttl_seconds, timer, self._count_removal)
         self._loading: dict[K, _Load[V]] = {}
@@ -107,7 +111,8 @@ class InstanceCache(Generic[K, V]):
                 loading = self._loading.setdefault(key, _Load())
         self._log_removals()
         if value is not None:
-            logger.debug("Cache %s: hit %.100r", self.name, key)
+            if logger.isEnabledFor(logging.DEBUG):
+                logger.debug("Cache %s: hit %.100s", self.name, self._key_text(key))
             return value
         if is_first and timeout_seconds is None:
             self._load(key, loading, load)
@@ -126,6 +131,16 @@ class InstanceCache(Generic[K, V]):
             value = self._find(key)
         self._log_removals()
         return value
+
+    def put(self, key: K, value: V, seconds: float) -> None:
+        """Cache a value that was loaded elsewhere, in so many seconds. It counts as a miss and a load."""
+        with self._lock:
+            self._counts.misses += 1
+            self._counts.loads += 1
+            self._counts.load_seconds += seconds
+            self._store[key] = value
+        self._log_load(key, seconds)
+        self._log_removals()
 
     def discard(self, key: K) -> None:
         """Remove the value of the key, if it is cached."""
@@ -178,8 +193,9 @@ class InstanceCache(Generic[K, V]):
                 self._load(key, loading, load)
 
         try:
-            # A daemon thread, so that a hanging load cannot keep the process alive.
-            threading.Thread(target=run, name=f"{self.name}-load", daemon=True).start()
+            # A daemon thread, so that a hanging load cannot keep the process alive. In the caller's context, which has
+            # the id of its request.
+            threading.Thread(target=copy_context().run, args=(run,), name=f"{self.name}-load", daemon=True).start()
         except RuntimeError:  # the system cannot start a thread: load in the caller, ignoring the timeout
             run()
 
@@ -204,10 +220,15 @@ class InstanceCache(Generic[K, V]):
                     self._store[key] = loading.value
         loading.done.set()
         if loading.error is None:
-            logger.info("Cache %s: miss %.100r, loaded in %.3f s", self.name, key, seconds)
+            self._log_load(key, seconds)
         else:
-            logger.warning("Cache %s: miss %.100r, failed after %.3f s: %r", self.name, key, seconds, loading.error)
+            logger.warning(
+                "Cache %s: miss %.100s, failed after %.3f s: %r", self.name, self._key_text(key), seconds, loading.error
+            )
         self._log_removals()
+
+    def _log_load(self, key: K, seconds: float) -> None:
+        logger.info("Cache %s: miss %.100s, loaded in %.3f s", self.name, self._key_text(key), seconds)
 
     def _count_removal(self, key: K, reason: str) -> None:
         """Called with the lock held. The log line is written later, outside the lock."""
@@ -221,7 +242,7 @@ class InstanceCache(Generic[K, V]):
         with self._lock:
             removals, self._removals = self._removals, []
         for key, reason in removals:
-            logger.info("Cache %s: %s %.100r", self.name, reason, key)
+            logger.info("Cache %s: %s %.100s", self.name, reason, self._key_text(key))
 
 
 @dataclass

@@ -9,7 +9,7 @@ bound cannot exclude.
 
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -55,9 +55,10 @@ class Cosines:
 
     def __init__(self, arrays: Arrays) -> None:
         self._vectors: Vectors = arrays["vectors"]
-        self._code_products = _CodeProducts(arrays["codes"])
-        self._scales: NDArray[np.float32] = arrays["scales"]
-        self._residuals: NDArray[np.float32] = arrays["residuals"]
+        self.codes: NDArray[np.int8] = arrays["codes"]
+        self._code_products = _CodeProducts(self.codes)
+        self.scales: NDArray[np.float32] = arrays["scales"]
+        self.residuals: NDArray[np.float32] = arrays["residuals"]
 
     @property
     def size(self) -> int:
@@ -77,9 +78,9 @@ class Cosines:
         """
         if self._vectors.size >= CODES_FROM:
             codes, scale, residual = _encode(query[None])
-            cosines = _selected(self._code_products.compute(codes[0]) * (scale * self._scales), rows)
+            cosines = _selected(self._code_products.compute(codes[0]) * (scale * self.scales), rows)
             if standard_deviation(cosines) >= MIN_SPREAD:
-                bounds = cosines + _selected(self._residuals, rows) * (1 + residual) + (residual + _ROUNDING)
+                bounds = cosines + _selected(self.residuals, rows) * (1 + residual) + (residual + _ROUNDING)
                 nearest = cosines.argmax()
                 best = np.flatnonzero(bounds >= 2 * cosines[nearest] - bounds[nearest])
                 cosines[best] = self.exact(query, best if rows is None else rows[best])
@@ -106,6 +107,22 @@ class Cosines:
         vectors = self._vectors[rows].astype(np.float64)
         cosines: NDArray[np.float64] = vectors @ vectors.T
         return cosines.clip(-1.0, 1.0)
+
+
+class StackedCosines:
+    """The codes of several courses, one after the other, in memory."""
+
+    def __init__(self, courses: Sequence[Cosines]) -> None:
+        self._codes = np.concatenate([course.codes for course in courses])
+        self._scales = np.concatenate([course.scales for course in courses])
+        self._residuals = np.concatenate([course.residuals for course in courses])
+
+    def upper_bounds(self, query: Vectors) -> NDArray[np.float32]:
+        """An upper bound of the cosine similarity of each chunk to a unit vector (dimensions,): (chunks,)."""
+        codes, scale, residual = _encode(query[None])
+        products = np.asarray(numkong.cdist(codes, self._codes, metric="dot", out_dtype="float32"))[0]
+        bounds: NDArray[np.float32] = products * (scale * self._scales) + self._residuals * (1 + residual) + residual
+        return bounds
 
 
 class _CodeProducts:

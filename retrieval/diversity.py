@@ -1,9 +1,6 @@
 """Chooses results that differ from one another.
 
-By default, a hit is left out only if better ones contain its whole text: a window of a transcript that overlaps with
-its neighbours, or a summary that is repeated at the end of a chapter.
-
-Further diversity is maximal marginal relevance (MMR):
+This is maximal marginal relevance (MMR):
 Carbonell and Goldstein, "The use of MMR, diversity-based reranking for reordering documents and producing summaries",
 SIGIR 1998. The best hit is chosen first, and then again and again the one with the highest
 
@@ -16,47 +13,18 @@ Only the choice depends on the diversity. The chosen hits stay in the order of t
 answer orders its results.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from retrieval.cosines import Cosines
-from retrieval.near_duplicates import SaidTexts
-from retrieval.search import Hit, Results
-from retrieval.snapshots.snapshot import CourseSnapshot
+from retrieval.search import Hit
 
-MOST_ASKED = 8
-"""Hits that are looked at for each result, at most."""
 CANDIDATES = 4
 """Candidates for each result."""
 _DIGITS = 6
 """Values are rounded to this number of decimals, so that rounding errors decide nothing."""
-
-
-def without_repeats(snapshot: CourseSnapshot, search: Callable[[int], Results], limit: int) -> Results:
-    """The results with the `limit` best hits, without those whose whole text is in better ones.
-
-    Args:
-        snapshot: The course.
-        search: Finds the given number of hits.
-        limit: Number of hits; there may be fewer if very many are left out.
-    """
-    found = search(limit)
-    if not snapshot.has_repeats:
-        return found
-    asked = limit
-    while True:
-        said, kept = SaidTexts(), []
-        for hit in found.hits:
-            text = snapshot.texts[hit.row]
-            if not (snapshot.is_repeated(hit.row) and said.contain(text)):
-                kept.append(hit)
-                said.add(text)
-        if len(kept) >= limit or len(found.hits) < asked or asked >= MOST_ASKED * limit:
-            return found._replace(hits=kept[:limit])
-        asked *= 2
-        found = search(asked)
 
 
 def diverse(cosines: Cosines, hits: Sequence[Hit], limit: int, diversity: float) -> list[Hit]:

@@ -4,9 +4,8 @@ Words that the course writes differently are replaced by what it has: `wi fi` by
 misspelt words by the nearest ones. Words that it does not have at all are named.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from retrieval.analysis.chinese import PAIR
 from retrieval.analysis.english import is_english, spelling
@@ -62,25 +61,51 @@ class QueryTerms:
         return text
 
 
-def resolve(query: QueryAnalysis, course: Bm25) -> QueryTerms:
-    """Express a query in the terms of a course."""
-    return _Resolution(query, course).result()
+def resolve(query: QueryAnalysis, course: Bm25, replaceable: Container[str] | None = None) -> QueryTerms:
+    """Express a query in the terms of a course.
+
+    Args:
+        query: The query.
+        course: The course.
+        replaceable: The words, as typed, that may be replaced by others if the course does not have them; None for all.
+    """
+    return _Resolution(query, course, replaceable).result()
+
+
+def resolve_together(query: QueryAnalysis, courses: Sequence[Bm25]) -> list[QueryTerms]:
+    """Express a query in the terms of several courses. Only a word that none of them has is taken for misspelt."""
+    resolved: list[QueryTerms] = []
+    alike: dict[tuple[bool, ...], tuple[QueryTerms, Sequence[Sequence[QueryWord]]]] = {}
+    for course in courses:
+        numbers = course.vocabulary.find(query.sought)
+        has = tuple(number is not None for number in numbers)
+        if has not in alike:
+            resolution = _Resolution(query, course, ())
+            alike[has] = resolution.result(), resolution.unknown
+        terms, unknown = alike[has]  # courses with the same words differ only in how rare these are
+        if unknown:
+            numbered = dict(zip(query.sought, numbers, strict=True))
+            terms = replace(terms, known_share=_known_share(query, course, numbered, unknown))
+        resolved.append(terms)
+    nowhere = set(resolved[0].unknown).intersection(*(terms.unknown for terms in resolved)) if resolved else set()
+    return [resolve(query, course, nowhere) for course in courses] if nowhere else resolved
 
 
 class _Resolution:
     """The query while its words are looked up, one after the other."""
 
-    def __init__(self, query: QueryAnalysis, course: Bm25) -> None:
-        self._query, self._course = query, course
+    def __init__(self, query: QueryAnalysis, course: Bm25, replaceable: Container[str] | None) -> None:
+        self._query, self._course, self._replaceable = query, course, replaceable
         self._terms, self._pairs = dict(query.weights), dict(query.pairs)
         self._expansions: dict[str, tuple[str, ...]] = {}
         self._marked: set[str] = set()
         self._marked_pairs: list[Pair] = []
         self._literal: list[str] = []
         self._corrections: list[tuple[int, int, str]] = []
-        joined = _joined(query)
-        sought = [*self._terms, *joined]
-        self._numbers = dict(zip(sought, course.vocabulary.find(sought), strict=True))
+        self.unknown: list[list[QueryWord]] = []
+        """The words that the course does not have, once there is a `result`."""
+        joined = query.joined
+        self._numbers = dict(zip(query.sought, course.vocabulary.find(query.sought), strict=True))
         self._known = {term for term, number in self._numbers.items() if number is not None}
         self._joined = {term: pair for term, pair in joined.items() if term in self._known and term not in self._terms}
 
@@ -90,29 +115,28 @@ class _Resolution:
             both = first.term in self._known and second.term in self._known
             self._terms[term] = (first.weight + second.weight) * (JOINED if both else 1.0)
             self._marked.add(term)
-        unknown: list[tuple[int, str]] = []
-        total = missing = 0.0
-        for words in _units(self._query.words):
-            mass = sum(word.weight * self._course.idf(self._numbers[word.term]) for word in words)
-            total += mass
-            is_known = (
-                self._find_characters(words)
-                if len(words) > 1
-                else words[0] in joined or self._find(words[0]) or self._split(words[0]) or self._correct(words[0])
-            )
-            if not is_known:
-                unknown.append((words[0].start, "".join(word.text for word in words)))
-                missing += mass
+        unknown = self.unknown = [words for words in self._query.units if not self._is_known(words, joined)]
         return QueryTerms(
             self._terms,
             self._pairs,
             self._expansions,
-            tuple(dict.fromkeys(text for _, text in unknown)),
-            1.0 - missing / total if total else 1.0,
+            tuple(dict.fromkeys("".join(word.text for word in words) for words in unknown)),
+            _known_share(self._query, self._course, self._numbers, unknown) if unknown else 1.0,
             self._query.is_vague,
-            Marks(frozenset(self._marked), (*self._marked_pairs, *self._small_pairs()), tuple(self._literal)),
+            Marks(frozenset(self._marked), (*self._marked_pairs, *self._query.marked_pairs), tuple(self._literal)),
             tuple(self._corrections),
         )
+
+    def _is_known(self, words: Sequence[QueryWord], joined: Container[QueryWord]) -> bool:
+        """Whether the course has a word, or several Chinese characters, in any form."""
+        if len(words) > 1:
+            return self._find_characters(words)
+        return words[0] in joined or self._find(words[0]) or self._replace(words[0])
+
+    def _replace(self, word: QueryWord) -> bool:
+        """Replace a word that the course does not have, if it has another spelling of it."""
+        may = self._replaceable is None or word.text in self._replaceable
+        return may and (self._split(word) or self._correct(word))
 
     def _find(self, word: QueryWord) -> bool:
         """Whether the course has a word, or a part of it."""
@@ -183,40 +207,13 @@ class _Resolution:
         self._marked |= set(near)
         return True
 
-    def _small_pairs(self) -> list[Pair]:
-        """The pairs with a word that is not highlighted by itself: `for loop`, `前缀和`."""
-        content = {word.term for word in self._query.words if word.is_content}
-        return [
-            pair
-            for pair, weight in self._query.pairs.items()
-            if pair.distance == 1 and weight < 1 and (pair.first in content or pair.second in content)
-        ]
 
-
-def _units(words: Sequence[QueryWord]) -> list[list[QueryWord]]:
-    """The words that say something; several Chinese characters that are no words of the dictionary are together."""
-    units: list[list[QueryWord]] = []
-    for word in words:
-        if word.is_content:
-            before = units[-1][-1] if units else None
-            if before and before.is_single and word.is_single and before.end == word.start:
-                units[-1].append(word)
-            else:
-                units.append([word])
-    return units
-
-
-def _joined(query: QueryAnalysis) -> dict[str, tuple[QueryWord, QueryWord]]:
-    """The terms of two neighbouring words that are written as one: `wi fi` as `wifi`."""
-    joined: dict[str, tuple[QueryWord, QueryWord]] = {}
-    for first, second in pairwise(query.words):
-        text = (first.text + second.text).lower()
-        if (
-            second.start == first.end + 1
-            and (first.is_content or second.is_content)
-            and text.isascii()
-            and text.isalnum()
-            and not is_function_word(text)
-        ):
-            joined[stem(text)] = (first, second)
-    return joined
+def _known_share(
+    query: QueryAnalysis, course: Bm25, numbers: Mapping[str, int | None], unknown: Iterable[Sequence[QueryWord]]
+) -> float:
+    """The share of the words that the course has, weighted by how rare they are in it."""
+    missing, total = (
+        sum(word.weight * course.idf(numbers[word.term]) for words in units for word in words)
+        for units in (unknown, query.units)
+    )
+    return 1.0 - missing / total if total else 1.0

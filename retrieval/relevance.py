@@ -43,6 +43,7 @@ LEAST_DISTANCE: Final = 0.02
 """Smallest difference between signal and noise that is not measured by chance."""
 BEHIND: Final = 1.0
 """By how much the log odds fall from the passage with the most words of the query to one without any."""
+_NO_SHARE: Final = 1e-9
 LONG_QUERY: Final = 12.0
 """A longer query, in rarest words, counts as one of this length."""
 _CJK = re.compile(f"[{CJK}]")
@@ -87,8 +88,13 @@ class Calibration(NamedTuple):
 
     def between(self, query: str, cosines: Scores) -> Scores:
         """Where cosines lie between noise (0.0) and signal (1.0)."""
+        noise, distance = self.noise_and_distance(query)
+        return (cosines - noise) / distance
+
+    def noise_and_distance(self, query: str) -> tuple[float, float]:
+        """The noise for a query, and the difference between signal and noise."""
         noise = self.noise_of(query)
-        return (cosines - noise) / max(self.signal - noise, LEAST_DISTANCE)
+        return noise, max(self.signal - noise, LEAST_DISTANCE)
 
 
 @cache
@@ -151,19 +157,19 @@ class KeywordEvidence(NamedTuple):
 
     shares: Scores
     """BM25 of each passage as a share of the highest score possible, 0.0 to 1.0."""
-    best: float
-    """The highest share of any passage."""
-    length: float
+    best: float | Scores
+    """The highest share of any passage of the course."""
+    length: float | Scores
     """The highest score possible for the query, without repetitions, divided by that of a word that only one passage
     contains."""
-    unknown: float
+    unknown: float | Scores
     """Unknown share of the query, 0.0 to 1.0."""
 
     def logit(self, coefficients: _Coefficients) -> Scores:
         """The part of the log odds that is due to the words."""
-        best = self.best * min(self.length, LONG_QUERY)
+        best = self.best * np.minimum(self.length, LONG_QUERY)
         of_query = coefficients.best * np.log1p(best) + coefficients.unknown * self.unknown
-        behind = BEHIND * (1 - self.shares / (self.best or 1.0))
+        behind = BEHIND * (1 - self.shares / np.maximum(self.best, _NO_SHARE))
         return np.asarray(coefficients.intercept + of_query + coefficients.keyword_share * self.shares - behind)
 
 
@@ -175,12 +181,14 @@ def relevance(cosines: Scores | None, words: KeywordEvidence | None, readable: f
         words: None in a vector search. One of the two is given.
         readable: How far the model can be trusted to read the query, 0.0 to 1.0.
     """
-    bounded = None if cosines is None else np.clip(cosines, -1.0, 1.5)
+    bounded = None if cosines is None else np.minimum(np.maximum(cosines, -1.0), 1.5)
+    logit: Scores
     if words is None:
-        logit: Scores = BY_VECTOR.intercept + BY_VECTOR.cosine * np.asarray(bounded)
-    else:
+        logit = BY_VECTOR.intercept + BY_VECTOR.cosine * np.asarray(bounded)
+    elif bounded is None:
         logit = words.logit(BY_KEYWORD)
-        if bounded is not None:
-            by_both = words.logit(BY_BOTH) + BY_BOTH.cosine * bounded
-            logit = readable * by_both + (1 - readable) * logit
+    else:
+        logit = words.logit(BY_BOTH) + BY_BOTH.cosine * bounded
+        if readable < 1:
+            logit = readable * logit + (1 - readable) * words.logit(BY_KEYWORD)
     return np.asarray(1 / (1 + np.exp(-logit)))

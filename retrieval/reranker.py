@@ -33,6 +33,10 @@ PREFIX = (
     'provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
 )
 SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+MOST_CHARACTERS_PER_TOKEN = 64
+"""More than any text has on average."""
+TOKENIZED_TOGETHER = 64
+"""Documents that are tokenized at a time. To tokenize a thousand before the first score would leave no time for it."""
 _REQUIRED_TOKENS = ("yes", "no", "<|im_start|>", "<|im_end|>", "<think>", "</think>")
 
 
@@ -62,14 +66,18 @@ class RerankerSettings(Settings):
     reranker_timeout_seconds: float = Field(
         2.0,
         gt=0,
-        description="Timeout of reranking in a search. The passages that were scored until then are reordered; the "
-        "others follow in the order of the fused scores.",
+        description="Timeout of reranking in a search, and of POST /v1/rerank. The passages that were scored until "
+        "then are reordered; in a search, the others follow in the order of the fused scores.",
     )
     reranker_top_n: int = Field(30, ge=1, description="Number of best passages of a search that are reranked.")
 
 
 class RerankerError(Exception):
     """The passages could not be scored."""
+
+
+class QueryTooLongError(RerankerError):
+    """The query leaves no token for the documents."""
 
 
 class RerankModelUnavailableError(RerankerError):
@@ -150,6 +158,10 @@ class Reranker:
         """
         return np.concatenate([np.empty(0, dtype=np.float32), *self.scores_by_batch(query, documents)])
 
+    def token_counts(self, query: str, documents: Sequence[str]) -> list[int]:
+        """Tokens of the prompt with each document, after truncation; raises `QueryTooLongError`."""
+        return [len(prompt) for prompt in self._prompts(query, documents)]
+
     def scores_by_batch(
         self, query: str, documents: Sequence[str], room: Callable[[int], float] = lambda _: math.inf
     ) -> Iterator[NDArray[np.float32]]:
@@ -165,43 +177,44 @@ class Reranker:
         Raises:
             RerankerError: The model failed, or the query is so long that no token is left for the documents.
         """
-        prompts = self._prompts(query, documents)
-        if not prompts:
-            return
-        # All prompts share a prefix, at least up to the document; its KV cache is computed once. The prefix excludes
-        # the last token of the shortest prompt, so that at least one token per prompt remains to be computed.
-        equal_tokens = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
-        shared = min(equal_tokens, *(len(prompt) - 1 for prompt in prompts))
-        remainders = [prompt[shared:] for prompt in prompts]
-        try:
-            prefix_cache = self._compute_prefix(prompts[0][:shared])
-            start = computed = 0
-            while start < len(remainders):
-                tokens_left = room(computed)
-                size = _batch_size(remainders[start:], min(self._batch_tokens, tokens_left))
-                batch = remainders[start : start + size]
-                tokens = size * max(map(len, batch))
-                if tokens_left <= 0 or (start and tokens > tokens_left):
-                    return
-                scores = self._forward(prefix_cache, batch)
-                start += size
-                computed += tokens
-                if not np.isfinite(scores).all():
-                    raise RerankerError(f"the rerank model returned a score that is not a number, on {self.device}")
-                yield scores
-        except RuntimeError as error:  # torch's errors, including GPU out of memory
-            raise RerankerError(f"the rerank model failed on {self.device}: {error}") from error
+        computed = 0
+        for first in range(0, len(documents), TOKENIZED_TOGETHER):
+            prompts = self._prompts(query, documents[first : first + TOKENIZED_TOGETHER])
+            # All prompts share a prefix, at least up to the document; its KV cache is computed once. The prefix
+            # excludes the last token of the shortest prompt, so that at least one token per prompt remains.
+            equal_tokens = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
+            shared = min(equal_tokens, *(len(prompt) - 1 for prompt in prompts))
+            remainders = [prompt[shared:] for prompt in prompts]
+            try:
+                prefix_cache = self._compute_prefix(prompts[0][:shared])
+                start = 0
+                while start < len(remainders):
+                    tokens_left = room(computed)
+                    size = _batch_size(remainders[start:], min(self._batch_tokens, tokens_left))
+                    batch = remainders[start : start + size]
+                    tokens = size * max(map(len, batch))
+                    if tokens_left <= 0 or (computed and tokens > tokens_left):
+                        return
+                    scores = self._forward(prefix_cache, batch)
+                    start += size
+                    computed += tokens
+                    if not np.isfinite(scores).all():
+                        raise RerankerError(f"the rerank model returned a score that is not a number, on {self.device}")
+                    yield scores
+            except RuntimeError as error:  # torch's errors, including GPU out of memory
+                raise RerankerError(f"the rerank model failed on {self.device}: {error}") from error
 
     def _prompts(self, query: str, documents: Sequence[str]) -> list[list[int]]:
         """The token ids of each prompt. If a prompt is too long, the end of its document is truncated."""
         body_start = without_surrogates(f"<Instruct>: {self._instruction}\n<Query>: {query}\n<Document>: ")
         if len(self._encode(body_start)) >= self._body_tokens:
-            raise RerankerError(
+            raise QueryTooLongError(
                 f"RERANKER_INSTRUCTION and the query fill all {self._body_tokens} tokens that they share with the "
                 "document; raise RERANKER_MAX_TOKENS"
             )
+        longest = self._body_tokens * MOST_CHARACTERS_PER_TOKEN  # tokenizing what is cut off takes time
         bodies = self._tokenizer.encode_batch_fast(
-            [body_start + without_surrogates(document) for document in documents], add_special_tokens=False
+            [body_start + without_surrogates(document[:longest]) for document in documents], add_special_tokens=False
         )
         return [[*self._prefix, *body.ids[: self._body_tokens], *self._suffix] for body in bodies]
 

@@ -12,11 +12,11 @@ one is the hit. The order is deterministic: chunks with equal scores are ordered
 cosine, then by chunk id.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from types import EllipsisType
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,9 @@ from numpy.typing import NDArray
 from embedding.vectors import Vectors
 from retrieval import fusion
 from retrieval.analysis.query import analyse_query
+from retrieval.filters import Filter
 from retrieval.fusion import FusedScores, Fuser, Scores, Weights
+from retrieval.lecture_order import UpTo
 from retrieval.query_terms import QueryTerms, resolve
 from retrieval.relevance import Calibration, KeywordEvidence, relevance
 from retrieval.snapshots.snapshot import CourseSnapshot, Rows
@@ -86,8 +88,10 @@ class SearchOptions:
     """None: certainty-weighted fusion, or the default weights for the query's legibility in RRF
     (`retrieval.fusion`)."""
     thresholds: Thresholds = Thresholds()
-    filters: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Accepted values for each metadata field. A hit has an accepted value in every field."""
+    filters: Filter | None = None
+    """Which chunks may be hits; None for all."""
+    up_to: UpTo | None = None
+    """The last lecture that a hit may be of; None for all, and for chunks without a lecture."""
 
     def by_keyword(self) -> "SearchOptions":
         """The same options for a search by words only."""
@@ -130,15 +134,58 @@ class Hit(NamedTuple):
     explanation: Explanation
 
 
+class RankedHits(Sequence[Hit]):
+    """Hits, best first. Each is made when it is accessed, because an answer shows few of those that are counted.
+
+    Args:
+        rows: Their rows in the snapshot, (hits,).
+        scores: Their scores, (hits,).
+        relevances: Their relevance, (hits,); None if it cannot be estimated.
+        is_complete: Whether these are all hits of the search.
+        hit: Makes the hit with this rank, from 0.
+    """
+
+    def __init__(
+        self,
+        rows: Rows,
+        scores: Scores,
+        relevances: Scores | None,
+        *,
+        is_complete: bool,
+        hit: Callable[[int], Hit],
+    ) -> None:
+        self.rows = rows
+        self.scores = scores
+        self.relevances = relevances
+        self.is_complete = is_complete
+        self._hit = hit
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, rank: int) -> Hit: ...
+    @overload
+    def __getitem__(self, rank: slice) -> list[Hit]: ...
+    def __getitem__(self, rank: int | slice) -> Hit | list[Hit]:
+        ranks = range(len(self))[rank]
+        return self._hit(ranks) if isinstance(ranks, int) else [self._hit(each) for each in ranks]
+
+
 class Results(NamedTuple):
     """What a search found."""
 
-    hits: list[Hit]
+    ranked: RankedHits
     """Best first."""
     best_relevance: float | None
     """The highest relevance of any chunk that may be a hit; None if it cannot be estimated."""
     unknown_terms: tuple[str, ...]
     """The words of the queries that the course never uses, as typed; without words of grammar."""
+
+    @property
+    def hits(self) -> list[Hit]:
+        """All ranked hits."""
+        return list(self.ranked)
 
 
 def terms_of(text: str, snapshot: CourseSnapshot) -> QueryTerms:
@@ -162,31 +209,33 @@ def search_snapshot(
         snapshot: The course.
         queries: The phrasings of one query.
         options: How to search.
-        limit: Maximum number of hits.
+        limit: Maximum number of hits. With the number of chunks, all of them are scored exactly.
         calibration: What cosines mean in this course. Without it, only a keyword search can estimate relevance.
     """
-    passing = snapshot.rows(options.filters)
+    passing = snapshot.rows(options.filters, options.up_to)
     rows = snapshot.distinct(passing)
     scored = [_QueryScores(snapshot, query, options, rows, calibration) for query in queries]
     unknown = tuple(dict.fromkeys(term for scores in scored for term in scores.unknown_terms))
     if not (len(snapshot) if rows is None else len(rows)):
-        return Results([], 0.0 if scored[0].estimates_relevance else None, unknown)
+        return Results(_NO_HITS, 0.0 if scored[0].estimates_relevance else None, unknown)
     least_final = -1.0 if options.method is Method.VECTOR else 0.0
     upper = _mean([scores.upper for scores in scored], least_final)
     count = max(2 * limit, _JUDGED)
     groups = snapshot.near_groups(np.arange(len(upper)) if rows is None else rows)
+    candidates = upper
     if groups is None:
         places = _highest(upper, count)
     else:  # one of each group, so that they are as many hits
-        reduced = _best_of_groups(upper, groups)
-        places = _highest(reduced, count)
-        places = places[reduced[places] > -np.inf]
+        candidates = _best_of_groups(upper, groups)
+        places = _highest(candidates, count)
+        places = places[candidates[places] > -np.inf]
     exact, finals, best = _exact_scores(scored, places, least_final)
+    has_all = len(places) >= int(np.count_nonzero(candidates > -np.inf))
     if len(places) < len(upper):
         least = np.partition(best, -limit)[-limit] - _TOLERANCE if limit <= len(best) else -np.inf
         reaching = np.flatnonzero((upper > -np.inf) & (upper >= least))
         if len(reaching) > len(places):
-            places = reaching
+            places, has_all = reaching, len(reaching) == int(np.count_nonzero(upper > -np.inf))
             exact, finals, best = _exact_scores(scored, places, least_final)
     keys = [-_rounded(best)]
     if exact[0].cosines is not None:
@@ -198,15 +247,29 @@ def search_snapshot(
         estimates = np.max([scores.relevance(each) for scores, each in zip(scored, exact, strict=True)], axis=0)
     if groups is not None:
         order = order[np.sort(np.unique(groups[places[order]], return_index=True)[1])]
-    hits: list[Hit] = []
-    for at in order[:limit].tolist():
+    is_complete = has_all and len(order) <= limit
+    best_relevance = None if estimates is None else float(estimates[order].max(initial=0.0))
+    order = order[:limit]
+    ranked = places[order] if rows is None else rows[places[order]]
+
+    def hit(rank: int) -> Hit:
+        at, row = int(order[rank]), int(ranked[rank])
         query = 0 if len(finals) == 1 else int(np.argmax([final[at] for final in finals]))
-        row = int(places[at] if rows is None else rows[places[at]])
         explanation = scored[query].explain(exact[query], at, query)
         estimate = None if estimates is None else float(estimates[at])
         copies, near_copies = snapshot.copies(row, passing), snapshot.near_copies(row, passing)
-        hits.append(Hit(row, float(best[at]), copies, near_copies, estimate, explanation))
-    return Results(hits, None if estimates is None else float(estimates[order].max(initial=0.0)), unknown)
+        return Hit(row, float(best[at]), copies, near_copies, estimate, explanation)
+
+    relevances = None if estimates is None else estimates[order]
+    hits = RankedHits(ranked, best[order], relevances, is_complete=is_complete, hit=hit)
+    return Results(hits, best_relevance, unknown)
+
+
+def _no_hit(rank: int) -> Hit:
+    raise IndexError(rank)
+
+
+_NO_HITS = RankedHits(np.empty(0, dtype=np.int64), np.empty(0), np.empty(0), is_complete=True, hit=_no_hit)
 
 
 def _mean(finals: Sequence["_FinalScores"], least: float) -> Scores:
@@ -245,6 +308,68 @@ def _exact_scores(
     """The exact scores of the chunks in these places for each query, the final ones of these, and their means."""
     exact = [scores.exact(places) for scores in scored]
     return exact, [scores.final.passing for scores in exact], _mean([scores.final for scores in exact], least)
+
+
+def highest_relevance(
+    snapshot: CourseSnapshot, queries: Sequence[Query], options: SearchOptions, calibration: Calibration | None
+) -> float:
+    """About the highest relevance of any chunk, in a fraction of the time of a search.
+
+    It tells which of many courses are worth a search. Copies and support do not matter for that.
+
+    Args:
+        snapshot: The course.
+        queries: The phrasings of one query, with their words.
+        options: How to search.
+        calibration: What cosines mean in this course; None in a search by words.
+    """
+    rows, best = snapshot.rows(options.filters, options.up_to), 0.0
+    if not (len(snapshot) if rows is None else len(rows)):
+        return best
+    for query in queries:
+        cosines, words = None, None
+        if query.vector is not None and options.method is not Method.KEYWORD:
+            _, cosines = snapshot.cosines.approximate(query.vector, rows)  # upper bounds, exact for the most similar
+        if options.method is not Method.VECTOR:
+            resolved = query.words or terms_of(query.text, snapshot)
+            bm25, highest = snapshot.bm25.scores(resolved.terms, resolved.pairs)
+            bm25 = bm25 if rows is None else bm25[rows]
+            words = _keyword_evidence(snapshot, resolved, bm25, float(bm25.max()), highest or 1.0)
+        best = max(best, float(_relevance(query, cosines, words, calibration).max()))
+    return best
+
+
+def _keyword_evidence(
+    snapshot: CourseSnapshot, words: QueryTerms, bm25: Scores, best: float, highest: float
+) -> KeywordEvidence:
+    """What the words of a query say about chunks with these BM25 scores.
+
+    Args:
+        snapshot: The course.
+        words: The query in its terms.
+        bm25: The scores, (chunks,).
+        best: The highest score of any chunk.
+        highest: The highest score possible.
+    """
+    course = snapshot.bm25
+    repeated = {term: weight - 1 for term, weight in words.terms.items() if weight > 1}
+    length = (highest - course.highest(repeated)) / course.rarest
+    share, shares = best / highest, bm25 / highest
+    if words.is_vague:  # of words like `the`, the rare ones alone may mean something
+        share, shares = share * min(1.0, length), shares * min(1.0, length)
+    return KeywordEvidence(shares, share, length, 1 - words.known_share)
+
+
+def _relevance(
+    query: Query, cosines: Scores | None, words: KeywordEvidence | None, calibration: Calibration | None
+) -> Scores:
+    """The relevance of chunks, (chunks,), by their cosines, by their words, or by both."""
+    between = None
+    if cosines is not None and calibration:
+        between = calibration.between(query.text, cosines)
+        if not calibration.shares_script(query.text):
+            words = None
+    return relevance(between, words, fusion.readable(query.legibility))
 
 
 class _FinalScores(NamedTuple):
@@ -362,21 +487,13 @@ class _QueryScores:
 
     def relevance(self, exact: _ExactScores) -> Scores:
         """The relevance of the chunks, (chunks,). Only if `estimates_relevance`."""
-        cosines, bm25 = exact.cosines, self._bm25[exact.places]
-        between = None
-        if cosines is not None and self._calibration:
-            between = self._calibration.between(self._query.text, cosines)
         words = None
-        is_comparable = between is None or not self._calibration or self._calibration.shares_script(self._query.text)
-        if self._method is not Method.VECTOR and is_comparable:
-            course, best = self._snapshot.bm25, float(self._bm25.max(initial=0.0)) / self._highest
-            repeated = {term: weight - 1 for term, weight in self._words.terms.items() if weight > 1}
-            length = (self._highest - course.highest(repeated)) / course.rarest
-            unknown = 1 - self._words.known_share
-            if self._words.is_vague:  # of words like `the`, the rare ones alone may mean something
-                best, bm25 = best * min(1.0, length), bm25 * min(1.0, length)
-            words = KeywordEvidence(bm25 / self._highest, best, length, unknown)
-        return relevance(between, words, fusion.readable(self._query.legibility))
+        if self._method is not Method.VECTOR:
+            bm25 = self._bm25[exact.places]
+            words = _keyword_evidence(
+                self._snapshot, self._words, bm25, float(self._bm25.max(initial=0.0)), self._highest
+            )
+        return _relevance(self._query, exact.cosines, words, self._calibration)
 
     def _final(
         self, fused: FusedScores, cosines: Scores | None, places: NDArray[np.intp] | EllipsisType

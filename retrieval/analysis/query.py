@@ -7,6 +7,7 @@ Chinese (`CAN总线`). Otherwise the order of the words makes them count (`for l
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import NamedTuple
 
 import regex
@@ -15,7 +16,7 @@ from retrieval.analysis import analyse
 from retrieval.analysis.chinese import PAIR
 from retrieval.analysis.normalization import CJK
 from retrieval.analysis.token import Token
-from retrieval.analysis.words import ASKING_WORDS, TAUGHT_WORDS, is_function_word
+from retrieval.analysis.words import ASKING_WORDS, TAUGHT_WORDS, is_function_word, stem
 
 FUNCTION_WORD = 0.1
 """Weight of a word of grammar."""
@@ -84,6 +85,50 @@ class QueryAnalysis:
         for pair in self.loose:
             weights[pair.term] = weights.get(pair.term, 0.0) + pair.weight
         return weights
+
+    @cached_property
+    def joined(self) -> "dict[str, tuple[QueryWord, QueryWord]]":
+        """The terms of two neighbouring words that are written as one: `wi fi` as `wifi`."""
+        joined: dict[str, tuple[QueryWord, QueryWord]] = {}
+        for first, second in pairwise(self.words):
+            text = (first.text + second.text).lower()
+            if (
+                second.start == first.end + 1
+                and (first.is_content or second.is_content)
+                and text.isascii()
+                and text.isalnum()
+                and not is_function_word(text)
+            ):
+                joined[stem(text)] = (first, second)
+        return joined
+
+    @cached_property
+    def sought(self) -> tuple[str, ...]:
+        """The terms that are looked up in a course."""
+        return (*self.weights, *self.joined)
+
+    @cached_property
+    def units(self) -> "list[list[QueryWord]]":
+        """The words that say something; several Chinese characters that are no words of the dictionary are together."""
+        units: list[list[QueryWord]] = []
+        for word in self.words:
+            if word.is_content:
+                before = units[-1][-1] if units else None
+                if before and before.is_single and word.is_single and before.end == word.start:
+                    units[-1].append(word)
+                else:
+                    units.append([word])
+        return units
+
+    @cached_property
+    def marked_pairs(self) -> list[Pair]:
+        """The pairs with a word that is not highlighted by itself: `for loop`, `前缀和`."""
+        content = {word.term for word in self.words if word.is_content}
+        return [
+            pair
+            for pair, weight in self.pairs.items()
+            if pair.distance == 1 and weight < 1 and (pair.first in content or pair.second in content)
+        ]
 
     @cached_property
     def pairs(self) -> dict[Pair, float]:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 from embedding.interface import Embedder
 from embedding.vectors import Vectors
 from retrieval.analysis.normalization import CJK
+from retrieval.filters import parse_filter
 from retrieval.search import Query
 from retrieval.snapshots.snapshot import CourseSnapshot
 
@@ -186,7 +187,7 @@ class _Candidate:
             if not words:
                 continue
             values = {name: [str(metadata[name])] for name in same if metadata.get(name) is not None}
-            rows = self._snapshot.rows(values) if len(values) == len(same) else None
+            rows = self._snapshot.rows(parse_filter(values)) if len(values) == len(same) else None
             answers = self._rows | frozenset(() if rows is None else rows.tolist())
             yield Question(Kind.TITLE, title.strip(), self._row, self._chunk_id, answers, words, (field, title))
 

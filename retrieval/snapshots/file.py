@@ -9,7 +9,8 @@ import hashlib
 import math
 import mmap
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
@@ -112,15 +113,24 @@ class Vocabulary(Strings):
 
     def __init__(self, arrays: Arrays, name: str) -> None:
         super().__init__(arrays, name)
-        self._hashes: NDArray[np.uint64] = arrays[f"{name}.hashes"].view(np.uint64)
+        self.hashes: NDArray[np.uint64] = arrays[f"{name}.hashes"].view(np.uint64)
+        """The hash of each text, ascending."""
 
-    def find(self, texts: Collection[str]) -> list[int | None]:
+    def find(self, texts: Iterable[str]) -> list[int | None]:
         """The number of each text; None for a text that is not among them."""
-        numbers = np.searchsorted(self._hashes, np.array([_hash(text) for text in texts], dtype=np.uint64)).tolist()
+        encoded, hashes = _encoded(tuple(texts))
+        data, starts, count = self._data, self._starts, len(self)
         return [
-            number if number < len(self) and self[number] == text else None
-            for number, text in zip(numbers, texts, strict=True)
+            number if number < count and data[starts[number] : starts[number + 1]] == text else None
+            for number, text in zip(self.hashes.searchsorted(hashes).tolist(), encoded, strict=True)
         ]
+
+
+@lru_cache(64)  # a search of several courses looks up the same words in each
+def _encoded(texts: tuple[str, ...]) -> tuple[list[bytes], NDArray[np.uint64]]:
+    """The texts in UTF-8, and their hashes."""
+    encoded = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return encoded, np.array([_hash(text) for text in encoded], dtype=np.uint64)
 
 
 def strings_as_arrays(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]]:
@@ -133,10 +143,16 @@ def strings_as_arrays(name: str, texts: Iterable[str]) -> dict[str, NDArray[Any]
 
 def vocabulary_as_arrays(name: str, texts: Iterable[str]) -> tuple[list[str], dict[str, NDArray[Any]]]:
     """The distinct texts in the order of their numbers, and the arrays of `Vocabulary`, by name."""
-    ordered = sorted(set(texts), key=lambda text: (_hash(text), text))
-    hashes = np.array([_hash(text) for text in ordered], dtype=np.uint64)
-    return ordered, strings_as_arrays(name, ordered) | {f"{name}.hashes": hashes.view(np.int64)}
+    hashes = {text: _hash(text.encode()) for text in texts}
+    ordered = sorted(hashes, key=lambda text: (hashes[text], text))
+    sorted_hashes = np.array([hashes[text] for text in ordered], dtype=np.uint64)
+    return ordered, strings_as_arrays(name, ordered) | {f"{name}.hashes": sorted_hashes.view(np.int64)}
 
 
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "little")
+def _hash(text: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+
+
+def text_hash(text: str) -> int:
+    """The hash of a text in `Vocabulary.hashes`."""
+    return int(_encoded((text,))[1][0])

@@ -6,8 +6,10 @@ with every chunk. That is exact and takes a fraction of the time of a request to
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from bisect import bisect_left
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,11 +19,11 @@ from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
 from retrieval.bm25 import Bm25, postings_as_arrays
 from retrieval.cosines import Cosines, vectors_as_arrays
+from retrieval.filters import Filter
+from retrieval.lecture_order import Number, UpTo, lecture_numbers
 from retrieval.near_duplicates import overlaps
-from retrieval.snapshots.file import Arrays, Strings, Vocabulary, strings_as_arrays, vocabulary_as_arrays
-
-FILTERS: Final = ("section_id", "lecture_id", "source_type")
-"""Metadata fields that a search can filter by."""
+from retrieval.snapshots.fields import Fields, fields_as_arrays
+from retrieval.snapshots.file import Arrays, Strings, strings_as_arrays
 
 Rows = NDArray[np.integer[Any]]
 """Numbers of chunks, ascending."""
@@ -45,8 +47,8 @@ class CourseSnapshot:
         self._metadata = Strings(arrays, "metadata")
         self.cosines = Cosines(arrays)
         self.bm25 = Bm25(arrays, len(self.texts))
-        self._codes: dict[str, NDArray[np.int32]] = {name: arrays[f"{name}.codes"] for name in FILTERS}
-        self._values = {name: Vocabulary(arrays, f"{name}.values") for name in FILTERS}
+        self.fields = Fields(arrays)
+        self._codes: dict[str, NDArray[np.int32]] = {}
         self._reading_order: NDArray[np.int32] = arrays["reading_order"]
         self._positions: NDArray[np.int32] = arrays["positions"]
         self._first_copies: NDArray[np.int32] = arrays["first_copies"]
@@ -59,20 +61,54 @@ class CourseSnapshot:
     def __len__(self) -> int:
         return len(self.texts)
 
+    def row_of(self, chunk_id: str) -> int | None:
+        """The row of a chunk; None if the course has no chunk with this id."""
+        row = bisect_left(self.chunk_ids, chunk_id)
+        return row if row < len(self) and self.chunk_ids[row] == chunk_id else None
+
     def metadata(self, row: int) -> dict[str, Any]:
         """The metadata of a chunk, with its `chunk_id`."""
         metadata: dict[str, Any] = json.loads(self._metadata[row])
         metadata["chunk_id"] = self.chunk_ids[row]
         return metadata
 
-    def rows(self, filters: Mapping[str, Sequence[str]]) -> Rows | None:
-        """The chunks with an accepted value in every filtered field; None without filters."""
-        mask: NDArray[np.bool_] | None = None
-        for name, accepted in filters.items():
-            codes = [code for code in self._values[name].find(accepted) if code is not None]
-            matching = self._codes[name] == codes[0] if len(codes) == 1 else np.isin(self._codes[name], codes)
-            mask = matching if mask is None else mask & matching
+    def rows(self, only: Filter | None, up_to: UpTo | None = None) -> Rows | None:
+        """The chunks that match a filter, of the lectures up to one; None for all chunks.
+
+        Raises:
+            FilterError: The filter does not fit to the metadata of the course.
+            NoLectureOrderError: It is not known which lectures come before.
+        """
+        mask = None if only is None else only.mask(self.fields, self.chunk_ids)
+        if up_to is not None:
+            lectures = self.fields.get("lecture_id")
+            known = [] if lectures is None else [str(value) for value in lectures.values]
+            numbers = self.lecture_numbers if up_to.order is None and known else {}
+            reached = up_to.reached(known, numbers)
+            # The code of a chunk without a lecture is -1.
+            is_reached = np.array([*(lecture in reached for lecture in known), False])[self.codes("lecture_id")]
+            mask = is_reached if mask is None else mask & is_reached
         return None if mask is None else np.flatnonzero(mask)
+
+    @cached_property
+    def lecture_numbers(self) -> dict[str, Number]:
+        """The number of each lecture, by its id.
+
+        Raises:
+            NoLectureOrderError: The lectures have no order.
+        """
+        return lecture_numbers(self.fields)
+
+    def codes(self, name: str) -> NDArray[np.int32]:
+        """The code of each chunk's value in a field, (chunks,); -1 without a value. Of several values, the last."""
+        known = self._codes.get(name)
+        if known is None:
+            known = np.full(len(self), -1, dtype=np.int32)
+            field = self.fields.get(name)
+            if field is not None:
+                known[field.rows] = field.codes
+            self._codes[name] = known
+        return known
 
     def distinct(self, rows: Rows | None) -> Rows | None:
         """The first of the chunks with each text; None instead of all chunks."""
@@ -119,7 +155,7 @@ class CourseSnapshot:
         return self._in_section_of(row, before), self._in_section_of(row, after)
 
     def _in_section_of(self, row: int, rows: Rows) -> list[int]:
-        codes = (self._codes["lecture_id"], self._codes["section_id"])
+        codes = (self.codes("lecture_id"), self.codes("section_id"))
         return [other for other in rows.tolist() if all(code[other] == code[row] for code in codes)]
 
 
@@ -133,8 +169,7 @@ def snapshot_arrays(records: Sequence[Record], vectors: Vectors) -> dict[str, ND
     Returns:
         Those of `Cosines` and `Bm25`, the strings `chunk_ids`, `texts` and `metadata` (JSON), and
 
-        * `….codes` (chunks,) and the vocabulary `….values` for each filter: the number of the chunk's value, -1 for
-          no value;
+        * those of `Fields`;
         * `reading_order` (chunks,) and `positions` (chunks,): the rows in reading order, and each row's place in it;
         * `first_copies` (chunks,): the first row with the same text;
         * `near_groups` and `repeated` (chunks,): see `Overlaps`.
@@ -142,11 +177,12 @@ def snapshot_arrays(records: Sequence[Record], vectors: Vectors) -> dict[str, ND
     reading_order = sorted(range(len(records)), key=lambda row: _reading_order_key(records[row]))
     first: dict[str, int] = {}
     in_common = overlaps([record.text for record in records])
-    arrays = {
+    return {
         **vectors_as_arrays(vectors),
         **strings_as_arrays("chunk_ids", (record.chunk_id for record in records)),
         **strings_as_arrays("texts", (record.text for record in records)),
         **strings_as_arrays("metadata", (json.dumps(record.metadata) for record in records)),
+        **fields_as_arrays([record.metadata for record in records]),
         **postings_as_arrays((record.text for record in records), (record.context for record in records)),
         "reading_order": np.asarray(reading_order, dtype=np.int32),
         "positions": np.argsort(reading_order).astype(np.int32),
@@ -156,13 +192,6 @@ def snapshot_arrays(records: Sequence[Record], vectors: Vectors) -> dict[str, ND
         "near_groups": in_common.groups,
         "repeated": in_common.repeated,
     }
-    for name in FILTERS:
-        values = [_text(record.metadata.get(name)) for record in records]
-        distinct, vocabulary = vocabulary_as_arrays(f"{name}.values", (value for value in values if value is not None))
-        code_of: dict[str | None, int] = {None: -1, **{value: code for code, value in enumerate(distinct)}}
-        arrays[f"{name}.codes"] = np.asarray([code_of[value] for value in values], dtype=np.int32)
-        arrays |= vocabulary
-    return arrays
 
 
 def _text(value: object) -> str | None:

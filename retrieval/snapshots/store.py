@@ -38,7 +38,7 @@ from retrieval.snapshots.snapshot import CourseSnapshot
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2
+_FORMAT = 3
 """To be incremented whenever the arrays of a snapshot change."""
 _FILE = re.compile(r"(?P<key>[0-9a-f]{32})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.tmp\w+")

@@ -15,6 +15,7 @@ from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.offline import OfflineVectorStore
 from embedding.vector_store.server import VectorStoreSettings
+from retrieval.filters import parse_filter
 from retrieval.search import Query, SearchOptions, search_snapshot
 from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.snapshot import CourseSnapshot
@@ -52,7 +53,7 @@ def test_backup_and_restore_give_equal_collections_and_search_results(
 
     def search(snapshot: CourseSnapshot) -> list[tuple[list[int], list[float]]]:
         """Rows and scores of a search without and with a filter."""
-        filters: list[dict[str, list[str]]] = [{}, {"section_id": ["1"]}]
+        filters = [None, parse_filter({"section_id": ["1"]})]
         found = [search_snapshot(snapshot, [query], SearchOptions(filters=each), 5).hits for each in filters]
         return [([hit.row for hit in hits], [hit.score for hit in hits]) for hits in found]
 

@@ -1,14 +1,11 @@
 """Diversity: which hits are chosen, and that it depends on nothing but the course and the query."""
 
-from functools import partial
-
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.diversity import diverse, without_repeats
-from retrieval.search import Fusion, Hit, Method, Results, SearchOptions, search_snapshot
+from retrieval.diversity import diverse
+from retrieval.search import Fusion, Hit, Method, SearchOptions, search_snapshot
 from retrieval.snapshots.snapshot import CourseSnapshot
 from tests.support.brute_force import snapshot_of, unit
 from tests.support.snapshots import make_snapshot, query
@@ -62,48 +59,3 @@ def test_equal_scores_and_vectors_leave_the_order() -> None:
     for diversity in (0.0, 0.5, 1.0):
         assert ids(snapshot, diverse(snapshot.cosines, hits, 3, diversity)) == "abc"
     assert diverse(snapshot.cosines, [], 3, 0.5) == []
-
-
-def overlapping_windows(size: int, step: int) -> CourseSnapshot:
-    """Windows of one transcript, the earlier the more similar to the query."""
-    words = [f"word{letter}{other}" for letter in "abcdefghij" for other in LETTERS]
-    starts = range(0, len(words) - size + 1, step)
-    texts = {LETTERS[at]: " ".join(words[start : start + size]) for at, start in enumerate(starts)}
-    return make_snapshot(texts, np.linspace(0.9, 0.3, len(texts)).tolist())
-
-
-@pytest.mark.parametrize("limit", [1, 2, 3, 5, 20])
-def test_a_window_that_better_ones_contain_makes_way(limit: int) -> None:
-    snapshot = overlapping_windows(40, 20)
-    search = partial(search_snapshot, snapshot, [query("x")], SearchOptions(Method.VECTOR))
-    assert ids(snapshot, without_repeats(snapshot, search, 20).hits) == LETTERS[: len(snapshot)], "each adds something"
-    order = [0, 2, 1, 4, 3, 6, 5, 7]
-
-    def by_places(count: int) -> Results:
-        found = search(20)
-        return found._replace(hits=[found.hits[place] for place in order][:count])
-
-    assert ids(snapshot, without_repeats(snapshot, by_places, limit).hits) == "acegh"[:limit]
-
-
-def test_a_window_is_left_out_only_after_the_better_ones() -> None:
-    """A summary that another chunk repeats is the result if it is better."""
-    words = [f"word{letter}{other}" for letter in "abcd" for other in LETTERS]
-    texts = {"a": " ".join(words), "b": " ".join(words[10:40])}
-    options = SearchOptions(Method.VECTOR)
-    for cosines, expected in (([0.9, 0.5], "a"), ([0.5, 0.9], "ba")):
-        snapshot = make_snapshot(texts, cosines)
-        hits = without_repeats(snapshot, partial(search_snapshot, snapshot, [query("x")], options), 5).hits
-        assert ids(snapshot, hits) == expected
-
-
-def test_a_course_without_repeats_is_searched_once() -> None:
-    snapshot = make_snapshot({"a": "copper", "b": "copper plating"})
-    asked: list[int] = []
-
-    def search(count: int) -> Results:
-        asked.append(count)
-        return search_snapshot(snapshot, [query("copper")], SearchOptions(), count)
-
-    assert len(without_repeats(snapshot, search, 2).hits) == 2
-    assert asked == [2]

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from embedding.vectors import Vectors
 from retrieval import cosines as cosines_module
 from retrieval.cosines import Cosines, vectors_as_arrays
+from retrieval.filters import parse_filter
 from retrieval.fusion import Scores, Weights, certainty_weighted, reciprocal_rank_fusion, weighted_sum
 from retrieval.search import Fusion, Method, Query, SearchOptions, Thresholds, search_snapshot
 from tests.support.brute_force import KINDS, Found, brute_force, exact_cosines, query_vector, snapshot_of, unit
@@ -91,6 +92,7 @@ def test_hits_scores_and_order_are_those_of_brute_force(
         for _ in range(queries)
     ]
     cosine = float(exact_cosines(vectors, asked[0].vector)[rng.integers(rows)]) if asked[0].vector is not None else 0.0
+    accepted = {"section_id": ["0", "2"], "lecture_id": ["1"]} if is_filtered else {}
     options = SearchOptions(
         method.method,
         method.fusion,
@@ -99,9 +101,9 @@ def test_hits_scores_and_order_are_those_of_brute_force(
             None if method.method is Method.KEYWORD else [None, None, cosine, 0.0, 0.5][rng.integers(5)],
             [None, None, 0.0, 0.3][rng.integers(4)],
         ),
-        {"section_id": ["0", "2"], "lecture_id": ["1"]} if is_filtered else {},
+        parse_filter(accepted) if accepted else None,
     )
-    expected = brute_force(snapshot, vectors, metadata, asked, options, limit)
+    expected = brute_force(snapshot, vectors, metadata, asked, options, accepted, limit)
     hits = search_snapshot(snapshot, asked, options, limit).hits
     found = [Found(hit.row, hit.score, hit.copies.tolist(), hit.near_copies.tolist()) for hit in hits]
     assert [hit._replace(score=0) for hit in found] == [hit._replace(score=0) for hit in expected]
@@ -126,7 +128,7 @@ def test_default_scores_hardly_differ_from_those_of_exact_cosines(
     metadata = [{"section_id": str(rng.integers(2))} for _ in range(rows)]
     snapshot = snapshot_of(vectors, [f"{rng.choice(WORDS)} number{row}" for row in range(rows)], metadata)
     query = Query("copper", query_vector(rng, vectors))
-    options = SearchOptions(filters={"section_id": ["1"]} if is_filtered else {})
+    options = SearchOptions(filters=parse_filter({"section_id": ["1"]}) if is_filtered else None)
     hits = search_snapshot(snapshot, [query], options, rows).hits
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cosines_module, "CODES_FROM", 10**9)

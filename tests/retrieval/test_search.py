@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrieval.filters import parse_filter
 from retrieval.fusion import DEFAULT_WEIGHTS, Weights
 from retrieval.relevance import Calibration
 from retrieval.search import Fusion, Hit, Method, Query, SearchOptions, Thresholds, search_snapshot
@@ -80,7 +81,9 @@ def test_chunks_with_the_same_text_are_one_hit_with_copies() -> None:
     best, second = search_snapshot(snapshot, [query("plating")], SearchOptions(Method.VECTOR), 5).hits
     assert ids(snapshot, [best, second]) == ["a", "c"]
     assert (best.copies.tolist(), second.copies.tolist()) == ([1, 3], [])
-    (filtered,) = search_snapshot(snapshot, [query("copper")], SearchOptions(filters={"section_id": ["1"]}), 5).hits
+    (filtered,) = search_snapshot(
+        snapshot, [query("copper")], SearchOptions(filters=parse_filter({"section_id": ["1"]})), 5
+    ).hits
     assert (filtered.row, filtered.copies.tolist()) == (1, [3])
 
 
@@ -91,7 +94,7 @@ def test_thousands_of_copies_are_one_hit(method: Method, is_filtered: bool) -> N
     texts = {f"{number:04}": "copper" for number in range(5000)} | {"other": "copper plating", "third": "copper drill"}
     metadata = {chunk_id: {"section_id": str(number % 2)} for number, chunk_id in enumerate(texts)}
     snapshot = make_snapshot(texts, metadata=metadata)
-    options = SearchOptions(method, filters={"section_id": ["1"]} if is_filtered else {})
+    options = SearchOptions(method, filters=parse_filter({"section_id": ["1"]}) if is_filtered else None)
     hits = search_snapshot(snapshot, [query("copper")], options, 3).hits
     assert [(hit.row, len(hit.copies)) for hit in hits] == (
         [(1, 2499), (5001, 0)] if is_filtered else [(0, 4999), (5000, 0), (5001, 0)]
@@ -109,8 +112,23 @@ def test_near_duplicates_are_one_hit_which_is_the_best_of_them() -> None:
     assert ids(snapshot, [best, second]) == ["b", "c"]
     assert (best.copies.tolist(), best.near_copies.tolist()) == ([3], [0])
     assert best.score == pytest.approx(0.5)
-    (filtered,) = search_snapshot(snapshot, [query("copper")], SearchOptions(filters={"section_id": ["1"]}), 5).hits
+    (filtered,) = search_snapshot(
+        snapshot, [query("copper")], SearchOptions(filters=parse_filter({"section_id": ["1"]})), 5
+    ).hits
     assert (filtered.row, filtered.copies.tolist(), filtered.near_copies.tolist()) == (3, [], [0])
+
+
+def test_search_is_complete_only_if_it_has_every_hit() -> None:
+    """The members of a group of near-duplicates may fill the places of other hits that are as good."""
+    near = {f"near-{number:03}": f"{LONG} {chr(97 + number)}" for number in range(20)}
+    others = {f"other-{number:03}": f"copper number{number}" for number in range(30)}
+    snapshot = make_snapshot({**near, **others}, [0.9] * 20 + np.linspace(0.8, 0.2, 30).tolist())
+    whole = search_snapshot(snapshot, [query("x")], SearchOptions(Method.VECTOR), 50).ranked
+    assert (len(whole), whole.is_complete) == (31, True)
+    for limit in range(1, 50):
+        ranked = search_snapshot(snapshot, [query("x")], SearchOptions(Method.VECTOR), limit).ranked
+        assert ranked.rows.tolist() == whole.rows.tolist()[:limit]
+        assert ranked.is_complete == (limit >= 31), limit
 
 
 @pytest.mark.parametrize("method", list(Method))
@@ -214,7 +232,7 @@ def test_search_without_matches_returns_no_hits() -> None:
     assert find(snapshot, "unknown", method=Method.KEYWORD) == []
     assert find(snapshot, "the of and", method=Method.KEYWORD) == []
     assert find(snapshot, "the of and") == ["a"]  # found by vector
-    assert find(snapshot, filters={"section_id": ["unknown"]}) == []
+    assert find(snapshot, filters=parse_filter({"section_id": ["unknown"]})) == []
 
 
 def test_a_meaningless_phrasing_does_not_hide_what_the_other_one_finds() -> None:

@@ -91,16 +91,17 @@ def brute_force(
     metadata: Sequence[Mapping[str, Any]],
     queries: Sequence[Query],
     options: SearchOptions,
+    accepted: Mapping[str, Sequence[str]],
     limit: int,
 ) -> list[Found]:
-    """The hits of a search that computes all cosines in float64, and sorts all chunks.
+    """The hits of a search that computes all cosines in float64, and sorts all chunks with `accepted` metadata.
 
     Only the statistics of the certainty are those of the approximate cosines, and the ranks are those of float32.
     """
     passing = [
         row
         for row in range(len(snapshot))
-        if all(metadata[row].get(name) in accepted for name, accepted in options.filters.items())
+        if all(metadata[row].get(name) in values for name, values in accepted.items())
     ]
     by_text: dict[str, list[int]] = {}
     for row in passing:

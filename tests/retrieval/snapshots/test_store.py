@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 
 from models.fingerprint import CourseFingerprint
 from retrieval import cosines
+from retrieval.filters import parse_filter
 from retrieval.search import SearchOptions, search_snapshot
 from retrieval.snapshots import file as file_module
 from retrieval.snapshots import store as store_module
@@ -232,7 +233,9 @@ class TestUnusableFiles:
         with np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patch:
             patch.setattr(cosines, "CODES_FROM", rng.choice([0, cosines.CODES_FROM]))
             try:
-                search_snapshot(snapshot, [query("copper 7")], SearchOptions(filters={"section_id": ["1"]}), 5)
+                search_snapshot(
+                    snapshot, [query("copper 7")], SearchOptions(filters=parse_filter({"section_id": ["1"]})), 5
+                )
                 search_snapshot(snapshot, [query("copper 7")], SearchOptions(), 5)
             except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeWarning):
                 assert is_changed
