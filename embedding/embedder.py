@@ -64,12 +64,12 @@ class LocalEmbedder(Embedder):
         self.max_tokens: int = min(settings.embedding_max_tokens, directory.max_tokens)
         self.device: str = model.device.type
         self.dtype: str = _dtype_name(model)
-        self.signature: str = directory.signature(settings.embedding_max_tokens)
+        self.signature: str = directory.signature(settings)
         self._settings = settings
         self._pooling = directory.pooling
         self._lower_case = directory.lower_case
         self._query_prompt = directory.query_prompt(settings)
-        self._document_prompt = directory.document_prompt
+        self._document_prompt = directory.document_prompt(settings)
         self._batch_tokens = settings.embedding_batch_tokens or (
             CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS
         )

@@ -1,12 +1,30 @@
 """Settings of the embedding model and of the embedding service."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
 from models.context import ContextFields
 from models.settings import Settings, Token
+
+
+def _parsed_input_types(types: str) -> tuple[str, str]:
+    query, document = (name.strip() for name in types.split(","))
+    if not (query and document):
+        raise ValueError
+    return query, document
+
+
+def _checked_input_types(types: str) -> str:
+    try:
+        _parsed_input_types(types)
+    except ValueError:
+        raise PydanticCustomError(
+            "input_types", "it must be two values with a comma between them, for queries and documents: query,passage"
+        ) from None
+    return types
 
 
 class EmbeddingSettings(Settings):
@@ -47,6 +65,16 @@ class EmbeddingSettings(Settings):
         "Given a web search query, retrieve relevant passages that answer the query",
         description="Task description in the query prompt of instruction-tuned models. It does not affect documents.",
     )
+    embedding_query_prompt: str | None = Field(
+        None,
+        description='Text before every query, like "query: " for E5; none for no text. By default the one in the '
+        "model's files or published for Qwen3. In .env it needs quotes, or a space at its end is lost.",
+    )
+    embedding_document_prompt: str | None = Field(
+        None,
+        description='The same for documents, like "passage: " for E5. By default the one in the model\'s files. A '
+        "change embeds the courses again.",
+    )
     embedding_service_url: str | None = Field(
         None,
         description="URL of an embedding service that is used instead of a local model: `course-search "
@@ -60,8 +88,21 @@ class EmbeddingSettings(Settings):
     embedding_service_timeout_seconds: float = Field(
         30.0,
         gt=0,
-        description="Timeout of a request to the embedding service, in seconds; for queries at most 10 seconds.",
+        description="Timeout of a request to the embedding service, in seconds. A search waits for the vectors of its "
+        "queries for at most 10 seconds.",
     )
+    embedding_service_input_types: Annotated[str, AfterValidator(_checked_input_types)] | None = Field(
+        None,
+        description="For a server of another kind that adds the prompts itself: the values of the field input_type, "
+        "for queries and for documents, like query,passage. By default the field is not sent. A change embeds the "
+        "courses again.",
+    )
+
+    @property
+    def input_types(self) -> tuple[str, str] | None:
+        """The two values of EMBEDDING_SERVICE_INPUT_TYPES, for queries and for documents."""
+        types = self.embedding_service_input_types
+        return _parsed_input_types(types) if types else None
 
     @property
     def context(self) -> ContextFields:

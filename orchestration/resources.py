@@ -205,12 +205,14 @@ class GpuResource(SettingsResource):
     embedding_model_path: str = setting(EmbeddingSettings, "embedding_model_path")
     embedding_device: str = setting(EmbeddingSettings, "embedding_device")
     embedding_max_tokens: int = setting(EmbeddingSettings, "embedding_max_tokens")
+    embedding_document_prompt: str | None = setting(EmbeddingSettings, "embedding_document_prompt")
     context_fields: str = setting(EmbeddingSettings, "context_fields")
     embedding_dtype: str = setting(EmbeddingSettings, "embedding_dtype")
     embedding_batch_tokens: int | None = setting(EmbeddingSettings, "embedding_batch_tokens")
     embedding_service_url: str | None = setting(EmbeddingSettings, "embedding_service_url")
     embedding_service_token: str | None = setting(EmbeddingSettings, "embedding_service_token")
     embedding_service_timeout_seconds: float = setting(EmbeddingSettings, "embedding_service_timeout_seconds")
+    embedding_service_input_types: str | None = setting(EmbeddingSettings, "embedding_service_input_types")
 
     _embedder: Embedder | None = PrivateAttr(default=None)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 from embedding.errors import ModelUnavailableError
-from embedding.model_files.prompts import query_prompt, stored_prompt
+from embedding.model_files.prompts import document_prompt, query_prompt, stored_prompt
 from embedding.model_settings import EmbeddingSettings
 
 Pooling = Literal["cls", "mean", "lasttoken"]
@@ -64,13 +64,18 @@ class ModelDirectory:
     """Whether texts must be lower-cased before tokenization."""
     stored_query_prompt: str | None
     """The query prompt in the files, or None if they contain none."""
-    document_prompt: str
+    stored_document_prompt: str | None
+    """The document prompt in the files, or None if they contain none."""
 
     def query_prompt(self, settings: EmbeddingSettings) -> str:
         """The prompt to put before every query; see `embedding.model_files.prompts`."""
         return query_prompt(self.stored_query_prompt, self.model_type, settings)
 
-    def signature(self, max_tokens: int) -> str:
+    def document_prompt(self, settings: EmbeddingSettings) -> str:
+        """The prompt to put before every document; see `embedding.model_files.prompts`."""
+        return document_prompt(self.stored_document_prompt, settings)
+
+    def signature(self, settings: EmbeddingSettings) -> str:
         """Return the model signature: 16 hex digits that change with everything that changes document vectors.
 
         The digest covers the configuration, the tokenizer, the pooling, the document prompt, the weights and the
@@ -99,8 +104,8 @@ class ModelDirectory:
                     add("slice", part)
         except OSError as error:
             raise ModelUnavailableError(self.path, f"its files cannot be read ({error})") from error
-        add("document prompt", self.document_prompt.encode())
-        add("max tokens", str(min(max_tokens, self.max_tokens)).encode())
+        add("document prompt", self.document_prompt(settings).encode())
+        add("max tokens", str(min(settings.embedding_max_tokens, self.max_tokens)).encode())
         return digest.hexdigest()[:16]
 
 
@@ -110,7 +115,7 @@ def model_signature(settings: EmbeddingSettings) -> str:
     Raises:
         ModelUnavailableError: The directory is missing, incomplete or broken, or the model is not supported.
     """
-    return read_model_directory(settings.embedding_model_path).signature(settings.embedding_max_tokens)
+    return read_model_directory(settings.embedding_model_path).signature(settings)
 
 
 def read_model_directory(path: Path) -> ModelDirectory:
@@ -134,7 +139,7 @@ def read_model_directory(path: Path) -> ModelDirectory:
         max_tokens=_max_tokens(config, sentence, _read_object(path, "tokenizer_config.json", optional=True)),
         lower_case=bool(sentence.get("do_lower_case")),
         stored_query_prompt=stored_prompt(prompts, "query"),
-        document_prompt=stored_prompt(prompts, "document", "passage", "corpus") or "",
+        stored_document_prompt=stored_prompt(prompts, "document", "passage", "corpus"),
     )
 
 

@@ -8,6 +8,7 @@ the connection fails. The pause before a retry grows exponentially and is at lea
 import json
 import logging
 import math
+import time
 import weakref
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ from models.text import one_line, without_excerpts
 logger = logging.getLogger(__name__)
 
 CONNECT_SECONDS = 5.0
+MIN_SECONDS = 0.001
+"""Timeout of an attempt after the deadline; httpx needs one above 0."""
 MODELS_SECONDS = 5.0
 """Timeout for listing the models, which needs no computation."""
 _BUSY = (429, 502, 503, 504)
@@ -43,6 +46,10 @@ _MAX_REASON_LENGTH = 300
 
 class RequestRefusedError(EmbeddingServiceError):
     """The service rejects this request: it has too many texts, a text that is too long, or an unknown option."""
+
+
+class ModelFailedError(EmbeddingServiceError):
+    """The model of `course-search embedding-service` failed, perhaps because of one text of the request."""
 
 
 class RequestTimeoutError(RequestRefusedError, EmbeddingServiceUnreachableError):
@@ -80,13 +87,16 @@ class ServiceClient:
             raise EmbeddingServiceError(str(error)) from error
         weakref.finalize(self, self._http.close)
 
-    def models(self) -> list[dict[str, Any]]:
+    def models(self, deadline: float = math.inf) -> list[dict[str, Any]]:
         """The service's list of models; empty if it has no `GET /v1/models`, like text-embeddings-inference.
+
+        Args:
+            deadline: When to give up, by the monotonic clock.
 
         Raises:
             EmbeddingServiceError: The service does not answer, or the answer is not in OpenAI's format.
         """
-        response = self._request_with_retries("GET", "/v1/models", timeout=self._timeout(MODELS_SECONDS))
+        response = self._request_with_retries("GET", "/v1/models", min(MODELS_SECONDS, self._timeout_seconds), deadline)
         if response.status_code in (404, 405):
             return []
         listed = self._json(response).get("data")
@@ -94,46 +104,49 @@ class ServiceClient:
             raise self.error("its list of models is not in OpenAI's format")
         return listed
 
-    def embeddings(self, body: Mapping[str, Any], *, max_seconds: float = math.inf) -> dict[str, Any]:
+    def embeddings(self, body: Mapping[str, Any], deadline: float = math.inf) -> dict[str, Any]:
         """The JSON answer to `POST /v1/embeddings`.
 
         Args:
             body: The JSON body of the request.
-            max_seconds: Upper limit of the timeout, which is otherwise EMBEDDING_SERVICE_TIMEOUT_SECONDS.
+            deadline: When to give up, by the monotonic clock; each attempt has EMBEDDING_SERVICE_TIMEOUT_SECONDS.
 
         Raises:
             RequestRefusedError: The service rejects this request.
+            ModelFailedError: The model failed.
             EmbeddingServiceUnreachableError: The service was unreachable or busy at every attempt, or timed out.
             EmbeddingServiceError: The service failed.
         """
-        timeout = self._timeout(max_seconds)
-        return self._json(self._request_with_retries("POST", "/v1/embeddings", json=body, timeout=timeout))
+        return self._json(
+            self._request_with_retries("POST", "/v1/embeddings", self._timeout_seconds, deadline, json=body)
+        )
 
     def error(self, problem: str) -> EmbeddingServiceError:
         """An error about an answer of the service, with its URL."""
         return EmbeddingServiceError(f"The embedding service at {self.url} cannot be used: {problem}")
 
-    def _timeout(self, max_seconds: float) -> httpx.Timeout:
-        seconds = min(max_seconds, self._timeout_seconds)
-        return httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
-
-    def _request_with_retries(self, method: str, path: str, **options: Any) -> httpx.Response:
+    def _request_with_retries(
+        self, method: str, path: str, seconds: float, deadline: float, **options: Any
+    ) -> httpx.Response:
         retrying = Retrying(
             retry=retry_if_exception_type(EmbeddingServiceUnreachableError)
             & retry_if_not_exception_type(RequestTimeoutError),
-            stop=stop_before_delay(self._patience),
+            stop=stop_before_delay(min(self._patience, max(0.0, deadline - time.monotonic()))),
             wait=_wait_seconds,
             before_sleep=self._log_retrying,
             reraise=True,
         )
-        return retrying(self._request, method, path, **options)
+        return retrying(self._request, method, path, seconds, deadline, **options)
 
-    def _request(self, method: str, path: str, *, timeout: httpx.Timeout, **options: Any) -> httpx.Response:
+    def _request(self, method: str, path: str, seconds: float, deadline: float, **options: Any) -> httpx.Response:
+        """One attempt, of at most `seconds` for connecting and again for the answer."""
+        seconds = min(seconds, max(MIN_SECONDS, deadline - time.monotonic()))
+        timeout = httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS))
         try:
             response = self._http.request(method, path, timeout=timeout, **options)
         except httpx.ReadTimeout as error:
-            problem = f"did not answer within {timeout.read:g} s"
-            if timeout.read == self._timeout_seconds:
+            problem = f"did not answer within {round(seconds, 1):g} s"
+            if seconds == self._timeout_seconds:
                 problem += " (EMBEDDING_SERVICE_TIMEOUT_SECONDS)"
             raise RequestTimeoutError(f"The embedding service at {self.url} {problem}") from error
         except httpx.TransportError as error:
@@ -154,6 +167,8 @@ class ServiceClient:
             raise RequestRefusedError(
                 f"The embedding service at {self.url} refused a request ({status}): {_reason(response)}"
             )
+        if _reports_model_failure(response):
+            raise ModelFailedError(f"The model of the embedding service at {self.url} failed: {_reason(response)}")
         if not response.is_success:
             raise self.error(f"{response.request.url.path} answered {status}: {_reason(response)}")
         try:

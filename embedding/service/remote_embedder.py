@@ -5,8 +5,9 @@ There are two kinds of services:
 * A *native* service is `course-search embedding-service`. It reports its model's signature, so its vectors are known to
   be those of the same model loaded locally. It adds the query prompt, processes queries before bulk work, and reports
   the token count of every text.
-* Any other server with OpenAI's embeddings API. `RemoteEmbedder` adds the query prompt, and the signature is a digest
-  of the model's name and dimensions only.
+* Any other server with OpenAI's embeddings API. `RemoteEmbedder` adds the prompts, or tells the server by `input_type`
+  what a text is, if it is configured to. The signature is a digest of the model's name and dimensions only, and of what
+  is configured for documents.
 """
 
 import base64
@@ -16,16 +17,18 @@ import json
 import logging
 import math
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from cachetools import LRUCache
 
 from embedding.errors import EmbeddingServiceError
 from embedding.interface import Embedder, Embeddings, Pause, concatenate_embeddings, no_pause
-from embedding.model_files.prompts import qwen3_query_prompt
+from embedding.model_files.prompts import document_prompt, served_query_prompt
+from embedding.model_names import base_name, is_same_model
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.client import RequestRefusedError, RequestTimeoutError, ServiceClient
 from embedding.vectors import UNIT_TOLERANCE, Vectors
@@ -35,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 MAX_TEXTS_PER_REQUEST = 64
 """Initial number of texts per request. It is reduced if the server accepts fewer."""
-MAX_QUERY_SECONDS = 10.0
-"""Upper limit of the timeout for queries, because a user waits for the search."""
 MIN_HALVED_CHARACTERS = 500
 """A rejected text with fewer characters is not halved, because its length cannot be the reason."""
 _PROBE = "dimensions"
@@ -55,6 +56,15 @@ class ServedModel:
     """Whether the service is `course-search embedding-service`."""
 
 
+class _Call(NamedTuple):
+    """What the requests of one call have in common."""
+
+    served: ServedModel
+    kind: Literal["document", "query"]
+    deadline: float
+    pause: Pause
+
+
 class RemoteEmbedder(Embedder):
     """The model of the service at EMBEDDING_SERVICE_URL. Threads may share an instance.
 
@@ -64,19 +74,21 @@ class RemoteEmbedder(Embedder):
     Args:
         settings: The address of the service, and the name of the model that it must run.
         patience_seconds: How long a call is retried while the service is unreachable or busy.
+        query_seconds: How long a call with queries takes at most, with its retries, because a user waits for it;
+            also how long connecting takes.
 
     Raises:
         EmbeddingServiceError: The service is unreachable, or runs another model than EMBEDDING_MODEL_NAME.
     """
 
-    sends_input_type = False
-    """Whether a service that is not native is told that texts are queries or documents, too."""
-
-    def __init__(self, settings: EmbeddingSettings, patience_seconds: float = 0.0) -> None:
+    def __init__(
+        self, settings: EmbeddingSettings, patience_seconds: float = 0.0, query_seconds: float = math.inf
+    ) -> None:
         self.name = settings.embedding_model_name
         self.device = self.dtype = "remote"
         self._settings = settings
         self._service = ServiceClient(settings, patience_seconds)
+        self._query_seconds = query_seconds
         self._texts_per_request = MAX_TEXTS_PER_REQUEST
         self._encoding = {"encoding_format": "base64"}
         self._legibility: LRUCache[str, float] = LRUCache(_LEGIBILITY_CACHE_SIZE)
@@ -117,13 +129,14 @@ class RemoteEmbedder(Embedder):
             EmbeddingServiceError: The service is unreachable, rejects a text, or does not return one finite, non-zero
                 vector per text.
         """
-        return self._embed(texts, "document", on_progress, pause)
+        prompt = "" if self._served.is_native else document_prompt(None, self._settings)
+        return self._embed([prompt + text for text in texts], "document", on_progress, pause)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """Vectors of queries with the query prompt; raises the same errors as `embed_documents`."""
         if self._served.is_native:
             return self._embed(texts, "query")
-        prompt = _query_prompt(self._served.id, self._settings)
+        prompt = served_query_prompt(self._served.id, self._settings)
         return self._embed([prompt + text for text in texts], "query")
 
     def legibility(self, text: str) -> float:
@@ -138,13 +151,13 @@ class RemoteEmbedder(Embedder):
 
     def _update_model(self) -> None:
         """Read from the service which model it runs."""
-        self._served = served = self._served_model()
+        self._served = served = self._served_model(time.monotonic() + self._query_seconds)
         self.dimensions, self.max_tokens, self.signature = served.dimensions, served.max_tokens, served.signature
         logger.info("The embedding service at %s runs %s (%s)", self.url, served.id, served.signature)
 
-    def _served_model(self) -> ServedModel:
-        listed = {str(model.get("id")): model for model in self._service.models()}
-        name = next((id_ for id_ in listed if _is_same_model(id_, self.name)), None)
+    def _served_model(self, deadline: float) -> ServedModel:
+        listed = {str(model.get("id")): model for model in self._service.models(deadline)}
+        name = next((id_ for id_ in listed if is_same_model(id_, self.name)), None)
         if listed and name is None:
             raise self._other_model_error(" and ".join(listed))
         entry = listed.get(name or "", {})
@@ -155,28 +168,38 @@ class RemoteEmbedder(Embedder):
                 )
             except (KeyError, TypeError, ValueError) as error:
                 raise self._service.error("its list of models is incomplete") from error
-        return self._probe(name or self.name, entry.get("max_model_len"))
+        return self._probe(name or self.name, entry.get("max_model_len"), deadline)
 
-    def _probe(self, name: str, max_tokens: object) -> ServedModel:
+    def _probe(self, name: str, max_tokens: object, deadline: float) -> ServedModel:
         """Embed one text to learn the dimensions, and the model's name if the service does not list its models."""
-        request = {"model": name, "input": [_PROBE]}
+        request = {"model": name, "input": [_PROBE], **self._input_type("document")}
         try:
-            answer = self._service.embeddings(request | self._encoding)
+            answer = self._service.embeddings(request | self._encoding, deadline)
+        except RequestTimeoutError:
+            raise
         except RequestRefusedError:
             self._encoding = {}
-            answer = self._service.embeddings(request)
+            answer = self._service.embeddings(request, deadline)
         served_name = str(answer.get("model") or name)
-        if not _is_same_model(served_name, self.name):
+        if not is_same_model(served_name, self.name):
             raise self._other_model_error(served_name)
         dimensions = len(self._vectors(answer, 1)[0])
-        identity = json.dumps([_base_name(name), dimensions])
+        identity: list[object] = [base_name(name), dimensions]
+        types = self._settings.input_types
+        if (prompt := document_prompt(None, self._settings)) or types:
+            identity += [prompt, types and types[1]]
         return ServedModel(
             id=name,
             dimensions=dimensions,
             max_tokens=max_tokens if isinstance(max_tokens, int) else self._settings.embedding_max_tokens,
-            signature=hashlib.sha256(identity.encode()).hexdigest()[:16],
+            signature=hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:16],
             is_native=False,
         )
+
+    def _input_type(self, kind: str) -> dict[str, str]:
+        """The field that tells a server that is not native what the texts are; empty if it does not know the field."""
+        types = self._settings.input_types
+        return {"input_type": types[kind == "document"]} if types else {}
 
     def _other_model_error(self, served_name: str) -> EmbeddingServiceError:
         return self._service.error(
@@ -193,52 +216,62 @@ class RemoteEmbedder(Embedder):
         pause: Pause = no_pause,
     ) -> Embeddings:
         served = self._served
+        deadline = time.monotonic() + self._query_seconds if kind == "query" else math.inf
+        call = _Call(served, kind, deadline, pause)
         # Some servers reject a blank text, and JSON cannot contain an unpaired surrogate.
         clean = [" " if is_blank(text) and not served.is_native else without_surrogates(text) for text in texts]
         parts: list[Embeddings] = []
         done = 0
         while done < len(clean):
-            pause()
-            part = self._request(served, clean[done : done + self._texts_per_request], kind)
+            part = self._request(call, clean[done : done + self._texts_per_request])
             parts.append(part)
             done += len(part.token_counts)
             if on_progress:
                 on_progress(done)
         return concatenate_embeddings(parts, served.dimensions)
 
-    def _request(self, served: ServedModel, texts: list[str], kind: str) -> Embeddings:
-        """Embed texts in one request, or in several smaller ones if the server rejects it."""
+    def _request(self, call: "_Call", texts: list[str]) -> Embeddings:
+        """Embed texts in one request, or in several smaller ones if the server rejects it.
+
+        A request with documents is also divided if it times out, because the server may be slow. For queries there is
+        no time for that.
+        """
+        served, kind = call.served, call.kind
+        call.pause()
         request = {
             "model": served.id,
             "input": texts,
             **self._encoding,
-            **({"input_type": kind} if served.is_native or self.sends_input_type else {}),
+            **({"input_type": kind} if served.is_native else self._input_type(kind)),
         }
         try:
-            answer = self._service.embeddings(request, max_seconds=MAX_QUERY_SECONDS if kind == "query" else math.inf)
+            answer = self._service.embeddings(request, call.deadline)
         except RequestRefusedError as refusal:
+            is_late = isinstance(refusal, RequestTimeoutError) and (kind == "query" or len(texts) == 1)
+            if is_late or time.monotonic() > call.deadline:
+                raise
             if len(texts) == 1:
-                return self._request_halved(served, texts[0], kind, refusal)
+                return self._request_halved(call, texts[0], refusal)
         else:
             return self._embeddings(served, answer, texts)
         fewer = 1 << (len(texts) - 1).bit_length() - 1  # the largest power of two below len(texts)
-        parts = [self._request(served, part, kind) for part in (texts[:fewer], texts[fewer:])]
+        parts = [self._request(call, part) for part in (texts[:fewer], texts[fewer:])]
         if not any(part.truncated for part in parts):  # all texts were accepted, so their number was the reason
             self._texts_per_request = min(self._texts_per_request, fewer)
         return concatenate_embeddings(parts, served.dimensions)
 
-    def _request_halved(self, served: ServedModel, text: str, kind: str, refusal: RequestRefusedError) -> Embeddings:
+    def _request_halved(self, call: "_Call", text: str, refusal: RequestRefusedError) -> Embeddings:
         """Embed the first half of a text that is too long for the service; a native service truncates texts itself."""
-        if served.is_native or isinstance(refusal, RequestTimeoutError) or len(text) < MIN_HALVED_CHARACTERS:
+        if call.served.is_native or len(text) < MIN_HALVED_CHARACTERS:
             raise refusal
         logger.warning(
             "A text of %d characters is too long for the embedding service: only its first half is embedded.", len(text)
         )
-        return replace(self._request(served, [text[: len(text) // 2]], kind), truncated=1)
+        return replace(self._request(call, [text[: len(text) // 2]]), truncated=1)
 
     def _embeddings(self, served: ServedModel, answer: dict[str, Any], texts: list[str]) -> Embeddings:
         """The embeddings in an answer of the service, after checking its model, dimensions and vectors."""
-        if answer.get("signature", served.signature) != served.signature or not _is_same_model(
+        if answer.get("signature", served.signature) != served.signature or not is_same_model(
             str(answer.get("model") or served.id), served.id
         ):
             self._update_model()
@@ -291,18 +324,3 @@ def _estimated_counts(tokens: int, texts: Sequence[str]) -> tuple[int, ...]:
     ends = np.cumsum([len(text) + 1 for text in texts])
     bounds = np.rint(tokens * ends / ends[-1]).astype(int)
     return tuple(np.diff(bounds, prepend=0).tolist())
-
-
-def _query_prompt(model: str, settings: EmbeddingSettings) -> str:
-    """The published prompt for Qwen3 models; no prompt for others, unless EMBEDDING_QUERY_INSTRUCTION is set."""
-    has_prompt = "qwen3" in model.casefold() or "embedding_query_instruction" in settings.model_fields_set
-    return qwen3_query_prompt(settings.embedding_query_instruction) if has_prompt else ""
-
-
-def _is_same_model(name: str, other_name: str) -> bool:
-    """Whether two names are of one model, like `Qwen/Qwen3-Embedding-0.6B` and `qwen3-embedding-0.6b`."""
-    return _base_name(name) == _base_name(other_name)
-
-
-def _base_name(model: str) -> str:
-    return model.rstrip("/").rsplit("/", 1)[-1].casefold()

@@ -125,6 +125,24 @@ def test_only_queries_get_the_query_prompt(qwen3: LocalEmbedder, bert: LocalEmbe
     assert np.allclose(bert.embed_queries(["copper"]).vectors, bert.embed_documents(["copper"]).vectors, atol=1e-6)
 
 
+def test_configured_prompts_are_embedded(bert: LocalEmbedder, tiny_bert: Path) -> None:
+    """For directories without stored prompts, like those of E5."""
+    e5 = load(tiny_bert, embedding_query_prompt="query: ", embedding_document_prompt="passage: ")
+    plain = bert.embed_documents(["query: copper", "passage: copper"])
+    assert np.allclose(e5.embed_queries(["copper"]).vectors, plain.vectors[:1], atol=1e-6)
+    documents = e5.embed_documents(["copper"])
+    assert np.allclose(documents.vectors, plain.vectors[1:], atol=1e-6)
+    assert documents.token_counts == plain.token_counts[1:], "the usage counts the prompt"
+    assert e5.signature != bert.signature
+
+
+def test_stored_prompt_can_be_switched_off(qwen3: LocalEmbedder, tiny_qwen3: Path) -> None:
+    query = load(tiny_qwen3, embedding_query_prompt="none").embed_queries(["copper"])
+    document = qwen3.embed_documents(["copper"])
+    assert np.allclose(query.vectors, document.vectors, atol=1e-6)
+    assert query.token_counts == document.token_counts
+
+
 def test_query_computes_only_the_tokens_after_the_cached_prefix(
     qwen3: LocalEmbedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:

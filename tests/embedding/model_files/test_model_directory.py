@@ -39,7 +39,7 @@ def test_sentence_transformers_files_are_read(tiny_qwen3: Path, tiny_bert: Path)
     qwen3, bert = read_model_directory(tiny_qwen3), read_model_directory(tiny_bert)
     assert (qwen3.pooling, qwen3.max_tokens, qwen3.stored_query_prompt) == ("lasttoken", 32768, QUERY_PROMPT)
     assert (bert.pooling, bert.max_tokens, bert.stored_query_prompt) == ("mean", 128, None)
-    assert qwen3.document_prompt == bert.document_prompt == ""
+    assert (qwen3.stored_document_prompt, bert.stored_document_prompt) == ("", None)
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_query_instruction_does_not_replace_a_prompt_without_a_task(tiny_bert: P
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
     model = read_model_directory(directory)
     assert model.query_prompt(settings_for(directory, embedding_query_instruction="Find it")) == "query: "
-    assert model.document_prompt == "passage: "
+    assert model.document_prompt(settings_for(directory)) == "passage: "
 
 
 def test_default_prompt_is_used_for_queries_and_documents(tiny_bert: Path, copy_of: Copy) -> None:
@@ -109,7 +109,8 @@ def test_default_prompt_is_used_for_queries_and_documents(tiny_bert: Path, copy_
     prompts = {"prompts": {"sts": "similar: "}, "default_prompt_name": "sts"}
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
     model = read_model_directory(directory)
-    assert (model.query_prompt(settings_for(directory)), model.document_prompt) == ("similar: ", "similar: ")
+    settings = settings_for(directory)
+    assert (model.query_prompt(settings), model.document_prompt(settings)) == ("similar: ", "similar: ")
 
 
 def test_qwen3_without_a_stored_prompt_gets_the_published_one_and_bert_none(
@@ -119,6 +120,46 @@ def test_qwen3_without_a_stored_prompt_gets_the_published_one_and_bert_none(
     (qwen3 / "config_sentence_transformers.json").unlink()
     assert read_model_directory(qwen3).query_prompt(settings_for(qwen3)) == QUERY_PROMPT
     assert read_model_directory(tiny_bert).query_prompt(settings_for(tiny_bert)) == ""
+
+
+def test_settings_replace_all_prompts(tiny_qwen3: Path, tiny_bert: Path, copy_of: Copy) -> None:
+    stored = copy_of(tiny_bert)
+    prompts = {"prompts": {"query": "stored query: ", "document": "stored: "}}
+    (stored / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
+    for path in (tiny_qwen3, tiny_bert, stored):
+        directory = read_model_directory(path)
+        e5 = settings_for(
+            path,
+            embedding_query_prompt="query: ",
+            embedding_document_prompt="passage: ",
+            embedding_query_instruction="without effect",
+        )
+        assert (directory.query_prompt(e5), directory.document_prompt(e5)) == ("query: ", "passage: ")
+        none = settings_for(path, embedding_query_prompt="none", embedding_document_prompt="none")
+        assert (directory.query_prompt(none), directory.document_prompt(none)) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("line", "prompt"),
+    [
+        ('"query: "', "query: "),
+        ("'query: '", "query: "),
+        ('" query:"', " query:"),
+        (r'"Instruct: find\nQuery: "', "Instruct: find\nQuery: "),
+        ("为这个句子生成表示以用于检索相关文章:", "为这个句子生成表示以用于检索相关文章:"),
+        ("", None),
+        ("none", "none"),
+    ],
+)
+def test_white_space_of_a_prompt_in_a_file_survives_in_quotes(line: str, prompt: str | None) -> None:
+    Path(".env").write_text(f"EMBEDDING_QUERY_PROMPT={line}\nEMBEDDING_DOCUMENT_PROMPT={line}\n", encoding="utf-8")
+    settings = EmbeddingSettings()
+    assert (settings.embedding_query_prompt, settings.embedding_document_prompt) == (prompt, prompt)
+
+
+def test_white_space_of_a_prompt_in_the_environment_survives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMBEDDING_QUERY_PROMPT", "query: ")
+    assert EmbeddingSettings().embedding_query_prompt == "query: "
 
 
 # Rejected directories
@@ -214,6 +255,8 @@ def test_signature_changes_with_everything_that_changes_document_vectors(tiny_be
     (directory / "config_sentence_transformers.json").write_text(json.dumps(prompts), encoding="utf-8")
     seen.append(signature(directory))
     seen.append(signature(directory, embedding_max_tokens=64))
+    seen.append(signature(directory, embedding_document_prompt="text: "))
+    seen.append(signature(directory, embedding_document_prompt="none", embedding_max_tokens=64))
     assert len(set(seen)) == len(seen)
 
 
@@ -224,6 +267,8 @@ def test_signature_does_not_depend_on_path_device_name_or_query_prompt(
     expected = signature(tiny_qwen3)
     assert signature(directory, embedding_model_name="another", embedding_device="cpu") == expected
     assert signature(directory, embedding_query_instruction="Find the formula") == expected
+    assert signature(directory, embedding_query_prompt="query: ") == expected
+    assert signature(directory, embedding_document_prompt="none") == expected, "what the directory stores, too"
     edit(directory / "config_sentence_transformers.json", prompts={"query": "query: ", "document": ""})
     (directory / "README.md").write_text("hello", encoding="utf-8")
     assert signature(directory) == expected

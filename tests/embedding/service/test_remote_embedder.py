@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from starlette.responses import JSONResponse, PlainTextResponse
 
 from cli.processes import free_port
@@ -88,6 +89,34 @@ def test_other_models_have_a_prompt_only_if_it_is_set(
     server.models = ["bge-m3"]
     connect(server, embedding_model_name="bge-m3", **instruction).embed_queries(["copper"])
     assert server.texts == [prompt + "copper"]
+
+
+def test_configured_prompts_are_sent(server: ForeignServer) -> None:
+    """A server with only OpenAI's API adds no prompts."""
+    embedder = connect(server, embedding_query_prompt="query: ", embedding_document_prompt="passage: ")
+    assert np.array_equal(embedder.embed_queries(["copper"]).vectors, vectors_of("query: copper"))
+    assert np.array_equal(embedder.embed_documents(["", "x"]).vectors, vectors_of("passage: ", "passage: x"))
+
+
+def test_no_prompt_is_sent_if_the_settings_say_so(server: ForeignServer) -> None:
+    connect(server, embedding_query_prompt="none", embedding_document_prompt="none").embed_queries(["copper"])
+    assert server.texts == ["copper"]
+
+
+def test_server_that_adds_prompts_is_told_what_a_text_is(server: ForeignServer) -> None:
+    RemoteEmbedder(settings_for(server, embedding_service_input_types="query, passage"))
+    assert server.requests.pop()["input_type"] == "passage", "some servers refuse requests without the field"
+    embedder = connect(server, embedding_service_input_types="query, passage")
+    embedder.embed_queries(["copper"])
+    embedder.embed_documents(["via"])
+    sent = [(request["input_type"], request["input"]) for request in server.requests]
+    assert sent == [("query", ["copper"]), ("passage", ["via"])], "and Qwen3's prompt is not sent as well"
+
+
+@pytest.mark.parametrize("types", ["query", "a,b,c", "query,", ","])
+def test_invalid_input_types_are_refused(types: str) -> None:
+    with pytest.raises(ValidationError, match="it must be two values with a comma between them"):
+        EmbeddingSettings(embedding_service_input_types=types)
 
 
 def test_server_without_base64(server: ForeignServer) -> None:
@@ -226,22 +255,39 @@ def test_time_out_is_an_error(server: ForeignServer) -> None:
         connect(server, embedding_service_timeout_seconds=1).embed_documents(["x"])
 
 
-def test_queries_have_a_shorter_time_out_than_documents(server: ForeignServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("embedding.service.remote_embedder.MAX_QUERY_SECONDS", 1.0)
-    embedder = connect(server)
+def test_queries_have_a_deadline_for_the_whole_call(server: ForeignServer) -> None:
+    """A batch of queries is not divided when it times out, and documents may take longer."""
+    embedder = RemoteEmbedder(settings_for(server), patience_seconds=60, query_seconds=1.0)
+    server.requests.clear()
     server.hangs = lambda _: True
     with ThreadPoolExecutor() as pool:
         documents = pool.submit(embedder.embed_documents, ["x"])
         wait_until(lambda: server.batches == [1], seconds=60, state=lambda: "no request")
         with pytest.raises(EmbeddingServiceUnreachableError, match=r"did not answer within 1 s$"):
-            embedder.embed_queries(["x"])  # starts after the documents and ends before them
+            embedder.embed_queries(["x"] * 16)  # starts after the documents and ends before them
         server.hangs = lambda _: False
         assert np.array_equal(documents.result().vectors, vectors_of("x"))
+    assert server.batches == [1, 16]
+
+
+def test_retries_of_queries_end_at_their_deadline(server: ForeignServer, pauses: list[float]) -> None:
+    embedder = RemoteEmbedder(settings_for(server), patience_seconds=600, query_seconds=10.0)
+    server.next_responses = [JSONResponse({"message": "come back later"}, 503, {"Retry-After": "20"})]
+    with pytest.raises(EmbeddingServiceUnreachableError, match="answered 503: come back later"):
+        embedder.embed_queries(["x"])
+    assert pauses == []
+
+
+def test_server_that_hangs_while_it_is_examined_is_asked_once(server: ForeignServer) -> None:
+    server.hangs = lambda _: True
+    with pytest.raises(EmbeddingServiceUnreachableError, match="did not answer"):
+        RemoteEmbedder(settings_for(server), query_seconds=1.0)
+    assert server.batches == [1]
 
 
 def test_request_that_times_out_is_divided(server: ForeignServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    def embeddings(client: ServiceClient, body: Answer, max_seconds: float) -> Answer:
-        return original(client, body, max_seconds=0.5 if len(body["input"]) > 2 else max_seconds)
+    def embeddings(client: ServiceClient, body: Answer, deadline: float) -> Answer:
+        return original(client, body, min(deadline, time.monotonic() + 0.5) if len(body["input"]) > 2 else deadline)
 
     embedder = connect(server, patience_seconds=60)
     original = ServiceClient.embeddings
@@ -346,6 +392,24 @@ def test_signature_depends_on_model_and_dimensions_only(server: ForeignServer) -
     assert connect(server).signature != signature, "other dimensions"
     server.models = ["bge-m3"]
     assert connect(server, embedding_model_name="bge-m3").signature != signature
+
+
+def test_signature_changes_with_what_is_sent_for_documents(server: ForeignServer) -> None:
+    def signature(**changes: Any) -> str:
+        return connect(server, **changes).signature
+
+    unchanged = signature()
+    assert signature(embedding_query_prompt="query: ") == unchanged
+    assert signature(embedding_query_instruction="Find") == unchanged
+    assert signature(embedding_document_prompt="none") == unchanged
+    changed = {
+        signature(embedding_document_prompt="passage: "),
+        signature(embedding_document_prompt="passage:"),
+        signature(embedding_service_input_types="query,passage"),
+        signature(embedding_service_input_types="query,document"),
+    }
+    assert len(changed | {unchanged}) == 5
+    assert unchanged == "977c776ecc7db1b5", "a new version must not embed all courses again"
 
 
 def test_changed_model_of_the_server_is_detected(server: ForeignServer) -> None:
