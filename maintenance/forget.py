@@ -33,6 +33,7 @@ from models.courses import get_course
 from models.database import Engine, Session, transaction
 from models.fingerprint import CourseFingerprint
 from models.messages import running_message
+from models.questions import delete_questions
 from models.tables import Chunk, Course, EmbeddingStatus
 from retrieval.snapshots.build import BuiltSnapshot, build_snapshot
 from retrieval.snapshots.store import SnapshotStore
@@ -129,6 +130,8 @@ def discard(store: VectorStore, course_id: str, copy: CollectionCopy) -> None:
 def complete(engine: Engine, store: VectorStore, snapshots: SnapshotStore, forgetting: Forgetting) -> bool:
     """Replace the collection by the copy, publish it, and delete the former collection and the other snapshots.
 
+    Of a course that is not in the catalogue, everything is deleted, with what was asked about it.
+
     Returns:
         Whether the course is `done`. If not, the pipeline embeds it, unless it has no chunks.
 
@@ -144,6 +147,7 @@ def complete(engine: Engine, store: VectorStore, snapshots: SnapshotStore, forge
             if get_course(session, course_id) is not None:
                 raise ChangedMeanwhileError(f"Course {course_id} was added to the catalogue meanwhile")
         store.delete(course_id)
+        delete_questions(engine, course_id=course_id)
     if row is None or copy is None or snapshot is None:
         snapshots.delete(course_id)
         return False

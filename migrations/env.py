@@ -20,19 +20,22 @@ from sqlmodel import SQLModel
 
 from migrations.revision import VERSION_TABLE
 from models.database import CatalogueSettings, DatabaseUnavailableError, create_catalogue_engine, database_errors
-from models.tables import Course
+from models.tables import Course, Feedback, Question
 
 LOCK_KEY = 0x636F75727365  # "course"
 EMBEDDING_COLUMNS = {column.name for column in Course.__table__.columns if column.name.startswith("embedding_")}  # type: ignore[attr-defined]
+OWN_TABLES = {Question.__tablename__, Feedback.__tablename__}
 
 
 def include_object(item: SchemaItem, name: str | None, type_: str, *_: object) -> bool:
-    """Whether `alembic check` compares the item: true for the three tables and the embedding columns of `course`.
+    """Whether `alembic check` compares the item: true for all tables, the embedding columns of `course`, and ours.
 
     Everything else (other tables, columns, indexes, keys) belongs to stage one or Dagster.
     """
     if type_ == "table":
         return name in SQLModel.metadata.tables
+    if item.table.name in OWN_TABLES:  # type: ignore[attr-defined]
+        return True
     return type_ == "column" and name in EMBEDDING_COLUMNS and item.table.name == Course.__tablename__  # type: ignore[attr-defined]
 
 

@@ -10,6 +10,7 @@ from sqlmodel import col
 
 from models.ids import can_hold, id_equals
 from models.tables import Course, EmbeddingStatus
+from models.text import is_unicode
 
 SINGLE_QUERY_ABOVE = 100
 """For more ids than this, all rows are read in one query: instead of one query per id, or one with many parameters."""
@@ -84,6 +85,10 @@ def published_course(session: Session, course_id: str) -> PublishedCourse | None
     return None if row is None else PublishedCourse(*row)
 
 
-def published_courses(session: Session) -> list[PublishedCourse]:
-    """The same columns of all courses. A course without an id cannot be embedded, so it is left out."""
-    return [PublishedCourse(*row) for row in session.execute(_published_courses) if row.id]
+def published_courses(session: Session, course_ids: Collection[str] | None = None) -> list[PublishedCourse]:
+    """The same columns of some courses, or of all. A course without an id cannot be embedded, so it is left out."""
+    query = _published_courses
+    if course_ids is not None:  # compared as text, because the id column may not be able to hold one of them
+        storable = [course_id for course_id in course_ids if "\0" not in course_id and is_unicode(course_id)]
+        query = query.where(cast(col(Course.id), String).in_(storable))
+    return [PublishedCourse(*row) for row in session.execute(query) if row.id]

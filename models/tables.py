@@ -1,4 +1,4 @@
-"""The tables of the catalogue: stage one's tables, with the embedding columns that this product adds to `course`.
+"""The tables of the catalogue: stage one's, with the embedding columns that this product adds to `course`, and our own.
 
 Stage one owns `course`, `resource` and `chunk`, which may have more columns. Only the columns of the contract with
 stage one are mapped. Id columns may have any type that `models.ids` supports; in Python, ids are text (see `OpaqueId`).
@@ -11,11 +11,13 @@ from typing import Any
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     Column,
     DateTime,
     Dialect,
     Float,
+    Index,
     Integer,
     String,
     Text,
@@ -93,6 +95,10 @@ class JsonObject(TypeDecorator[dict[str, Any]]):
         return parse
 
 
+def _generated_key() -> Column[int]:
+    return Column(BigInteger().with_variant(Integer, "sqlite"), primary_key=True)
+
+
 class Course(SQLModel, table=True):
     """A course and its embedding state. The pipeline and the search app share this row."""
 
@@ -149,3 +155,46 @@ class Chunk(SQLModel, table=True):
     source_type: str | None = Field(default=None, sa_column=Column(String))
     extra: dict[str, Any] | None = Field(default=None, sa_column=Column("metadata", JsonObject))
     """The column `metadata`; SQLAlchemy reserves that name. `order_in_section` in it is the position in the section."""
+
+
+class Question(SQLModel, table=True):
+    """A search that was made, for the list of what a course does not answer. It does not say who asked."""
+
+    __tablename__ = "course_search_question"
+    __table_args__ = (
+        Index("ix_course_search_question_course_id", "course_id", "asked_at"),
+        Index("ix_course_search_question_asked_at", "asked_at"),
+    )
+
+    id: int | None = Field(default=None, sa_column=_generated_key())
+    course_id: str = Field(sa_column=Column(String, nullable=False))
+    asked_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    """The first phrasing, cut if it is long."""
+    results: int = Field(sa_column=Column(Integer, nullable=False))
+    best_relevance: float | None = Field(default=None, sa_column=Column(Float))
+    """Highest relevance of a result, 0.0 to 1.0; None if there was no result, or relevance is not known."""
+    answerable: bool | None = Field(default=None, sa_column=Column(Boolean))
+    """Whether the course seemed to cover the question; None if that is not known."""
+    unknown_terms: str = Field(sa_column=Column(Text, nullable=False))
+    """Words that the course never uses, one a line; empty if there was none."""
+
+
+class Feedback(SQLModel, table=True):
+    """Whether a passage, or the answer as a whole, helped someone who had asked. It does not say whom."""
+
+    __tablename__ = "course_search_feedback"
+    __table_args__ = (
+        Index("ix_course_search_feedback_course_id", "course_id", "asked_at"),
+        Index("ix_course_search_feedback_asked_at", "asked_at"),
+    )
+
+    id: int | None = Field(default=None, sa_column=_generated_key())
+    course_id: str = Field(sa_column=Column(String, nullable=False))
+    asked_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    """When the feedback was given."""
+    text: str = Field(sa_column=Column(Text, nullable=False))
+    """The question, cut if it is long."""
+    chunk_id: str | None = Field(default=None, sa_column=Column(String))
+    """The passage; None if the feedback is on the whole answer."""
+    helpful: bool = Field(sa_column=Column(Boolean, nullable=False))

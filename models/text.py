@@ -3,6 +3,7 @@
 A string from JSON or a URL may contain an unpaired surrogate (half of a UTF-16 pair), which cannot be encoded as UTF-8.
 """
 
+import re
 import reprlib
 import unicodedata
 from collections.abc import Iterable
@@ -16,6 +17,8 @@ SHORTEST_EXCERPT = 8
 """Shorter runs of characters, such as common words, may be in a message and in a text by chance."""
 _INVISIBLE = ("Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Mc", "Me")
 """Unicode categories of white space, control and format characters (such as zero-width spaces), and combining marks."""
+_CONTROLS = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]+")
+"""Control characters, which begin the commands of a terminal, and those that reverse the direction of a text."""
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 """Letters and symbols without a glyph: Hangul fillers and the blank Braille pattern."""
 
@@ -47,13 +50,18 @@ def quoted(text: str) -> str:
 def without_excerpts(message: str, texts: Iterable[str]) -> str:
     """The message of a server with `…` for what it quotes of these texts, which do not belong in logs.
 
-    A quotation is a run of at least `SHORTEST_EXCERPT` characters that one of the texts contains.
+    A quotation is a run of at least `SHORTEST_EXCERPT` characters that one of the texts contains, or a whole text that
+    is shorter, as many questions in Chinese are.
     """
+    texts = list(texts)
     contents = "\0".join(texts)
     is_quoted = [False] * len(message)
     for start in range(len(message) - SHORTEST_EXCERPT + 1):
         if message[start : start + SHORTEST_EXCERPT] in contents:
             is_quoted[start : start + SHORTEST_EXCERPT] = [True] * SHORTEST_EXCERPT
+    for text in {text.strip() for text in texts if 1 < len(text.strip()) < SHORTEST_EXCERPT}:
+        for found in re.finditer(rf"(?<!\w){re.escape(text)}(?!\w)", message):
+            is_quoted[found.start() : found.end()] = [True] * len(text)
     runs = groupby(zip(message, is_quoted, strict=True), key=itemgetter(1))
     return "".join("…" if quoted_run else "".join(character for character, _ in run) for quoted_run, run in runs)
 
@@ -100,5 +108,8 @@ def counted(number: int, noun: str, plural: str = "") -> str:
 
 
 def one_line(text: str) -> str:
-    """The text with each run of white space, including line breaks, as one space."""
-    return " ".join(text.split())
+    """The text with each run of white space, including line breaks, as one space.
+
+    Control characters count as white space: a terminal obeys them, and shows what follows them in another order.
+    """
+    return " ".join(_CONTROLS.sub(" ", text).split())

@@ -12,6 +12,7 @@ from orchestration.housekeeping.alerts import alert_sensor
 from orchestration.housekeeping.backup import backup, backup_schedule
 from orchestration.housekeeping.check import check, check_schedule
 from orchestration.housekeeping.prune_runs import prune_runs, prune_schedule
+from orchestration.housekeeping.questions import course_questions, questions_schedule, refresh_questions
 from orchestration.jobs import embed_course
 from orchestration.launching.sensor import stage_one_sensor
 from orchestration.lost_collections import lost_collection_sensor
@@ -25,9 +26,9 @@ from orchestration.resources import (
 )
 
 defs = dg.Definitions(
-    assets=[course_chunks, course_collection],
-    jobs=[embed_course, backup, check, prune_runs],
-    schedules=[backup_schedule, check_schedule, prune_schedule],
+    assets=[course_chunks, course_collection, course_questions],
+    jobs=[embed_course, backup, check, prune_runs, refresh_questions],
+    schedules=[backup_schedule, check_schedule, prune_schedule, questions_schedule],
     sensors=[stage_one_sensor, course_status_sensor, deleted_course_sensor, lost_collection_sensor, alert_sensor],
     resources={
         "catalogue": CatalogueResource.from_environment(),

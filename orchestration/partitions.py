@@ -15,10 +15,11 @@ course_partitions = dg.DynamicPartitionsDefinition(name=PARTITIONS_NAME)
 
 COLLECTION = dg.AssetKey("course_collection")
 SNAPSHOT = dg.AssetKey("course_snapshot")
+QUESTIONS = dg.AssetKey("course_questions")
 JOB = "embed_course"
 OWNERS = ("team:course-search",)
 HOUSEKEEPING_TAG = "course_search/housekeeping"
-"""Tag of the runs that embed no course: they back up, check or delete old runs."""
+"""Tag of the runs that embed no course: they back up, check, delete old runs or count questions."""
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"

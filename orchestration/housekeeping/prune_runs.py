@@ -12,7 +12,7 @@ import dagster as dg
 
 from orchestration.assets import course_collection
 from orchestration.housekeeping.settings import HousekeepingSettings
-from orchestration.partitions import HOUSEKEEPING_TAG, OWNERS
+from orchestration.partitions import HOUSEKEEPING_TAG, OWNERS, QUESTIONS
 from orchestration.runs import FINISHED, is_ours
 from orchestration.workers import register_worker
 
@@ -51,6 +51,8 @@ def runs_with_latest_results(instance: dg.DagsterInstance) -> set[str]:
             run_ids.update(record.run_id for record in instance.fetch_materializations(page, limit=PAGE).records)
         attempts = storage.get_latest_asset_partition_materialization_attempts_without_materializations(asset)
         run_ids.update(run_id for run_id, _ in attempts.values())
+    if counted := instance.get_latest_materialization_event(QUESTIONS):
+        run_ids.add(counted.run_id)
     checks = storage.get_asset_check_partition_info(list(course_collection.check_keys))
     run_ids.update(check.latest_planned_run_id for check in checks)
     return run_ids

@@ -36,6 +36,7 @@ from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.support.courses import change_course, read_course, write_course
 from tests.support.indexed_course import StubEmbedder, vector_of
+from tests.support.questions import ask, recorded_courses
 from tests.support.servers.chroma import chroma_server, has_collection
 
 pytestmark = pytest.mark.integration
@@ -203,7 +204,10 @@ class TestForgetting:
         self, engine: Engine, store: VectorStore, course: Course, directory: Path
     ) -> None:
         delete_course(engine)
+        ask(engine, COURSE, SECRET)
+        ask(engine, "other", "What is copper?")
         result = run(COURSE, "--yes")
+        assert recorded_courses(engine) == {"other"}
         assert result.stdout.splitlines()[0] == f"{COURSE}: not in the catalogue, 21 records deleted"
         assert not has_collection(store, COURSE)
         assert files_with_secret(directory, SnapshotSettings().snapshot_dir) == []

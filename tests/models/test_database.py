@@ -345,7 +345,7 @@ class TestPooler:
                 others.update(cursor.fetchall())
         assert {row[:2] for row in ours} == {("7s", "84s")}
         assert {row[:2] for row in others} == {("0", "0")}
-        assert {row[2] for row in ours} == {row[2] for row in others}
+        assert {row[2] for row in ours} >= {row[2] for row in others}
         assert len(ours) == 2, "the pooler changes the server connection"
         engine.dispose()
 

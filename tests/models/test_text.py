@@ -6,6 +6,7 @@ from models.text import (
     cut_at_word,
     is_blank,
     is_unicode,
+    one_line,
     without_blank_start,
     without_excerpts,
     without_surrogates,
@@ -48,6 +49,12 @@ def test_text_without_a_visible_character_is_blank(text: str) -> None:
 @pytest.mark.parametrize("text", ["a", ".", "电", "\u200ba", "e\u0301", "\U0001f600", "\ufffd", "\ue000", "0"])
 def test_text_with_a_visible_character_is_not_blank(text: str) -> None:
     assert not is_blank(text)
+
+
+def test_message_without_excerpts_quotes_no_short_text_either() -> None:
+    message = "input '什么是过孔？' and \"FR-4\" and 'a' refused, FR-400 not (1 of 4)"
+    shown = "input '…' and \"…\" and 'a' refused, FR-400 not (1 of 4)"
+    assert without_excerpts(message, ["什么是过孔？", " FR-4 ", "a", ""]) == shown
 
 
 @pytest.mark.parametrize(
@@ -102,3 +109,10 @@ def test_cut_text_is_a_beginning_within_the_limit(text: str, limit: int) -> None
 @pytest.mark.parametrize(("text", "visible"), [("", ""), (" \n\u200b ", ""), (" \u200b\ta b ", "a b "), ("a", "a")])
 def test_text_without_its_blank_start(text: str, visible: str) -> None:
     assert without_blank_start(text) == visible
+
+
+def test_one_line_has_nothing_that_a_terminal_obeys() -> None:
+    assert (
+        one_line(" a\r\n\tb \x1b]0;title\x07c\x9b31m \u202ed\u2066 电路 \u200dé\x00")
+        == "a b ]0;title c 31m d 电路 \u200dé"
+    )

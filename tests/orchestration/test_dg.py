@@ -34,6 +34,7 @@ def test_dg_list_defs_finds_assets_and_sensors() -> None:
         "course_chunks",
         "course_collection",
         "course_snapshot",
+        "course_questions",
     }
     assert {sensor["name"] for sensor in definitions["sensors"]} == {
         "stage_one_sensor",

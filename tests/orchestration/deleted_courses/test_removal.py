@@ -9,6 +9,7 @@ from orchestration.deleted_courses import removal
 from orchestration.deleted_courses.removal import NothingRemovedError, find_deleted, remove_courses
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore, directory_name
 from tests.support.published import add_courses, publish
+from tests.support.questions import ask, judge, recorded_courses
 from tests.support.servers.chroma import has_collection
 from tests.support.snapshots import build
 
@@ -70,8 +71,12 @@ def test_the_number_of_courses_removed_at_once_is_limited(
     create(vector_store, snapshots, "deleted-1", "deleted-2")
     monkeypatch.setattr(removal, "MAX_DELETIONS", 1)
     deleted = ["never-embedded", "deleted-1", "deleted-2"]
+    for course_id in ("deleted-1", "deleted-2", kept[0]):
+        ask(catalogue, course_id, "What was asked")
+        judge(catalogue, course_id, "What was asked", helpful=True)
     assert remove_courses(catalogue, vector_store, snapshots, deleted) == ["never-embedded", "deleted-1"]
     assert snapshots.directories() == [directory_name("deleted-2")]
+    assert recorded_courses(catalogue) == {"deleted-2", kept[0]}, "the questions go with the course"
     assert [has_collection(vector_store, name) for name in ("deleted-1", "deleted-2", kept[0])] == [False, True, True]
     assert remove_courses(catalogue, vector_store, snapshots, ["deleted-2"]) == ["deleted-2"]
     assert not has_collection(vector_store, "deleted-2")

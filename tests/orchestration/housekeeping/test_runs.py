@@ -12,7 +12,7 @@ from orchestration.runs import unfinished_runs
 from orchestration.workers import register_worker
 
 REPOSITORY = defs.get_repository_def()
-JOBS = ["backup", "check", "prune_runs"]
+JOBS = ["backup", "check", "prune_runs", "refresh_questions"]
 every_job = pytest.mark.parametrize("name", JOBS)
 
 
