@@ -139,7 +139,7 @@ def make_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str]
     for heading in headings:
         table.add_column(heading, no_wrap=heading != headings[-1])  # Rich narrows wrappable columns first
     for cells, style in rows:
-        table.add_row(*(Text(cell, no_wrap=True, overflow="ellipsis") for cell in cells), style=style)
+        table.add_row(*(Text(one_line(cell), no_wrap=True, overflow="ellipsis") for cell in cells), style=style)
     return table
 
 
@@ -149,7 +149,7 @@ def print_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str
     if console.is_terminal and len(rows) <= MAX_RICH_ROWS:
         console.print(make_table(headings, rows))
         return
-    lines = [headings, *(cells for cells, _ in rows)]
+    lines = [headings, *([one_line(cell) for cell in cells] for cells, _ in rows)]
     widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         cells = [set_cell_size(cell, width) for cell, width in zip(line, widths, strict=True)]

@@ -13,6 +13,8 @@ from cli.commands.embedding_service import embedding_service
 from cli.commands.fetch_model import fetch_model
 from cli.commands.forget import forget
 from cli.commands.load import load
+from cli.commands.mcp import mcp
+from cli.commands.questions import questions
 from cli.commands.rebuild import rebuild
 from cli.commands.restore import restore
 from cli.commands.status import status
@@ -34,12 +36,14 @@ app.command()(status)
 app.command()(embed)
 app.command()(rebuild)
 app.command()(forget)
+app.command()(questions)
 app.command()(doctor)
 app.command()(backup)
 app.command()(restore)
 app.command()(fetch_model)
 app.command()(vector_store)
 app.command()(embedding_service)
+app.command()(mcp)
 
 
 def main() -> None:

@@ -4,16 +4,17 @@ The search app loads the embedding model into its process, unless EMBEDDING_SERV
 serves only that model, as the embedding service of search apps and pipelines on other machines.
 """
 
-import logging
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager
-from typing import TypedDict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from typing import Any
 
 import anyio.to_thread
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.middleware import Middleware
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute
+from starlette.types import ASGIApp
 
 from search_api.app_settings import SearchSettings
 from search_api.courses.routes import router as course_routes
@@ -21,20 +22,30 @@ from search_api.embeddings.routes import openai_router as openai_routes
 from search_api.embeddings.routes import router as embedding_routes
 from search_api.http.auth import InternalTokenMiddleware
 from search_api.http.body_limit import RequestSizeMiddleware
-from search_api.http.error_responses import add_error_handlers
+from search_api.http.cors import CorsMiddleware
+from search_api.http.error_responses import add_error_handlers, answer_error
+from search_api.http.head import HeadMiddleware
+from search_api.http.request_id import RequestIdMiddleware
 from search_api.http.root_path import RootPathMiddleware
+from search_api.http.server_timing import ServerTimingMiddleware
 from search_api.http.stop_signal import on_stop_signal
+from search_api.logs import configure_logging
 from search_api.operations.caches import router as cache_routes
 from search_api.operations.health import app_readiness, liveness, model_readiness
 from search_api.operations.metrics import add_metrics
 from search_api.page.routes import add_page
+from search_api.questions.routes import router as question_routes
 from search_api.reranking import service as reranking
+from search_api.reranking.routes import router as rerank_routes
+from search_api.search.chunk_route import router as chunk_routes
 from search_api.search.routes import router as search_routes
+from search_api.search.routes import several_router as several_courses_routes
 from search_api.services import ModelServices, Services, open_model_services, open_services
 
 _CONVENTIONS = """
 Every error is `{"error": {"code": "…", "message": "…"}}`: programs use the code, the message is for people.
-If INTERNAL_TOKEN is set, every request must send it in the header `X-Internal-Token` (button *Authorize*).
+If INTERNAL_TOKEN is set, every request must send it in the header `X-Internal-Token`, or as a bearer token
+(button *Authorize*).
 """
 DESCRIPTION = f"""
 Searches embedded courses, triggers embeddings and reports their progress.
@@ -44,8 +55,15 @@ Computes embedding vectors of texts.
 {_CONVENTIONS}"""
 
 
-class _State(TypedDict):
-    services: ModelServices
+Running = Callable[[ASGIApp, Mapping[str, Any], SearchSettings], AbstractAsyncContextManager[Mapping[str, Any]]]
+"""Runs a part of an app, given the state of its requests, and yields more of that state."""
+
+
+@asynccontextmanager
+async def _nothing(
+    _app: ASGIApp, _state: Mapping[str, Any], _settings: SearchSettings
+) -> AsyncIterator[dict[str, Any]]:
+    yield {}
 
 
 def create_app(
@@ -61,13 +79,21 @@ def create_app(
     Raises:
         pydantic.ValidationError: A setting is invalid.
     """
-    app = _new_app("Course search", DESCRIPTION, settings or SearchSettings(), services, search_routes.routes)
+    from search_api.mcp.endpoint import McpRoute, running_tools  # takes half a second, and only this app needs it
+
+    settings = settings or SearchSettings()
+    app = _new_app("Course search", DESCRIPTION, settings, services, search_routes.routes, running=running_tools)
+    app.include_router(chunk_routes)
+    app.include_router(several_courses_routes)
     app.include_router(course_routes)
     app.include_router(embedding_routes)
     app.include_router(openai_routes)
+    app.include_router(rerank_routes)
+    app.include_router(question_routes)
     app.include_router(cache_routes)
     app.include_router(liveness)
     app.include_router(app_readiness)
+    app.routes.append(McpRoute(settings))
     add_page(app)
     return app
 
@@ -91,17 +117,24 @@ def _new_app(
     settings: SearchSettings,
     services: Callable[[SearchSettings], AbstractContextManager[ModelServices]],
     first_routes: Sequence[BaseRoute] = (),
+    *,
+    running: Running = _nothing,
 ) -> FastAPI:
-    """An app with token check, body limit, error handlers and metrics; `first_routes` are compared first."""
+    """An app with token check, body limit, error handlers and metrics.
+
+    `first_routes` are compared first. `running` runs while the app does, and yields what its route needs in the state.
+    """
 
     @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[_State]:
-        _configure_logging()
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
+        configure_logging(log_queries=settings.log_queries)
         # Each call that waits for a model blocks a thread. Extra threads leave the default number to other calls.
         waiting = 2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
         with services(settings) as opened, on_stop_signal(opened.embedding.stop_bulk):
-            yield {"services": opened}
+            state = {"services": opened}
+            async with running(app, state, settings) as part:
+                yield {**state, **part}
 
     app = FastAPIOffline(
         title=title,
@@ -111,8 +144,12 @@ def _new_app(
         routes=list(first_routes),
         telemetry={"tracing": False, "metrics": False, "logs": False},  # each request would look for providers
         middleware=[  # outermost first: the token check needs the path, and comes before the body is read
+            Middleware(RequestIdMiddleware),
+            Middleware(ServerTimingMiddleware),
+            *([Middleware(CorsMiddleware, origins=settings.allowed_origins)] if settings.allowed_origins else []),
+            Middleware(ServerErrorMiddleware, handler=answer_error),  # within those that add headers to each answer
             Middleware(RootPathMiddleware),
-            Middleware(InternalTokenMiddleware, token=settings.internal_token),
+            Middleware(InternalTokenMiddleware, tokens=settings.tokens),
             Middleware(RequestSizeMiddleware, max_bytes=settings.max_request_bytes),
         ],
         generate_unique_id_function=lambda route: route.name,
@@ -121,13 +158,6 @@ def _new_app(
         static_url="/docs/static",
     )
     add_metrics(app)
+    app.add_middleware(HeadMiddleware)  # outermost, because it changes what all others see
     add_error_handlers(app)
     return app
-
-
-def _configure_logging() -> None:
-    """Log the product's packages at INFO level, unless logging is already configured."""
-    if not logging.getLogger().handlers:
-        logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-        for package in ("embedding", "retrieval", "search_api"):
-            logging.getLogger(package).setLevel(logging.INFO)

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,21 @@ from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.server import VectorStoreSettings
 from models.database import CatalogueSettings
 from retrieval.cache import InstanceCache
+from retrieval.citations import LinkTemplate
 from retrieval.cosines import one_thread_per_product
 from retrieval.reranker import Reranker, RerankerSettings
 from retrieval.snapshots.snapshot import CourseSnapshot
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
+from retrieval.stack import CourseStack
 from search_api.app_settings import SearchSettings
 from search_api.courses.service import Courses
+from search_api.embeddings.model_queue import QUERY_SECONDS
 from search_api.embeddings.service import EmbeddedQuery, EmbeddingService, QueryKey
+from search_api.operations.checks import BoundedCheck
+from search_api.questions.service import QueryLog
 from search_api.reranking.service import RerankService
 from search_api.search.service import CourseSearch
+from search_api.search.several_courses import STACKS, Published, SeveralCoursesSearch
 from search_api.search.snapshots import CourseSnapshots, SnapshotKey
 
 logger = logging.getLogger(__name__)
@@ -44,6 +50,11 @@ class ModelServices:
     embedding: EmbeddingService
     caches: Mapping[str, InstanceCache[Any, Any]]
 
+    @cached_property
+    def checks(self) -> Mapping[str, BoundedCheck]:
+        """The checks of what the app depends on, by its name in the answer of the readiness probe."""
+        return {"model": BoundedCheck(self.embedding.check)}
+
 
 @dataclass(frozen=True)
 class Services(ModelServices):
@@ -53,6 +64,18 @@ class Services(ModelServices):
     vector_store: VectorStore
     snapshots: CourseSnapshots
     search: CourseSearch
+    several_courses: SeveralCoursesSearch
+    reranking: RerankService
+    questions: QueryLog
+
+    @cached_property
+    def checks(self) -> Mapping[str, BoundedCheck]:
+        """The same for the search app."""
+        return {
+            "catalogue": BoundedCheck(self.courses.check),
+            "vector_store": BoundedCheck(self.vector_store.check),
+            **super().checks,
+        }
 
 
 @contextmanager
@@ -69,7 +92,9 @@ def open_services(
         load_embedder: Returns the embedder, instead of the configured one.
     """
     embedding_settings = EmbeddingSettings()
-    load = load_embedder or partial(open_embedder, patience_seconds=EMBEDDING_PATIENCE_SECONDS)
+    load = load_embedder or partial(
+        open_embedder, patience_seconds=EMBEDDING_PATIENCE_SECONDS, query_seconds=QUERY_SECONDS
+    )
     with (
         closing(Courses(CatalogueSettings())) as courses,
         closing(VectorStore(VectorStoreSettings())) as vector_store,
@@ -110,35 +135,76 @@ def assemble_services(
     opened: InstanceCache[SnapshotKey, CourseSnapshot] = InstanceCache(
         "courses", max_entries=entries, ttl_seconds=seconds
     )
+    together: InstanceCache[SnapshotKey, CourseSnapshot] = InstanceCache(
+        "courses_together", max_entries=settings.search_max_courses, ttl_seconds=seconds
+    )
+    stacks: InstanceCache[tuple[Published, ...], CourseStack] = InstanceCache(
+        "course_stacks", max_entries=STACKS, ttl_seconds=seconds
+    )
     rerank_models: InstanceCache[Path, Reranker] = InstanceCache(
         "rerank_models", max_entries=entries, ttl_seconds=seconds
     )
     reranker_settings = RerankerSettings()
+    url_template = settings.citation_url_template
+    link_template = LinkTemplate.parse(url_template) if url_template else None
     snapshots = CourseSnapshots(
         courses=courses,
         vector_store=vector_store,
         store=snapshot_store,
         cache=opened,
+        together=together,
         serve_older=settings.serve_while_reembedding,
     )
+    questions = QueryLog(courses.engine, is_on=settings.query_log, days=settings.query_log_days)
     with (
         one_thread_per_product(),
         closing(snapshots),
         open_embedding(settings, load_embedder) as (embedding, embedding_caches),
         closing(RerankService(lambda: Reranker.load(reranker_settings), rerank_models, reranker_settings)) as reranking,
+        closing(questions),  # first, because a model that hangs may take longer to close than the app has
     ):
         search = CourseSearch(
             courses=courses,
             snapshots=snapshots,
             embedding=embedding,
             reranking=reranking,
+            questions=questions,
             max_query_chars=settings.search_max_query_chars,
             serve_while_reembedding=settings.serve_while_reembedding,
             max_stale_seconds=settings.max_stale_seconds,
+            link_template=link_template,
         )
-        caches = {opened.name: opened, **embedding_caches, rerank_models.name: rerank_models}
+        several_courses = SeveralCoursesSearch(
+            courses=courses,
+            snapshots=snapshots,
+            embedding=embedding,
+            questions=questions,
+            search=search,
+            stacks=stacks,
+            max_courses=settings.search_max_courses,
+            link_template=link_template,
+        )
+        caches: dict[str, InstanceCache[Any, Any]] = {
+            opened.name: opened,
+            together.name: together,
+            stacks.name: stacks,
+            **embedding_caches,
+            rerank_models.name: rerank_models,
+        }
         snapshots.start()
-        yield Services(settings, embedding, caches, courses, vector_store, snapshots, search)
+        questions.start()
+        yield Services(
+            settings,
+            embedding,
+            caches,
+            courses,
+            vector_store,
+            snapshots,
+            search,
+            several_courses,
+            reranking,
+            questions,
+        )
 
 
 @contextmanager
@@ -151,7 +217,10 @@ def open_embedding(
         "embedding_models", max_entries=settings.cache_max_entries, ttl_seconds=seconds
     )
     queries: InstanceCache[QueryKey, EmbeddedQuery] = InstanceCache(
-        "queries", max_entries=CACHED_QUERIES, ttl_seconds=seconds
+        "queries",
+        max_entries=CACHED_QUERIES,
+        ttl_seconds=seconds,
+        key_text=(lambda key: repr(key.text)) if settings.log_queries else repr,
     )
     with closing(EmbeddingService(load, settings.embedding_queue_limit, models, queries)) as service:
         yield service, {queries.name: queries, models.name: models}

@@ -1,6 +1,7 @@
 """Access to the course rows: read one, list all, request an embedding. One transaction per call."""
 
 import logging
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from models import course_state, courses
@@ -21,8 +22,9 @@ class Courses:
     """
 
     def __init__(self, settings: CatalogueSettings) -> None:
-        self._engine = create_catalogue_engine(settings)
+        self.engine = create_catalogue_engine(settings)
         self._published: dict[str, tuple[FileStamp | None, PublishedCourse]] = {}
+        self._all: tuple[FileStamp | None, Sequence[PublishedCourse]] = None, ()
 
     def get(self, course_id: str) -> Course:
         """The course.
@@ -30,7 +32,7 @@ class Courses:
         Raises:
             CourseNotFoundError: No course has this id.
         """
-        with transaction(self._engine) as session:
+        with transaction(self.engine) as session:
             course = courses.get_course(session, course_id)
         if course is None:
             raise _not_found(course_id)
@@ -47,8 +49,8 @@ class Courses:
         known = self.published_at_once(course_id)
         if known is not None:
             return known
-        stamp = file_stamp(self._engine)
-        with transaction(self._engine) as session:
+        stamp = file_stamp(self.engine)
+        with transaction(self.engine) as session:
             course = courses.published_course(session, course_id)
         if course is None:
             raise _not_found(course_id)
@@ -58,16 +60,34 @@ class Courses:
     def published_at_once(self, course_id: str) -> PublishedCourse | None:
         """The same, if it is known without a query; otherwise None."""
         stamp_at_read, course = self._published.get(course_id, (None, None))
-        return course if course and stamp_at_read and stamp_at_read == file_stamp(self._engine) else None
+        return course if course and stamp_at_read and stamp_at_read == file_stamp(self.engine) else None
 
-    def all_published(self) -> list[PublishedCourse]:
-        """The same columns of all courses."""
-        with transaction(self._engine) as session:
-            return courses.published_courses(session)
+    def published_together(self, course_ids: Sequence[str]) -> dict[str, PublishedCourse]:
+        """The same of several courses, by id, in one query. A course that does not exist is left out."""
+        stamp = file_stamp(self.engine)
+        known = {course_id: self._published.get(course_id, (None, None)) for course_id in course_ids}
+        found = {id_: course for id_, (read_at, course) in known.items() if course and stamp and read_at == stamp}
+        missing = known.keys() - found.keys()
+        if missing:
+            with transaction(self.engine) as session:
+                read = {course.id: course for course in courses.published_courses(session, missing)}
+            self._published.update((id_, (stamp, course)) for id_, course in read.items())
+            found |= read
+        return found
+
+    def all_published(self) -> Sequence[PublishedCourse]:
+        """The same of all courses."""
+        stamp, (read_at, known) = file_stamp(self.engine), self._all
+        if stamp and read_at == stamp:
+            return known
+        with transaction(self.engine) as session:
+            found = courses.published_courses(session)
+        self._all = stamp, found
+        return found
 
     def all(self) -> list[Course]:
         """All courses, by id."""
-        with transaction(self._engine) as session:
+        with transaction(self.engine) as session:
             return list(courses.list_courses(session))
 
     def request_embedding(self, course_id: str) -> None:
@@ -77,7 +97,7 @@ class Courses:
             AlreadyRunningError: The course is being embedded now.
             CourseNotFoundError: No course has this id.
         """
-        with transaction(self._engine) as session:
+        with transaction(self.engine) as session:
             requested = course_state.request_embedding(session, course_id, datetime.now(UTC))
         if not requested:
             raise AlreadyRunningError(running_message(self.get(course_id).id))
@@ -85,12 +105,12 @@ class Courses:
 
     def check(self) -> None:
         """Check that the database is available and migrated, by reading a row."""
-        with transaction(self._engine) as session:
+        with transaction(self.engine) as session:
             courses.get_course(session, "1")
 
     def close(self) -> None:
         """Close the connections."""
-        self._engine.dispose()
+        self.engine.dispose()
 
 
 def _not_found(course_id: str) -> CourseNotFoundError:

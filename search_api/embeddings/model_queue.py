@@ -1,9 +1,10 @@
 """Shares the embedding model between threads: one thread for queries, one for bulk work, each with a queue.
 
 Queries that arrive while others are computed share the next batch: a batch of eight costs little more than one query.
-Bulk calls are computed one after the other. A query interrupts them before the next layer of the model, so it waits for
-a fraction of a second; bulk work then resumes at that layer. Both queues are bounded: further calls are refused at
-once, because an unbounded queue would turn a burst of calls into minutes of waiting.
+Bulk calls are computed one after the other, large ones in passes, between which the others have their turn. A query
+interrupts them before the next layer of the model, so it waits for a fraction of a second; bulk work then resumes at
+that layer. Both queues are bounded: further calls are refused at once, because an unbounded queue would turn a burst of
+calls into minutes of waiting. A call whose caller has gone leaves its queue.
 """
 
 import threading
@@ -14,20 +15,28 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 
-from embedding.errors import EmbeddingServiceError
+from embedding.errors import EmbeddingError, EmbeddingServiceError
 from embedding.interface import Embedder, Embeddings, concatenate_embeddings
-from search_api.http.errors import EmbeddingServiceUnavailableError, OverloadedError
+from embedding.service.client import ModelFailedError, RequestRefusedError, RequestTimeoutError
+from search_api.embeddings.circuit_breaker import CircuitBreaker
+from search_api.http.caller import unless_caller_leaves
+from search_api.http.errors import OverloadedError
 
 QUERY_BATCH_SIZE = 16
 """Maximum number of queries in a batch; the first query of a larger one would wait too long for the last."""
 BATCH_WINDOW_SECONDS = 0.002
 """Maximum wait for a batch as large as the previous one: a busy client sends its next query when it has an answer.
 After a batch of one query there is no wait."""
+QUERY_SECONDS = 10.0
+"""How long a search waits for an embedding service: for its place in the queue, connecting, retries and the answer."""
 PAUSE_FACTOR = 2
 """Maximum pause of bulk work, as a multiple of the time it computed since its last pause. So bulk work makes progress
 even if queries never stop."""
 MAX_PAUSE_SECONDS = 0.2
 """Maximum pause of bulk work in seconds before a layer of the model."""
+BULK_PASS_SIZE = 64
+"""Number of documents of one bulk call that are computed before another call has its turn: the most that `POST /embed`
+accepts by default, so a large call costs the others as much as a small one."""
 
 
 @contextmanager
@@ -51,11 +60,13 @@ class ModelQueue:
     Args:
         model: Returns the model; called before every batch.
         queue_limit: Maximum number of calls that may wait in each of the two queues, in addition to the running call.
+        breaker: Refuses calls while the embedding service is known to be away.
     """
 
-    def __init__(self, model: Callable[[], Embedder], queue_limit: int) -> None:
+    def __init__(self, model: Callable[[], Embedder], queue_limit: int, breaker: CircuitBreaker | None = None) -> None:
         self._model = model
-        self._query_slots = threading.Semaphore(queue_limit + 1)
+        self._breaker = breaker or CircuitBreaker()
+        self.query_slots = threading.Semaphore(queue_limit + 1)
         self._bulk_slots = threading.Semaphore(queue_limit + 1)
         self._queries: deque[_QueryCall] = deque()
         self._bulk_calls: set[Future[Embeddings]] = set()
@@ -69,9 +80,9 @@ class ModelQueue:
 
     @property
     def waiting_queries(self) -> int:
-        """Number of query calls that wait for a batch."""
+        """Number of queries that wait for a batch."""
         with self._changed:
-            return len(self._queries)
+            return sum(not call.result.cancelled() for call in self._queries)
 
     @property
     def waiting_bulk_calls(self) -> int:
@@ -89,32 +100,46 @@ class ModelQueue:
 
         Raises:
             OverloadedError: The queue is full, or the app is stopping.
-            EmbeddingServiceUnavailableError: There is no model.
+            EmbeddingServiceUnavailableError: There is no model, or its service is known to be away.
             EmbeddingError: The model failed.
         """
-        with take_slot(self._query_slots):
-            parts = [self._embed_one_batch(texts[:QUERY_BATCH_SIZE])]
-            for start in range(QUERY_BATCH_SIZE, len(texts), QUERY_BATCH_SIZE):
-                if self._is_bulk_stopped:
+        self._breaker.check()
+        with take_slot(self.query_slots):
+            parts: list[Embeddings] = []
+            for start in range(0, len(texts), QUERY_BATCH_SIZE):
+                if self._is_bulk_stopped and parts:
                     raise _stopping()
-                parts.append(self._embed_one_batch(texts[start : start + QUERY_BATCH_SIZE]))
-            return concatenate_embeddings(parts, parts[0].vectors.shape[1])
+                parts += self._embed_one_batch(texts[start : start + QUERY_BATCH_SIZE])
+            return concatenate_embeddings(parts, parts[0].vectors.shape[1] if parts else self._model().dimensions)
+
+    def submit_queries(self, texts: Sequence[str]) -> list[Future[Embeddings]]:
+        """Append queries to the queue, for a caller that holds one of the `query_slots`.
+
+        Returns:
+            One result per text. A text whose result is cancelled before its batch begins is not computed.
+
+        Raises:
+            OverloadedError: The app is stopping.
+        """
+        calls = [_QueryCall(text) for text in texts]
+        with self._changed:
+            if self._is_closed:
+                raise _stopping()
+            self._queries.extend(calls)
+            self._changed.notify_all()
+        return [call.result for call in calls]
 
     def embed_documents(self, texts: Sequence[str]) -> Embeddings:
-        """The vectors of documents, computed while no query waits; errors as `embed_queries`."""
+        """The vectors of documents, computed while no query waits; errors as `embed_queries`.
+
+        Calls take turns: one with many documents is computed in passes, with passes of the others in between. If a
+        query finds that the embedding service is away, they end before their next request to it.
+        """
+        self._breaker.check()
         with take_slot(self._bulk_slots):
-            with self._changed:
-                if self._is_bulk_stopped:
-                    raise _stopping()
-                call = self._bulk.submit(lambda: self._model().embed_documents(texts, pause=self._yield_to_queries))
-                self._bulk_calls.add(call)
-            try:
-                return call.result()
-            except CancelledError:
-                raise _stopping() from None
-            finally:
-                with self._changed:
-                    self._bulk_calls.discard(call)
+            starts = range(0, max(len(texts), 1), BULK_PASS_SIZE)
+            parts = [self._embed_one_pass(texts[start : start + BULK_PASS_SIZE]) for start in starts]
+            return concatenate_embeddings(parts, parts[0].vectors.shape[1])
 
     def stop_bulk(self) -> None:
         """Stop bulk work before its next layer, and calls with many queries before their next batch; they fail."""
@@ -132,14 +157,48 @@ class ModelQueue:
         self._query_thread.join()
         self._bulk.shutdown()
 
-    def _embed_one_batch(self, texts: Sequence[str]) -> Embeddings:
-        call = _QueryCall(texts)
+    def _embed_one_pass(self, texts: Sequence[str]) -> Embeddings:
+        has_left = threading.Event()
+
+        def compute() -> Embeddings:
+            return self._model().embed_documents(texts, pause=pause)
+
+        def pause() -> None:
+            if has_left.is_set():
+                raise CancelledError
+            self._breaker.check()
+            self._yield_to_queries()
+
+        def leave() -> None:
+            has_left.set()
+            call.cancel()
+
         with self._changed:
-            if self._is_closed:
+            if self._is_bulk_stopped:
                 raise _stopping()
-            self._queries.append(call)
-            self._changed.notify_all()
-        return call.result.result()
+            call = self._bulk.submit(compute)
+            self._bulk_calls.add(call)
+        try:
+            with unless_caller_leaves(leave):
+                return call.result()
+        except CancelledError:
+            raise _stopping() from None
+        finally:
+            with self._changed:
+                self._bulk_calls.discard(call)
+
+    def _embed_one_batch(self, texts: Sequence[str]) -> list[Embeddings]:
+        results = self.submit_queries(texts)
+
+        def leave() -> None:
+            for result in results:
+                result.cancel()
+
+        try:
+            with unless_caller_leaves(leave):
+                return [result.result() for result in results]
+        finally:
+            leave()  # if one has failed, nobody waits for the others
 
     # On the threads that compute bulk work
 
@@ -175,68 +234,83 @@ class ModelQueue:
                 if self._is_closed:
                     break
                 batch = self._take_batch()
-                self._is_computing_queries = True
-            self._embed_batch(batch)
+                self._is_computing_queries = bool(batch)
+            if batch:
+                self._embed_batch(batch)
         for call in self._queries:
-            call.result.set_exception(_stopping())
+            if call.result.set_running_or_notify_cancel():
+                call.result.set_exception(_stopping())
 
     def _has_queries(self, number: int) -> bool:
         return self._is_closed or len(self._queries) >= number
 
     def _take_batch(self) -> "list[_QueryCall]":
-        """Remove the first calls from the queue, as many as fit into a batch."""
-        batch = [self._queries.popleft()]
-        room = QUERY_BATCH_SIZE - len(batch[0].texts)
-        while self._queries and len(self._queries[0].texts) <= room:
-            batch.append(self._queries.popleft())
-            room -= len(batch[-1].texts)
+        """Remove the first calls from the queue, as many as fit into a batch, and those whose callers have gone."""
+        batch: list[_QueryCall] = []
+        while self._queries and len(batch) < QUERY_BATCH_SIZE:
+            call = self._queries.popleft()
+            if call.result.set_running_or_notify_cancel():
+                batch.append(call)
         return batch
 
     def _embed_batch(self, calls: Sequence["_QueryCall"]) -> None:
-        """Compute the calls together. If that fails, compute each alone, so that one bad text fails only its call.
+        """Compute the queries together. If the model refuses them, compute each alone, so that a bad one fails alone.
 
-        If the embedding service failed or there is no model, all calls fail at once.
+        If the embedding service cannot be reached, or there is no model, all fail at once. So do those for which there
+        is no time after QUERY_SECONDS.
         """
+        deadline = time.monotonic() + QUERY_SECONDS
         try:
-            results = self._compute([call.texts for call in calls])
+            results = self._compute([call.text for call in calls])
         except Exception as error:  # noqa: BLE001 - the callers raise it
-            if len(calls) == 1 or isinstance(error, (EmbeddingServiceError, EmbeddingServiceUnavailableError)):
-                for call in calls:
-                    call.result.set_exception(error)
-            else:
-                for call in calls:
+            repeats = len(calls) > 1 and is_about_texts(error)
+            for call in calls:
+                if repeats and time.monotonic() < deadline:
                     self._embed_batch([call])
+                else:
+                    call.result.set_exception(error)
             return
         for call, result in zip(calls, results, strict=True):
             call.result.set_result(result)
 
-    def _compute(self, calls: Sequence[Sequence[str]]) -> list[Embeddings]:
-        """Embed the texts of several calls at once; one result per call."""
+    def _compute(self, texts: Sequence[str]) -> list[Embeddings]:
+        """Embed the queries at once; one result per text."""
         model = self._model()
-        together = model.embed_queries([text for texts in calls for text in texts])
+        with self._breaker.attempt():
+            together = model.embed_queries(texts)
         results = []
-        start = 0
-        for texts in calls:
-            end = start + len(texts)
-            counts, whole = together.token_counts[start:end], together.whole_token_counts
+        for index, used in enumerate(together.token_counts):
+            whole = together.whole_token_counts
             if whole is not None:
-                whole = whole[start:end]
-                truncated = sum(all_tokens > used for all_tokens, used in zip(whole, counts, strict=True))
+                truncated = whole[index] > used
             else:
                 # The model reports only how many texts of the batch it truncated. Those have max_tokens tokens; an
                 # untruncated text of exactly max_tokens tokens is counted too.
-                truncated = sum(count >= model.max_tokens for count in counts) if together.truncated else 0
-            results.append(Embeddings(together.vectors[start:end], counts, truncated, whole))
-            start = end
+                truncated = bool(together.truncated) and used >= model.max_tokens
+            results.append(
+                Embeddings(
+                    together.vectors[index : index + 1],
+                    (used,),
+                    int(truncated),
+                    None if whole is None else (whole[index],),
+                )
+            )
         return results
 
 
 class _QueryCall:
-    """Queries that are computed in one batch: all of a call, or a part of them."""
+    """A query in the queue, and its future result."""
 
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.texts = texts
+    def __init__(self, text: str) -> None:
+        self.text = text
         self.result: Future[Embeddings] = Future()
+
+
+def is_about_texts(error: Exception) -> bool:
+    """Whether an error may be about one text of a batch, and not about the service or its connection."""
+    if isinstance(error, EmbeddingServiceError):
+        return isinstance(error, (RequestRefusedError, ModelFailedError)) and not isinstance(error, RequestTimeoutError)
+    return isinstance(error, EmbeddingError)
 
 
 def _stopping() -> OverloadedError:

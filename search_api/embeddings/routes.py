@@ -4,12 +4,13 @@ Texts are embedded as documents, in the queue for bulk work, unless an OpenAI-co
 """
 
 import base64
+from typing import Annotated
 
 import numpy as np
-from fastapi import APIRouter, Response, Security
+from fastapi import APIRouter, Path, Response, Security
 
+from embedding.interface import Embedder
 from embedding.vectors import Vectors
-from models.text import quoted
 from search_api.embeddings.schemas import (
     EmbeddingItem,
     EmbeddingsRequest,
@@ -21,14 +22,18 @@ from search_api.embeddings.schemas import (
     Usage,
 )
 from search_api.http import errors
-from search_api.http.auth import bearer_token, token_header
+from search_api.http.auth import token_header
 from search_api.http.dependencies import AppModelServices
 from search_api.http.error_responses import GUARDED_RESPONSES, openapi_responses
-from search_api.http.errors import InvalidRequestError, ModelNotFoundError, check_at_most
+from search_api.http.errors import InvalidRequestError, ModelNotFoundError, check_at_most, check_model
 from search_api.http.json_route import JsonRoute
 
 MIN_DIMENSIONS = 32
 """The model card allows 32 to 1024 (huggingface.co/Qwen/Qwen3-Embedding-0.6B)."""
+
+ModelName = Annotated[
+    str, Path(description="EMBEDDING_MODEL_NAME; a prefix such as `Qwen/` and capitals do not matter.")
+]
 
 router = APIRouter(
     tags=["embedding"], dependencies=[Security(token_header)], responses=GUARDED_RESPONSES, route_class=JsonRoute
@@ -36,7 +41,7 @@ router = APIRouter(
 openai_router = APIRouter(
     prefix="/v1",
     tags=["openai"],
-    dependencies=[Security(token_header), Security(bearer_token)],
+    dependencies=[Security(token_header)],
     responses=GUARDED_RESPONSES,
     route_class=JsonRoute,
 )
@@ -70,10 +75,10 @@ def embed_texts(request: EmbedRequest, services: AppModelServices) -> EmbedRespo
 )
 def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) -> Response:
     """Embed texts for OpenAI clients: `OpenAI(base_url="http://…/v1", api_key=INTERNAL_TOKEN)`."""
-    check_at_most(services.settings.embed_max_texts, len(request.input), "input")
+    check_at_most(services.settings.openai_max_texts, len(request.input), "input")
     service, model = services.embedding, services.embedding.model
-    if request.model and request.model != model.name:
-        raise ModelNotFoundError(f"There is no model {quoted(request.model)}; the available model is {model.name}")
+    if request.model:
+        check_model(request.model, model.name)
     _check_dimensions(request.dimensions, model.dimensions)
     is_query = request.input_type == "query"
     embeddings = (service.embed_queries if is_query else service.embed_documents)(request.input)
@@ -100,9 +105,23 @@ def create_embeddings(request: EmbeddingsRequest, services: AppModelServices) ->
 )
 def list_models(services: AppModelServices) -> ModelList:
     """The name of the model, and its signature: vectors can be compared if their models have the same signature."""
+    return ModelList(data=[_listed(services.embedding.model)])
+
+
+@openai_router.get(
+    "/models/{model_name:path}",
+    summary="One model (OpenAI-compatible)",
+    responses=openapi_responses(ModelNotFoundError, errors.EmbeddingServiceUnavailableError),
+)
+def get_model(model_name: ModelName, services: AppModelServices) -> Model:
+    """The same entry as in the list, if it is the model of this name."""
     model = services.embedding.model
-    entry = Model(id=model.name, signature=model.signature, dimensions=model.dimensions, max_tokens=model.max_tokens)
-    return ModelList(data=[entry])
+    check_model(model_name, model.name)
+    return _listed(model)
+
+
+def _listed(model: Embedder) -> Model:
+    return Model(id=model.name, signature=model.signature, dimensions=model.dimensions, max_tokens=model.max_tokens)
 
 
 def _check_dimensions(requested: int | None, available: int) -> None:

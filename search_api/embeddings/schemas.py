@@ -6,10 +6,11 @@ OpenAI's API does not have are for this product's clients; other clients ignore 
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, StrictInt, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FailFast, Field, WithJsonSchema
+from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from search_api.http.request_body import RequestBody, Text, require_unicode
+from search_api.http.request_body import Integer, RequestBody, Text, require_unicode
 
 
 class EmbedRequest(RequestBody):
@@ -52,7 +53,9 @@ def _as_list(value: object) -> object:
     if isinstance(first, int | list):
         raise PydanticCustomError(
             "tokens",
-            "must be a text or a list of texts; token ids are not supported, so configure your client to send texts",
+            "must be a text or a list of texts; token ids are not supported, because they are of another model's "
+            "vocabulary. Let your client send texts: LangChain's OpenAIEmbeddings does with "
+            "check_embedding_ctx_length=False",
         )
     return value
 
@@ -65,17 +68,20 @@ class EmbeddingsRequest(RequestBody):
         FailFast(),
         BeforeValidator(_as_list),
         WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-    ] = Field(min_length=1, description="A text, or a list of at most EMBED_MAX_TEXTS (64).")
-    model: str | None = Field(None, description="EMBEDDING_MODEL_NAME; may be omitted.")
-    encoding_format: Literal["float", "base64"] = Field(
+    ] = Field(min_length=1, description="A text, or a list of at most OPENAI_MAX_TEXTS (2048).")
+    model: str | None = Field(
+        None,
+        description="EMBEDDING_MODEL_NAME; a prefix such as `Qwen/` and capitals do not matter. May be omitted.",
+    )
+    encoding_format: Literal["float", "base64"] | None = Field(
         "float", description="`base64`: little-endian 32-bit floats, a quarter of the size."
     )
-    dimensions: StrictInt | None = Field(
+    dimensions: Integer | None = Field(
         None,
         description="Number of elements to keep of each vector, from the first, scaled to unit length: at least 32, or "
         "all if the model has fewer. Only useful with models trained for it (Matryoshka), like Qwen3-Embedding.",
     )
-    input_type: Literal["document", "query"] = Field(
+    input_type: Literal["document", "query"] | None = Field(
         "document", description="`query` adds the query prompt of the model to each text. Not part of OpenAI's API."
     )
     user: str | None = Field(None, description="Ignored.")
@@ -94,7 +100,7 @@ class EmbeddingItem(BaseModel):
 
 
 class Usage(BaseModel):
-    """Tokens that the model processed; both counts are the same."""
+    """Tokens that the model processed, including prompts and special tokens; both counts are the same."""
 
     prompt_tokens: int
     total_tokens: int
@@ -138,8 +144,19 @@ class EmbeddingsResponse(BaseModel):
     )
 
 
+_MODEL: JsonDict = {
+    "id": "qwen3-embedding-0.6b",
+    "object": "model",
+    "created": 0,
+    "owned_by": "course-search",
+    "signature": "0123456789abcdef",
+    "dimensions": 1024,
+    "max_tokens": 512,
+}
+
+
 class Model(BaseModel):
-    """The model. The fields after `owned_by` are not part of OpenAI's API."""
+    """The embedding model. The fields after `owned_by` are not part of OpenAI's API."""
 
     id: str = Field(description="EMBEDDING_MODEL_NAME.")
     object: Literal["model"] = "model"
@@ -149,30 +166,13 @@ class Model(BaseModel):
     dimensions: int
     max_tokens: int = Field(description="Texts are truncated to this number of tokens.")
 
+    model_config = ConfigDict(json_schema_extra={"examples": [_MODEL]})
+
 
 class ModelList(BaseModel):
-    """A list with the one available model."""
+    """A list with the embedding model. The rerank model is not listed: clients choose an embedding model from it."""
 
     object: Literal["list"] = "list"
     data: list[Model]
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "object": "list",
-                    "data": [
-                        {
-                            "id": "qwen3-embedding-0.6b",
-                            "object": "model",
-                            "created": 0,
-                            "owned_by": "course-search",
-                            "signature": "0123456789abcdef",
-                            "dimensions": 1024,
-                            "max_tokens": 512,
-                        }
-                    ],
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [{"object": "list", "data": [_MODEL]}]})

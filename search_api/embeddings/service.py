@@ -7,21 +7,25 @@ is tried again when it is needed.
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import NamedTuple
 
-from embedding.errors import EmbeddingError, EmbeddingServiceError
+from embedding.errors import EmbeddingError, EmbeddingServiceError, EmbeddingServiceUnreachableError
 from embedding.interface import Embedder, Embeddings
 from embedding.service.remote_embedder import RemoteEmbedder
 from embedding.vectors import Vectors
 from retrieval.cache import InstanceCache
-from search_api.embeddings.model_queue import ModelQueue, take_slot
+from search_api.embeddings.circuit_breaker import CircuitBreaker
+from search_api.embeddings.model_queue import QUERY_SECONDS, ModelQueue, is_about_texts, take_slot
+from search_api.http.caller import unless_caller_leaves
 from search_api.http.errors import EmbeddingServiceUnavailableError
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
-"""Time after a failed connection before the next attempt, because each may take seconds."""
 _KEY = "embedding"
 
 
@@ -44,6 +48,10 @@ class QueryKey(NamedTuple):
     model_signature: str
     text: str
 
+    def __repr__(self) -> str:
+        """Without the text, because logs show it: a hash that differs from process to process tells keys apart."""
+        return f"query {hash(self) & 0xFFFFFFFF:08x}"
+
 
 class EmbeddingService:
     """Shares the embedding model between threads. Calls wait in a queue, queries before bulk calls.
@@ -65,15 +73,15 @@ class EmbeddingService:
         self._load_model = load
         self._models = models
         self._queries = queries
-        self._query_slots = threading.Semaphore(queue_limit + 1)
         self._embedder: Embedder | None = None
-        self._failed_at = 0.0
-        self._failure: EmbeddingError | None = None
+        self._breaker = CircuitBreaker()
+        self._shared: dict[QueryKey, _SharedQuery] = {}
+        self._sharing = threading.RLock()
         try:
             self._models.get(_KEY, self._load)
         except EmbeddingError as error:
             logger.error("The embedding model is not available: %s", error)
-        self._queue = ModelQueue(self._use_model, queue_limit)
+        self._queue = ModelQueue(self._use_model, queue_limit, self._breaker)
 
     @property
     def model(self) -> Embedder:
@@ -86,10 +94,8 @@ class EmbeddingService:
 
     def _use_model(self) -> Embedder:
         """The model for a computation, which the cache counts. Raises the same errors as `model`."""
-        if self._failure is not None:
-            may_pass = isinstance(self._failure, EmbeddingServiceError)
-            if not may_pass or time.monotonic() - self._failed_at <= RETRY_SECONDS:
-                raise EmbeddingServiceUnavailableError(str(self._failure))
+        if self._embedder is None:
+            self._breaker.check()
         try:
             return self._models.get(_KEY, self._load)
         except EmbeddingError as error:
@@ -120,14 +126,47 @@ class EmbeddingService:
         """The vectors of queries, with the model's query prompt; errors as `embed_documents`."""
         return self._queue.embed_queries(texts)
 
-    def embed_query(self, text: str) -> EmbeddedQuery:
-        """A query's vector and legibility, from the cache if it was embedded before; errors as `embed_documents`."""
-        known = self.known_query(text)
-        if known is not None:
-            return known
-        key = QueryKey(self.model.signature, text)
-        with take_slot(self._query_slots):  # also for calls that wait for the same query: each blocks a thread
-            return self._queries.get(key, lambda: self._embed_query(text))
+    def embedded_queries(self, texts: Sequence[str]) -> Mapping[str, EmbeddedQuery]:
+        """The queries of a search by text: from the cache, and those that are not there embedded at once.
+
+        Searches for the same query share its computation. If the model refuses some of the queries, they are left out.
+
+        Raises:
+            EmbeddingServiceUnavailableError: There is no model, or its service is known to be away.
+            EmbeddingServiceUnreachableError: The service does not answer within QUERY_SECONDS.
+            EmbeddingError: The model refuses all of the queries.
+            OverloadedError: The queue is full.
+            ClientDisconnect: The caller has gone.
+        """
+        embedded = {text: known for text in texts if (known := self.known_query(text)) is not None}
+        missing = [text for text in dict.fromkeys(texts) if text not in embedded]
+        if not missing:
+            return embedded
+        signature = self.model.signature
+        self._breaker.check()
+        remote = self._embedder if isinstance(self._embedder, RemoteEmbedder) else None
+        deadline = time.monotonic() + (QUERY_SECONDS if remote else threading.TIMEOUT_MAX)
+        refusal: EmbeddingError | None = None
+        # Also calls that wait for queries of others take a slot, because each blocks a thread.
+        with take_slot(self._queue.query_slots), self._join([QueryKey(signature, text) for text in missing]) as shared:
+            for query in shared:
+                try:
+                    embedded[query.key.text] = query.answer.result(max(0.0, deadline - time.monotonic()))
+                except TimeoutError:
+                    late = EmbeddingServiceUnreachableError(
+                        f"The embedding service at {remote and remote.url} did not answer within {QUERY_SECONDS:g} s"
+                    )
+                    self._breaker.open(late)
+                    raise late from None
+                except EmbeddingError as error:
+                    if not is_about_texts(error):
+                        raise
+                    refusal = refusal or error
+        if refusal is not None:
+            if not embedded:
+                raise refusal
+            logger.warning("A query of a search was left out: %s", refusal)
+        return embedded
 
     def known_query(self, text: str) -> EmbeddedQuery | None:
         """The same, if the query is in the cache; otherwise None. Never waits for the model."""
@@ -141,19 +180,82 @@ class EmbeddingService:
         """Stop the threads of the queue; waiting calls fail."""
         self._queue.close()
 
-    def _embed_query(self, text: str) -> EmbeddedQuery:
-        embedded = self._queue.embed_queries([text])
-        tokens = embedded.token_counts[0]
-        whole = embedded.whole_token_counts
-        return EmbeddedQuery(embedded.vectors[0], self.model.legibility(text), tokens, whole[0] if whole else tokens)
+    @contextmanager
+    def _join(self, keys: Sequence[QueryKey]) -> "Iterator[Sequence[_SharedQuery]]":
+        """Share the computation of queries with other callers, until the block ends or the caller leaves."""
+        caller = object()
+        shared: list[_SharedQuery] = []
+
+        def leave() -> None:
+            with self._sharing:
+                for query in shared:
+                    query.callers.discard(caller)
+                    if not query.callers and query.queued is not None:
+                        query.queued.cancel()
+
+        try:
+            with self._sharing:
+                for key in keys:
+                    shared.append(self._shared.get(key) or _SharedQuery(key, self._queries.peek(key)))
+                    shared[-1].callers.add(caller)
+                self._submit([query for query in shared if query.queued is None and not query.answer.done()])
+            with unless_caller_leaves(leave):
+                yield shared
+        finally:
+            leave()
+
+    def _submit(self, new: "Sequence[_SharedQuery]") -> None:
+        if not new:
+            return
+        results = self._queue.submit_queries([query.key.text for query in new])
+        for query, result in zip(new, results, strict=True):
+            self._shared[query.key], query.queued = query, result
+            result.add_done_callback(partial(self._finish, query))
+
+    def _finish(self, query: "_SharedQuery", result: "Future[Embeddings]") -> None:
+        """Pass the result on and cache it. Called by the thread that computed it, or that cancelled it."""
+        embedded, error = None, None
+        if not result.cancelled():
+            try:
+                embedded = self._embedded(query.key, result.result())
+            except Exception as failure:  # noqa: BLE001 - the callers raise it
+                error = failure
+        with self._sharing:  # the query is in the cache before others can no longer share it
+            if embedded is not None:
+                seconds = time.perf_counter() - query.started
+                query.context.run(self._queries.put, query.key, embedded, seconds)
+            del self._shared[query.key]
+        if embedded is not None:
+            query.answer.set_result(embedded)
+        elif error is not None:
+            query.answer.set_exception(error)
+        else:
+            query.answer.cancel()
+
+    def _embedded(self, key: QueryKey, embeddings: Embeddings) -> EmbeddedQuery:
+        if self.model.signature != key.model_signature:
+            raise EmbeddingServiceError("The model of the embedding service has changed meanwhile; try again")
+        tokens, whole = embeddings.token_counts[0], embeddings.whole_token_counts
+        legibility = self.model.legibility(key.text)
+        return EmbeddedQuery(embeddings.vectors[0], legibility, tokens, whole[0] if whole else tokens)
 
     def _load(self) -> Embedder:
         """Called by the cache, by one thread at a time."""
         if self._embedder is None:
-            try:
+            with self._breaker.attempt(EmbeddingError):
                 self._embedder = self._load_model()
-            except EmbeddingError as error:
-                self._failure, self._failed_at = error, time.monotonic()
-                raise
-            self._failure = None
         return self._embedder
+
+
+class _SharedQuery:
+    """A query that is being embedded, or was embedded meanwhile, and the callers that wait for it."""
+
+    def __init__(self, key: QueryKey, known: EmbeddedQuery | None) -> None:
+        self.key = key
+        self.callers: set[object] = set()
+        self.queued: Future[Embeddings] | None = None
+        self.answer: Future[EmbeddedQuery] = Future()
+        self.started = time.perf_counter()
+        self.context = copy_context()  # has the id of the request, for the log
+        if known is not None:
+            self.answer.set_result(known)

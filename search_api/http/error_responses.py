@@ -8,7 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import (
@@ -16,6 +16,8 @@ from pydantic import (
     Field,
 )
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.routing import Match
 
 from embedding.errors import EmbeddingError
 from embedding.vector_store.errors import VectorStoreError
@@ -42,6 +44,8 @@ _DEPENDENCY_ERRORS = (database.DatabaseUnavailableError, EmbeddingError, VectorS
 _FRAMEWORK_ERRORS: dict[int, type[ApiError]] = {
     error.status: error for error in (NotFoundError, MethodNotAllowedError, RequestTooLargeError)
 }
+CLIENT_GONE = 499
+"""Status, in the metrics only, of a request whose client has gone before its end. Nginx uses the same number."""
 _NOT_JSON = "The body is not valid JSON"
 
 
@@ -91,19 +95,36 @@ GUARDED_RESPONSES: dict[int | str, dict[str, Any]] = {
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """Register handlers that give every error response of the app the API's shape.
+    """Register handlers that give the answers to expected errors the API's shape.
 
-    The server logs unexpected exceptions with their traceback, because Starlette raises them again after the response.
+    For other exceptions, the app needs a `ServerErrorMiddleware` with the handler `answer_error`. It raises them again
+    after the answer, so the server logs them with their traceback.
     """
-    for raised in (ApiError, RequestValidationError, HTTPException, *_DEPENDENCY_ERRORS, Exception):
-        app.add_exception_handler(raised, _answer)
+    for raised in (ApiError, RequestValidationError, HTTPException, ClientDisconnect, *_DEPENDENCY_ERRORS):
+        app.add_exception_handler(raised, answer_error)
 
 
-async def _answer(request: Request, raised: Exception) -> JSONResponse:
+async def answer_error(request: Request, raised: Exception) -> Response:
+    """The answer to a request that failed with this exception."""
+    if isinstance(raised, ClientDisconnect) or isinstance(raised.__cause__, ClientDisconnect):
+        return Response(status_code=CLIENT_GONE)
     error = _api_error(raised)
     if error.status >= 500 and not isinstance(error, InternalError):
         logger.error("%s %s: %s", request.method, quoted(request.url.path), error)
-    return error_response(error, raised.headers if isinstance(raised, HTTPException) else None)
+    return error_response(error, {"Allow": _allowed_methods(request)} if error.status == 405 else None)
+
+
+def _allowed_methods(request: Request) -> str:
+    """The value of `Allow`: the methods of all routes of the path. Starlette names only those of the first."""
+    path = {key: request.scope[key] for key in ("type", "path", "root_path", "headers") if key in request.scope}
+    allowed = {
+        method
+        for method in ("DELETE", "GET", "PATCH", "POST", "PUT")
+        if any(route.matches({**path, "method": method})[0] is Match.FULL for route in request.app.routes)
+    }
+    if "GET" in allowed or not allowed:  # no route has the path of a static file
+        allowed |= {"GET", "HEAD"}
+    return ", ".join(sorted(allowed))
 
 
 def _api_error(raised: Exception) -> ApiError:
@@ -137,7 +158,13 @@ def _validation_message(error: RequestValidationError) -> str:
     problems = error.errors()
     if problems[0]["type"] == "json_invalid":
         return f"{_NOT_JSON}: {problems[0]['ctx']['error']} at character {problems[0]['loc'][-1]}"
-    return "; ".join(f"{_field(problem['loc'], error.body)}: {problem['msg']}" for problem in problems)
+    return "; ".join(f"{_field(_location(problem), error.body)}: {problem['msg']}" for problem in problems)
+
+
+def _location(problem: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Where the problem is; a validator of a whole structure tells where in it."""
+    path: str = problem.get("ctx", {}).get("path", "")
+    return (*problem["loc"], *filter(None, [path]))
 
 
 def _field(location: tuple[str | int, ...], body: object) -> str:

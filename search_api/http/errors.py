@@ -9,6 +9,9 @@ import inspect
 from collections.abc import Mapping
 from typing import ClassVar
 
+from embedding.model_names import is_same_model
+from models.text import quoted
+
 
 class ApiError(Exception):
     """Base class of all errors of the API."""
@@ -38,9 +41,22 @@ class EmbeddingNotReadyError(ApiError):
 
 
 class UnauthorizedError(ApiError):
-    """The header X-Internal-Token is missing or wrong."""
+    """The token is missing or wrong: send INTERNAL_TOKEN in the header X-Internal-Token, or as a bearer token."""
 
     status, code = 401, "unauthorized"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": 'Bearer realm="course-search"'}
+
+
+class CorsRefusedError(ApiError):
+    """The origin, method or a header of this cross-origin request is not allowed; CORS_ORIGINS names the origins."""
+
+    status, code = 403, "cors_refused"
+
+
+class HostNotAllowedError(ApiError):
+    """The request names a host, or comes from a page, that may not use /mcp; MCP_ALLOWED_HOSTS names those that may."""
+
+    status, code = 403, "host_not_allowed"
 
 
 class CourseNotFoundError(ApiError):
@@ -49,10 +65,26 @@ class CourseNotFoundError(ApiError):
     status, code = 404, "course_not_found"
 
 
+class ChunkNotFoundError(ApiError):
+    """The course has no chunk with this id, in the generation that is searched."""
+
+    status, code = 404, "chunk_not_found"
+
+
 class ModelNotFoundError(ApiError):
-    """No model has this name; GET /v1/models returns the available model."""
+    """No model has this name; the message names the available one."""
 
     status, code = 404, "model_not_found"
+
+
+def check_model(requested: str, available: str) -> None:
+    """Check that a request names the available model; a prefix such as `Qwen/` and capitals do not matter.
+
+    Raises:
+        ModelNotFoundError: It names another model.
+    """
+    if not is_same_model(requested, available):
+        raise ModelNotFoundError(f"There is no model {quoted(requested)}; the available model is {available}")
 
 
 class NotFoundError(ApiError):
@@ -62,7 +94,7 @@ class NotFoundError(ApiError):
 
 
 class MethodNotAllowedError(ApiError):
-    """The path does not support this method; the header Allow names the supported method."""
+    """The path does not support this method; the header Allow names the supported methods."""
 
     status, code = 405, "method_not_allowed"
 
@@ -71,6 +103,12 @@ class AlreadyRunningError(ApiError):
     """The course is being embedded now; it can be triggered again afterwards."""
 
     status, code = 409, "already_running"
+
+
+class QueryLogOffError(ApiError):
+    """Questions and feedback are not recorded here; QUERY_LOG=true switches that on."""
+
+    status, code = 409, "query_log_off"
 
 
 class RequestTooLargeError(ApiError):
@@ -120,7 +158,7 @@ class EmbeddingServiceUnavailableError(ApiError):
 
 
 class NotReadyError(ApiError):
-    """A dependency of the app is unavailable; `components` shows which (GET /readyz only)."""
+    """The app can answer nothing, because a dependency is unavailable; `components` shows which (GET /readyz only)."""
 
     status, code = 503, "not_ready"
 
@@ -130,6 +168,12 @@ class OverloadedError(ApiError):
 
     status, code = 503, "overloaded"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class RerankModelUnavailableError(ApiError):
+    """The rerank model is not available, or scored no document in time; the message says why."""
+
+    status, code = 503, "rerank_model_unavailable"
 
 
 class VectorStoreFailedError(ApiError):

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope
 
 from models.json_values import unique_keys
+from search_api.http.caller import set_caller
 
 
 class JsonRequest(Request):
@@ -41,6 +42,7 @@ class JsonRoute(APIRoute):
         handle_by_fastapi = super().get_route_handler()
 
         async def handle(request: Request) -> Response:
+            set_caller(request.receive)
             return await handle_by_fastapi(JsonRequest.of(request.scope, request.receive))
 
         return handle

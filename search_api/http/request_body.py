@@ -9,7 +9,9 @@ from typing import Annotated
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
+    StrictInt,
     WithJsonSchema,
     model_validator,
 )
@@ -37,6 +39,14 @@ Text = Annotated[
     AfterValidator(_require_not_blank),
     WithJsonSchema({"type": "string", "pattern": r"\S"}),
 ]
+
+
+def _as_integer(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+Integer = Annotated[StrictInt, BeforeValidator(_as_integer)]
+"""A JSON number without a fraction: `5`, and `5.0` as languages without integers write it."""
 
 
 class RequestBody(BaseModel):

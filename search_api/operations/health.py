@@ -1,10 +1,11 @@
 """Health probes.
 
-The liveness probe is `async`: it needs no thread, so it answers even while all threads are blocked.
+They need none of the threads that answer requests, so they answer even while all of these are blocked.
 """
 
-from collections.abc import Callable
-from typing import TypeVar
+import asyncio
+from collections.abc import Mapping
+from typing import Any
 
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
@@ -15,11 +16,10 @@ from models.database import DatabaseUnavailableError
 from search_api.http.dependencies import AppModelServices, AppServices
 from search_api.http.error_responses import error_body, openapi_responses
 from search_api.http.errors import ApiError, NotReadyError
+from search_api.operations.checks import CHECK_SECONDS, BoundedCheck
 from search_api.operations.schemas import (
     Alive,
     Component,
-    Components,
-    ModelComponents,
     ModelNotReadyResponse,
     ModelReadiness,
     NotReadyResponse,
@@ -27,8 +27,6 @@ from search_api.operations.schemas import (
 )
 
 _NOT_READY = openapi_responses(NotReadyError)[503]
-
-R = TypeVar("R", Readiness, ModelReadiness)
 
 liveness = APIRouter(tags=["health"])
 app_readiness = APIRouter(tags=["health"])
@@ -47,17 +45,13 @@ async def alive() -> Alive:
     responses={503: {**_NOT_READY, "model": NotReadyResponse}},
     response_model=Readiness,
 )
-def ready(services: AppServices) -> Readiness | JSONResponse:
-    """Check the course database, the vector store and the embedding model."""
-    return _answer(
-        Readiness(
-            components=Components(
-                catalogue=_state(services.courses.check),
-                vector_store=_state(services.vector_store.check),
-                model=_state(services.embedding.check),
-            )
-        )
-    )
+async def ready(services: AppServices) -> dict[str, Any] | JSONResponse:
+    """Check the course database, the vector store and the embedding model.
+
+    `degraded` also has the status 200: without the vector store, published courses are searched, and without the
+    model only with `method: "keyword"`. Only without the database nothing can be answered.
+    """
+    return await _answer(services.checks, required="catalogue")
 
 
 @model_readiness.get(
@@ -66,25 +60,27 @@ def ready(services: AppServices) -> Readiness | JSONResponse:
     responses={503: {**_NOT_READY, "model": ModelNotReadyResponse}},
     response_model=ModelReadiness,
 )
-def model_ready(services: AppModelServices) -> ModelReadiness | JSONResponse:
+async def model_ready(services: AppModelServices) -> dict[str, Any] | JSONResponse:
     """Check the embedding model."""
-    return _answer(ModelReadiness(components=ModelComponents(model=_state(services.embedding.check))))
+    return await _answer(services.checks, required="model")
 
 
-def _answer(readiness: R) -> R | JSONResponse:
-    states = readiness.components.model_dump()
-    failed = [f"{name}: {state['message']}" for name, state in states.items() if not state["ok"]]
-    if not failed:
-        return readiness
-    return JSONResponse(
-        error_body(NotReadyError("; ".join(failed))) | readiness.model_dump(),
-        NotReadyError.status,
-    )
+async def _answer(checks: Mapping[str, BoundedCheck], required: str) -> dict[str, Any] | JSONResponse:
+    """The state of all components, checked at the same time; 503 if the required one is not available."""
+    states = dict(zip(checks, await asyncio.gather(*map(_state, checks.values())), strict=True))
+    failed = [f"{name}: {state.message}" for name, state in states.items() if not state.ok]
+    components = {name: state.model_dump() for name, state in states.items()}
+    if states[required].ok:
+        return {"status": "degraded" if failed else "ready", "components": components}
+    error = error_body(NotReadyError("; ".join(failed)))
+    return JSONResponse({**error, "status": "not_ready", "components": components}, NotReadyError.status)
 
 
-def _state(check: Callable[[], object]) -> Component:
+async def _state(check: BoundedCheck) -> Component:
     try:
-        check()
+        await check.run()
+    except TimeoutError:
+        return Component(ok=False, message=f"It has not answered within {CHECK_SECONDS} s")
     except (DatabaseUnavailableError, EmbeddingError, VectorStoreError, ApiError) as error:
         return Component(ok=False, message=str(error))
     return Component(ok=True, message="")

@@ -1,4 +1,4 @@
-"""Prometheus metrics at `/metrics`: request durations and cache statistics.
+"""Prometheus metrics at `/metrics`: request durations, cache statistics and dropped questions.
 
 Each app has a separate registry instead of the default one of prometheus_client, which all apps of a process would
 share. Cache statistics are read from the caches on each request to `/metrics`.
@@ -17,6 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from retrieval.cache import InstanceCache
 from search_api.http.dependencies import AppModelServices
+from search_api.questions.service import QueryLog
+from search_api.services import Services
 
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 """Upper bounds in seconds: from a search with a cached query to a slow search on a CPU."""
@@ -53,8 +55,10 @@ def add_metrics(app: FastAPI) -> None:
 
     @app.get("/metrics", include_in_schema=False)
     def metrics(services: AppModelServices) -> Response:
-        caches = CacheCollector(services.caches)
-        return Response(generate_latest(registry) + generate_latest(caches), media_type=CONTENT_TYPE_LATEST)
+        texts = [generate_latest(registry), generate_latest(CacheCollector(services.caches))]
+        if isinstance(services, Services):
+            texts.append(generate_latest(DroppedQuestionCollector(services.questions)))
+        return Response(b"".join(texts), media_type=CONTENT_TYPE_LATEST)
 
 
 class RequestMetricsMiddleware:
@@ -100,3 +104,18 @@ class CacheCollector(Collector):
                 for name, figures in stats.items():
                     metric.add_metric([name], getattr(figures, field))
                 yield metric
+
+
+class DroppedQuestionCollector(Collector):
+    """How many questions and feedback could not be recorded, although QUERY_LOG is on."""
+
+    def __init__(self, questions: QueryLog) -> None:
+        self._questions = questions
+
+    def collect(self) -> Iterator[Metric]:
+        """The current number."""
+        yield CounterMetricFamily(
+            "course_search_questions_dropped",
+            "Questions and feedback that could not be written to the catalogue.",
+            value=self._questions.dropped,
+        )

@@ -1,6 +1,6 @@
 """Response bodies of the health routes."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -40,18 +40,26 @@ class Components(ModelComponents):
 class ModelReadiness(BaseModel):
     """The embedding app is ready."""
 
+    status: Literal["ready"]
     components: ModelComponents
 
 
 class Readiness(BaseModel):
-    """The search app is ready."""
+    """The search app can answer: everything (`ready`), or what needs no component that is away (`degraded`)."""
 
+    status: Literal["ready", "degraded"]
     components: Components
 
 
-class NotReadyResponse(ErrorResponse, Readiness):
+class NotReadyResponse(ErrorResponse):
     """The error and the state of each dependency."""
 
+    status: Literal["not_ready"]
+    components: Components
 
-class ModelNotReadyResponse(ErrorResponse, ModelReadiness):
+
+class ModelNotReadyResponse(ErrorResponse):
     """The error and the state of the model."""
+
+    status: Literal["not_ready"]
+    components: ModelComponents

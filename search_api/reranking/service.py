@@ -1,6 +1,6 @@
 """Shares the rerank model between threads: loaded on first use, one call at a time, with a time limit.
 
-A search has an order without reranking, so failures and timeouts are not errors: the result then contains the scores of
+A search has an order without reranking, so failures and timeouts raise nothing: the result then contains the scores of
 the first passages, as many as could be computed, and a reason. A forward pass cannot be interrupted. So a call starts
 with a single passage, and then computes batches that will end in time by the speed of the earlier ones.
 """
@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from retrieval.cache import InstanceCache, StillLoadingError
-from retrieval.reranker import Reranker, RerankerError, RerankerSettings
+from retrieval.reranker import QueryTooLongError, Reranker, RerankerError, RerankerSettings
+from search_api.http.errors import ApiError, InvalidRequestError, OverloadedError, RerankModelUnavailableError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ class Reranking:
     """Probability that each of the first documents answers the query, 0.0 to 1.0."""
     reason: str = ""
     """Why not all documents have a score; empty if all have one."""
+    error: type[ApiError] = RerankModelUnavailableError
+    """The error to answer with where an answer without any score is of no use."""
 
 
 class RerankService:
@@ -55,6 +58,8 @@ class RerankService:
         self._load_model = load
         self._cache = cache
         self._path = settings.reranker_model_path
+        self.model_name: str = self._path.resolve().name
+        """The name of the model: that of its directory."""
         self.top_n: int = settings.reranker_top_n  # number of hits that are reranked
         self._timeout = settings.reranker_timeout_seconds
         self._clock = clock
@@ -78,9 +83,10 @@ class RerankService:
         if not documents:
             return Reranking(())
         if not self._slots.acquire(blocking=False):
-            return Reranking((), "too many calls wait for the rerank model")
+            return Reranking((), "too many calls wait for the rerank model", OverloadedError)
         deadline = self._clock() + self._timeout
         scores: list[float] = []
+        kind: type[ApiError] = RerankModelUnavailableError
         try:
             self._require_no_recent_failure()
             model = self._cache.get(self._path, self._load, timeout_seconds=self._timeout)
@@ -90,17 +96,25 @@ class RerankService:
             reason = f"the rerank model is still loading after {self._timeout} s"
         except _NotAvailableError as error:
             reason = f"the rerank model is not available: {error}"
+        except _NotStartedError:
+            reason, kind = f"timeout after {self._timeout} s", OverloadedError
         except TimeoutError:
             reason = f"timeout after {self._timeout} s"
+        except QueryTooLongError as error:
+            reason, kind = str(error), InvalidRequestError
         except RerankerError as error:
-            logger.warning("A search was not reranked: %s", error)
+            logger.warning("Passages were not reranked: %s", error)
             reason = str(error)
         except Exception as error:
-            logger.exception("A search was not reranked")
+            logger.exception("Passages were not reranked")
             reason = f"the rerank model failed: {type(error).__name__}"
         finally:
             self._slots.release()
-        return Reranking(tuple(scores), reason)  # a copy: the model may still compute a batch
+        return Reranking(tuple(scores), reason, kind)  # a copy: the model may still compute a batch
+
+    def count_tokens(self, query: str, documents: Sequence[str]) -> int:
+        """Number of tokens that the model reads to score the documents; 0 if it was never loaded."""
+        return 0 if self._model is None else sum(self._model.token_counts(query, documents))
 
     def close(self) -> None:
         """Stop the running call after its current batch, and cancel waiting calls."""
@@ -113,13 +127,16 @@ class RerankService:
         """Append the scores of the first documents, as many as can be computed before the deadline.
 
         Raises:
-            TimeoutError: The model is still computing a batch, whose scores are too late.
+            TimeoutError: The model is still computing a batch, whose scores are too late; or, as `_NotStartedError`, it
+                is still busy with earlier calls.
         """
         call = self._worker.submit(self._compute, model, query, documents, deadline, scores)
         try:
             call.result(max(0.0, deadline - self._clock()))
-        finally:
-            call.cancel()  # has no effect on a call that has started
+        except TimeoutError:
+            if call.cancel():  # has no effect on a call that has started
+                raise _NotStartedError from None
+            raise
 
     def _compute(
         self, model: Reranker, query: str, documents: Sequence[str], deadline: float, scores: list[float]
@@ -155,6 +172,10 @@ class RerankService:
             logger.error("The rerank model is not available: %s", error)
             raise _NotAvailableError(self._failure) from error
         return self._model
+
+
+class _NotStartedError(TimeoutError):
+    """The model was busy with earlier calls until the deadline."""
 
 
 class _NotAvailableError(Exception):

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from retrieval.citations import LinkTemplate, citation, language
 from retrieval.fusion import Weights
 from retrieval.highlights import matches
 from retrieval.search import Explanation, Fusion, Hit, Method, SearchOptions, Thresholds
+from retrieval.selection import Group
 from retrieval.snapshots.snapshot import CourseSnapshot
-from search_api.search.schemas import MAX_COPIES, SearchRequest
+from search_api.search.schemas import MAX_COPIES, SearchRequest, up_to_of
 
 
 def options_of(request: SearchRequest) -> SearchOptions:
@@ -18,51 +20,87 @@ def options_of(request: SearchRequest) -> SearchOptions:
         fusion=Fusion(request.fusion),
         weights=Weights(weights.vector, weights.keyword) if weights else None,
         thresholds=Thresholds(thresholds.vector, thresholds.keyword),
-        filters=request.filters.model_dump(exclude_none=True) if request.filters else {},
+        filters=request.filters,
+        up_to=up_to_of(request.up_to, request.lecture_order),
     )
 
 
-def search_response(
-    hits: Sequence[Hit],
-    request: SearchRequest,
-    snapshot: CourseSnapshot,
-    *,
-    answerable: bool | None,
-    unknown_terms: Sequence[str],
-    generation: int,
-    stale: bool,
-    degraded: str | None,
-    query_cut: list[dict[str, Any]] | None,
-) -> dict[str, Any]:
-    """The response body, as `SearchResponse` documents it. Pydantic does not validate it again.
+def results(
+    hits: Sequence[Hit], request: SearchRequest, snapshot: CourseSnapshot, link_template: LinkTemplate | None
+) -> list[dict[str, Any]]:
+    """The results of an answer, as `SearchResult` documents them. Pydantic does not validate them again.
 
     Args:
         hits: Best first.
         request: Decides which optional fields are included.
         snapshot: The snapshot that was searched.
-        answerable: Whether the course seems to cover the query; None if that is not known.
-        unknown_terms: The words of the queries that the course never uses.
-        generation: The generation of the course.
-        stale: Whether something newer than these results exists, or is being made.
-        degraded: What is missing from the answer, and why; None if nothing is.
-        query_cut: The queries that were cut, as `QueryCut` documents them; None if none was.
+        link_template: Makes the links of the citations.
     """
-    results = [_result(hit, request, snapshot) for hit in hits]
+    return [_result(hit, request, snapshot, link_template) for hit in hits]
+
+
+def groups_of(groups: Sequence[Group], by: str, snapshot: CourseSnapshot) -> list[dict[str, Any]]:
+    """The groups of an answer, as `ResultGroup` documents them.
+
+    Args:
+        groups: Best first.
+        by: `course`, `lecture` or `section`.
+        snapshot: The snapshot that was searched.
+    """
+    listed = []
+    for row, places, count in groups:
+        cited = citation(snapshot.metadata(row), snapshot.info.course_id, None)
+        listed.append(
+            {
+                "course_id": cited["course_id"],
+                "lecture_id": cited["lecture_id"] if by != "course" else None,
+                "section_id": cited["section_id"] if by == "section" else None,
+                "title": cited[f"{by}_title"],
+                "results": places,
+                "count": count,
+            }
+        )
+    return listed
+
+
+def chunk_response(
+    row: int,
+    context: int,
+    snapshot: CourseSnapshot,
+    *,
+    generation: int,
+    stale: bool,
+    link_template: LinkTemplate | None,
+) -> dict[str, Any]:
+    """The response body, as `ChunkResponse` documents it.
+
+    Args:
+        row: The chunk.
+        context: Number of chunks before and after it, in its section.
+        snapshot: Contains the chunk.
+        generation: The generation of the course.
+        stale: Whether something newer exists, or is being made.
+        link_template: Makes the links of the citations.
+    """
+    passage = _passage(snapshot, row, link_template)
     return {
-        "results": results,
-        "answerable": answerable,
-        "unknown_terms": unknown_terms,
+        "chunk_id": snapshot.chunk_ids[row],
+        "course_id": snapshot.info.course_id,
+        **passage,
+        "language": language(passage["metadata"], passage["text"]),
         "generation": generation,
         "stale": stale,
-        "degraded": degraded,
-        "query_cut": query_cut,
+        "context": _neighbours(snapshot, row, context, link_template),
     }
 
 
-def _result(hit: Hit, request: SearchRequest, snapshot: CourseSnapshot) -> dict[str, Any]:
-    passage, explanation = _passage(snapshot, hit.row), hit.explanation
+def _result(
+    hit: Hit, request: SearchRequest, snapshot: CourseSnapshot, link_template: LinkTemplate | None
+) -> dict[str, Any]:
+    passage, explanation = _passage(snapshot, hit.row, link_template), hit.explanation
     return {
         **passage,
+        "language": language(passage["metadata"], passage["text"]),
         "score": hit.score,
         "relevance": hit.relevance,
         "matches": matches(passage["text"], explanation.words.marks) if explanation.bm25 else [],
@@ -70,20 +108,24 @@ def _result(hit: Hit, request: SearchRequest, snapshot: CourseSnapshot) -> dict[
         "copy_count": len(hit.copies),
         "near_copies": [snapshot.metadata(row) for row in hit.near_copies[:MAX_COPIES].tolist()],
         "near_copy_count": len(hit.near_copies),
-        "context": _neighbours(snapshot, hit.row, request.context) if request.context else None,
+        "context": _neighbours(snapshot, hit.row, request.context, link_template) if request.context else None,
         "explanation": _explanation(explanation) if request.explain else None,
     }
 
 
-def _passage(snapshot: CourseSnapshot, row: int) -> dict[str, Any]:
-    return {"text": snapshot.texts[row], "metadata": snapshot.metadata(row)}
+def _passage(snapshot: CourseSnapshot, row: int, link_template: LinkTemplate | None) -> dict[str, Any]:
+    metadata = snapshot.metadata(row)
+    cited = citation(metadata, snapshot.info.course_id, link_template)
+    return {"text": snapshot.texts[row], "metadata": metadata, "citation": cited}
 
 
-def _neighbours(snapshot: CourseSnapshot, row: int, distance: int) -> dict[str, Any]:
+def _neighbours(
+    snapshot: CourseSnapshot, row: int, distance: int, link_template: LinkTemplate | None
+) -> dict[str, Any]:
     before, after = snapshot.neighbours(row, distance)
     return {
-        "before": [_passage(snapshot, other) for other in before],
-        "after": [_passage(snapshot, other) for other in after],
+        "before": [_passage(snapshot, other, link_template) for other in before],
+        "after": [_passage(snapshot, other, link_template) for other in after],
     }
 
 

@@ -7,6 +7,7 @@ so errors are the same as on other routes.
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
+from search_api.http.caller import set_caller
 from search_api.http.json_route import JsonRequest, JsonRoute
 from search_api.search.schemas import SearchRequest
 
@@ -25,5 +26,6 @@ class FastSearchRoute(JsonRoute):
         except (ValueError, RecursionError, ClientDisconnect):
             await super().handle(scope, receive, send)
             return
+        set_caller(receive)
         response = await self.endpoint(scope["path_params"]["course_id"], search, scope["state"]["services"])
         await response(scope, receive, send)

@@ -1,4 +1,4 @@
-"""`POST /courses/{course_id}/search`."""
+"""`POST /courses/{course_id}/search`, and `POST /search` for several courses."""
 
 from fastapi import APIRouter, Response, Security
 from pydantic_core import to_json
@@ -9,8 +9,14 @@ from search_api.http.auth import token_header
 from search_api.http.dependencies import AppServices, CourseId
 from search_api.http.error_responses import GUARDED_RESPONSES, openapi_responses
 from search_api.http.errors import check_at_most
+from search_api.http.json_route import JsonRoute
 from search_api.search.fast_route import FastSearchRoute
-from search_api.search.schemas import SearchRequest, SearchResponse
+from search_api.search.schemas import (
+    CoursesSearchRequest,
+    CoursesSearchResponse,
+    SearchRequest,
+    SearchResponse,
+)
 
 router = APIRouter(
     dependencies=[Security(token_header)],
@@ -48,3 +54,28 @@ async def search_course(course_id: CourseId, request: SearchRequest, services: A
         answer = await run_in_threadpool(services.search.search, course_id, request)
     # FastAPI would validate the answer, which takes longer than the search.
     return Response(to_json(answer), media_type="application/json")
+
+
+several_router = APIRouter(dependencies=[Security(token_header)], responses=GUARDED_RESPONSES, route_class=JsonRoute)
+
+
+@several_router.post(
+    "/search",
+    tags=["search"],
+    summary="Search several courses",
+    response_model=CoursesSearchResponse,
+    responses=openapi_responses(
+        *errors.BODY_ERRORS,
+        errors.DatabaseUnavailableError,
+        errors.EmbeddingServiceUnavailableError,
+        errors.OverloadedError,
+    ),
+)
+def search_courses(request: CoursesSearchRequest, services: AppServices) -> Response:
+    """Return the chunks of several courses that match the query best, in one list.
+
+    A course that cannot be searched does not fail the others: `courses` has the state of each. The list is ordered by
+    relevance, which can be compared between courses.
+    """
+    check_at_most(services.settings.search_max_top_k, request.top_k, "top_k")
+    return Response(to_json(services.several_courses.search(request)), media_type="application/json")

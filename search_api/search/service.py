@@ -5,7 +5,7 @@ is searched in its snapshot (`retrieval.snapshots`), which `CourseSnapshots` ope
 last published generation answers, and the answer is `stale`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -13,17 +13,22 @@ from typing import Any
 from models.courses import PublishedCourse
 from models.tables import EmbeddingStatus
 from models.text import quoted
-from retrieval.diversity import CANDIDATES, diverse, without_repeats
+from retrieval.citations import LinkTemplate
+from retrieval.diversity import CANDIDATES
 from retrieval.query_terms import QueryTerms
 from retrieval.relevance import MIN_RELEVANCE, Calibration
-from retrieval.search import Hit, Method, Query, search_snapshot, terms_of
+from retrieval.search import Method, Query, Results, SearchOptions, search_snapshot, terms_of
+from retrieval.selection import select
 from retrieval.snapshots.snapshot import CourseSnapshot
 from search_api.courses.service import Courses
 from search_api.embeddings.service import EmbeddedQuery, EmbeddingService
-from search_api.http.errors import EmbeddingNotReadyError
+from search_api.http.errors import ChunkNotFoundError, EmbeddingNotReadyError
+from search_api.http.server_timing import phase
+from search_api.questions.service import QueryLog
 from search_api.reranking.service import RerankService
-from search_api.search.conversion import options_of, search_response
+from search_api.search.conversion import chunk_response, options_of, results
 from search_api.search.long_queries import FittedQuery, fitted, query_cuts
+from search_api.search.pages import Page, best_score, counted, grouped, not_applicable_as_api_error, page_of
 from search_api.search.schemas import SearchRequest
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
 
@@ -33,7 +38,7 @@ threads costs the other requests."""
 SHORT_QUERY = 200
 """Up to this number of characters, all phrasings together, so does the analysis of a query. The words of a long
 one may take 0.1 s, because near terms are sought for each that the course does not have."""
-_ATTEMPTS = 3
+ATTEMPTS = 3
 """Attempts of a search whose course is published while its snapshot is opened."""
 
 
@@ -45,9 +50,11 @@ class CourseSearch:
         snapshots: The snapshots of the courses.
         embedding: The embedding model.
         reranking: The rerank model.
+        questions: Records what is asked, if that is switched on.
         max_query_chars: The part of a query that is searched, in characters.
         serve_while_reembedding: Whether a course that is not `done` is searched in its last published generation.
         max_stale_seconds: For how long at most.
+        link_template: Makes the links of the citations.
     """
 
     def __init__(
@@ -57,17 +64,21 @@ class CourseSearch:
         snapshots: CourseSnapshots,
         embedding: EmbeddingService,
         reranking: RerankService,
+        questions: QueryLog,
         max_query_chars: int,
         serve_while_reembedding: bool,
         max_stale_seconds: float,
+        link_template: LinkTemplate | None,
     ) -> None:
         self._courses = courses
         self._snapshots = snapshots
         self._embedding = embedding
         self._reranking = reranking
+        self._questions = questions
         self._max_query_chars = max_query_chars
         self._serve_while_reembedding = serve_while_reembedding
         self._max_stale_seconds = max_stale_seconds
+        self._link_template = link_template
 
     def search(self, course_id: str, request: SearchRequest) -> dict[str, Any]:
         """The passages of the course that match the request best.
@@ -80,15 +91,55 @@ class CourseSearch:
             VectorStoreError: There is no snapshot, and the vector store failed.
             DatabaseUnavailableError: The catalogue is unavailable.
         """
-        for _ in range(_ATTEMPTS):
+
+        def answer(course: PublishedCourse, opened: OpenedSnapshot) -> dict[str, Any]:
+            return self._answer(course, opened, request, self._parts(request, opened), self._embedding.embedded_queries)
+
+        return self._questions.recorded(
+            course_id, request.query, self._in_snapshot(course_id, answer), offset=request.offset
+        )
+
+    def chunk(self, course_id: str, chunk_id: str, context: int) -> dict[str, Any]:
+        """A chunk of the generation that a search of the course would use, and its neighbours.
+
+        Raises:
+            ChunkNotFoundError: The generation has no chunk with this id.
+            CourseNotFoundError, EmbeddingNotReadyError, OverloadedError, VectorStoreError, DatabaseUnavailableError: As
+                for a search.
+        """
+
+        def answer(course: PublishedCourse, opened: OpenedSnapshot) -> dict[str, Any]:
+            row = opened.snapshot.row_of(chunk_id)
+            if row is None:
+                raise ChunkNotFoundError(
+                    f"Generation {opened.generation} of course {quoted(course_id)} has no chunk {quoted(chunk_id)}; "
+                    "search again"
+                )
+            return chunk_response(
+                row,
+                context,
+                opened.snapshot,
+                generation=opened.generation,
+                stale=is_stale(course, opened),
+                link_template=self._link_template,
+            )
+
+        return self._in_snapshot(course_id, answer)
+
+    def _in_snapshot(
+        self, course_id: str, answer: Callable[[PublishedCourse, OpenedSnapshot], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """What is answered from the snapshot of a course, which is opened again if it is replaced or damaged."""
+        for _ in range(ATTEMPTS):
             course = self._courses.published(course_id)
-            self._require_searchable(course)
+            self.require_searchable(course)
             try:
-                opened = self._snapshots.open(course)
+                with phase("open"):
+                    opened = self._snapshots.open(course)
             except PublishedMeanwhileError:
                 continue
             try:
-                return self._answer(course, opened, request, self._parts(request, opened), self._embedding.embed_query)
+                return answer(course, opened)
             except (IndexError, KeyError, TypeError, ValueError):
                 if not self._snapshots.discard_damaged(course):
                     raise
@@ -101,29 +152,38 @@ class CourseSearch:
             EmbeddingNotReadyError: The course cannot be searched now.
         """
         course = self._courses.published_at_once(course_id)
-        if course is None or request.rerank == "model" or sum(map(len, request.query)) > SHORT_QUERY:
+        scores_many = request.rerank == "model" or request.group_by or request.facets or request.offset
+        if course is None or scores_many or sum(map(len, request.query)) > SHORT_QUERY:
             return None
         opened = self._snapshots.opened(course)
         if opened is None or len(request.query) * opened.snapshot.cosines.size > SHORT_SEARCH:
             return None
-        self._require_searchable(course)
-        parts = self._parts(request, opened)
-        embedded: dict[str, EmbeddedQuery] = {}
-        if request.method != "keyword":
-            for part, words in parts:
-                text = words.corrected(part.text)
-                known = self._embedding.known_query(text)
-                if known is None:
-                    return None
-                embedded[text] = known
-        return self._answer(course, opened, request, parts, embedded.__getitem__)
+        self.require_searchable(course)
+        try:
+            parts = self._parts(request, opened)
+            embedded: dict[str, EmbeddedQuery] = {}
+            if request.method != "keyword":
+                for part, words in parts:
+                    text = words.corrected(part.text)
+                    known = self._embedding.known_query(text)
+                    if known is None:
+                        return None
+                    embedded[text] = known
+            answer = self._answer(course, opened, request, parts, lambda _: embedded)
+        except (IndexError, KeyError, TypeError, ValueError):
+            return None  # if the snapshot is damaged, `search` replaces it
+        return self._questions.recorded(course.id, request.query, answer, offset=request.offset)
+
+    def fitted(self, request: SearchRequest) -> list[FittedQuery]:
+        """What is searched of each phrasing."""
+        return [fitted(query, self._max_query_chars) for query in request.query]
 
     def _parts(self, request: SearchRequest, opened: OpenedSnapshot) -> list[tuple[FittedQuery, QueryTerms]]:
-        """What is searched of each phrasing, and the terms of the course for it."""
-        parts = [fitted(query, self._max_query_chars) for query in request.query]
+        """The same, and the terms of the course for it."""
+        parts = self.fitted(request)
         return [(part, terms_of(part.text, opened.snapshot)) for part in parts]
 
-    def _require_searchable(self, course: PublishedCourse) -> None:
+    def require_searchable(self, course: PublishedCourse) -> None:
         """Check that the course is published, and in the strict mode that it is `done`.
 
         Raises:
@@ -146,74 +206,137 @@ class CourseSearch:
         opened: OpenedSnapshot,
         request: SearchRequest,
         parts: Sequence[tuple[FittedQuery, QueryTerms]],
-        embed: Callable[[str], EmbeddedQuery],
+        embed: Callable[[Sequence[str]], Mapping[str, EmbeddedQuery]],
     ) -> dict[str, Any]:
         snapshot, options, degraded = opened.snapshot, options_of(request), []
-        is_stale = course.embedding_status != EmbeddingStatus.DONE or not opened.is_current
-        if options.method is not Method.KEYWORD and snapshot.info.model_signature != self._embedding.model.signature:
-            reason = (
-                f"{quoted(course.id)} was embedded with another model or other settings "
-                f"({snapshot.info.model_name or 'unknown'}; this app uses {self._embedding.model.name})"
-            )
-            if options.method is Method.VECTOR or not self._serve_while_reembedding:
-                raise EmbeddingNotReadyError(
-                    f"Course {reason}; trigger its embedding again, or start this app with the other model"
-                )
-            options, is_stale = options.by_keyword(), True
-            degraded.append(f"found by words only, because course {reason}")
+        stale = is_stale(course, opened)
+        other_model = self.other_model(course, snapshot, options)
+        if other_model:
+            options, stale = options.by_keyword(), True
+            degraded.append(other_model)
         by_vector = options.method is not Method.KEYWORD
-        embedded = {part.text: embed(words.corrected(part.text)) for part, words in parts} if by_vector else {}
-        queries = [_query(part.text, embedded.get(part.text), words) for part, words in parts]
-        limit = max(request.top_k, self._reranking.top_n) if request.rerank == "model" else request.top_k
-        if request.diversity and request.rerank != "model":
-            limit *= CANDIDATES
+        corrected = {part.text: words.corrected(part.text) for part, words in parts} if by_vector else {}
+        with phase("embed"):
+            vectors = embed([*corrected.values()]) if by_vector else {}
+        embedded = {text: vectors[read] for text, read in corrected.items() if read in vectors}
+        if len(embedded) < len(corrected):
+            degraded.append(f"{len(corrected) - len(embedded)} of {len(corrected)} queries could not be embedded")
+        queries = [
+            query_of(part.text, embedded.get(part.text), words)
+            for part, words in parts
+            if not by_vector or part.text in embedded
+        ]
         calibration = Calibration.parse(course.embedding_calibration, snapshot.info.model_signature)
         search = partial(search_snapshot, snapshot, queries, options, calibration=calibration)
-        found = without_repeats(snapshot, search, limit)
-        hits, least, best = found.hits, request.min_relevance, found.best_relevance
-        if least is not None:
-            hits = [hit for hit in hits if hit.relevance is None or hit.relevance >= least]
-        if request.rerank == "model":
-            hits = self._rerank(snapshot, hits, queries[0].text, degraded)
-        threshold = request.thresholds.score
-        if threshold is not None and not degraded:  # the scores of a degraded answer have another range
-            hits = [hit for hit in hits if hit.score >= threshold]
-        return search_response(
-            diverse(snapshot.cosines, hits, request.top_k, request.diversity),
-            request,
-            snapshot,
-            answerable=None if best is None else best >= (MIN_RELEVANCE if least is None else least),
-            unknown_terms=found.unknown_terms,
-            generation=opened.generation,
-            stale=is_stale,
-            degraded="; ".join(degraded) or None,
-            query_cut=query_cuts([part for part, _ in parts], embedded),
-        )
+        with not_applicable_as_api_error():
+            page = self._page(snapshot, search, request, queries[0].text, degraded)
+        best, least = page.found.best_relevance, request.min_relevance
+        return {
+            "results": results(page.hits, request, snapshot, self._link_template),
+            "answerable": None if best is None else best >= (MIN_RELEVANCE if least is None else least),
+            "unknown_terms": page.found.unknown_terms,
+            "generation": opened.generation,
+            "stale": stale,
+            "degraded": "; ".join(degraded) or None,
+            "query_cut": query_cuts([part for part, _ in parts], embedded),
+            "next_offset": page.next_offset,
+            "total": page.total,
+            "groups": page.groups,
+            "facets": page.facets,
+        }
 
-    def _rerank(self, snapshot: CourseSnapshot, hits: Sequence[Hit], query: str, degraded: list[str]) -> list[Hit]:
-        """The hits in the order of the rerank model for the first query; the others only help to find candidates.
+    def other_model(self, course: PublishedCourse, snapshot: CourseSnapshot, options: SearchOptions) -> str:
+        """Why the course can be searched by words only; empty if its vectors are of the model of this app.
 
-        If only the first hits could be scored, they stay before the others, whose scores continue below theirs.
+        Raises:
+            EmbeddingNotReadyError: Then it must not be searched.
         """
-        reranking = self._reranking.rerank(query, [snapshot.texts[hit.row] for hit in hits])
+        if options.method is Method.KEYWORD or snapshot.info.model_signature == self._embedding.model.signature:
+            return ""
+        reason = (
+            f"{quoted(course.id)} was embedded with another model or other settings "
+            f"({snapshot.info.model_name or 'unknown'}; this app uses {self._embedding.model.name})"
+        )
+        if options.method is Method.VECTOR or not self._serve_while_reembedding:
+            raise EmbeddingNotReadyError(
+                f"Course {reason}; trigger its embedding again, or start this app with the other model"
+            )
+        return f"found by words only, because course {reason}"
+
+    def _page(
+        self,
+        snapshot: CourseSnapshot,
+        search: Callable[[int], Results],
+        request: SearchRequest,
+        query: str,
+        degraded: list[str],
+    ) -> Page:
+        """What the answer shows of the hits, reranked for the query if the request asks for that."""
+        end, by_model = request.offset + request.top_k, request.rerank == "model"
+        window = self.window(request)
+        most = end * CANDIDATES if request.diversity and not by_model else end
+        counts = None
+        with phase("search"):
+            if request.group_by or request.facets:
+                found = search(max(1, len(snapshot)))
+                counts = counted(snapshot, found.ranked, request, best_score(found.ranked, request))
+                if request.group_by:
+                    return grouped(snapshot, found, counts, request)
+            selection = select(snapshot, search, max(window, most), request.min_relevance, offset=request.offset)
+        if by_model:
+            passages = [(snapshot.texts[hit.row], hit.score) for hit in selection.hits]
+            order = self.rerank(passages, window, query, degraded)
+            hits = [selection.hits[place]._replace(score=score) for place, score in order]
+            selection = selection._replace(hits=hits)
+        return page_of(snapshot, selection, request, counts, is_degraded=bool(degraded))
+
+    def window(self, request: SearchRequest) -> int:
+        """How many hits are reranked."""
+        return max(request.top_k, self._reranking.top_n) if request.rerank == "model" else 0
+
+    def rerank(
+        self, passages: Sequence[tuple[str, float]], window: int, query: str, degraded: list[str]
+    ) -> list[tuple[int, float]]:
+        """Order passages by the rerank model, the first `window` of them.
+
+        If only the first of these could be scored, they stay before the others, whose scores continue below theirs.
+
+        Args:
+            passages: Their texts and scores, best first.
+            window: How many of them are reranked.
+            query: The query.
+            degraded: What is missing is appended.
+
+        Returns:
+            The places of the passages in the new order, and their new scores.
+        """
+        texts = [text for text, _ in passages[:window]]
+        with phase("rerank"):
+            reranking = self._reranking.rerank(query, texts)
         count = len(reranking.scores)
-        if count < len(hits):
-            part = f"only the first {count} of {len(hits)} passages were reranked" if count else "not reranked"
+        if count < len(texts):
+            part = f"only the first {count} of {len(texts)} passages were reranked" if count else "not reranked"
             degraded.append(f"{part}: {reranking.reason}")
+        scores = [score for _, score in passages]
         if not count:
-            return list(hits)
-        scored = zip(hits[:count], reranking.scores, strict=True)
-        reranked = sorted((hit._replace(score=score) for hit, score in scored), key=lambda hit: -hit.score)
-        return [*reranked, *_scaled(hits[count:], reranked[-1].score)]
+            return list(enumerate(scores))
+        order = sorted(enumerate(reranking.scores), key=lambda scored: -scored[1])
+        return [*order, *enumerate(_scaled(scores[count:], order[-1][1]), count)]
 
 
-def _query(text: str, embedded: EmbeddedQuery | None, words: QueryTerms) -> Query:
+def is_stale(course: PublishedCourse, opened: OpenedSnapshot) -> bool:
+    """Whether something newer than the snapshot exists, or is being made."""
+    return course.embedding_status != EmbeddingStatus.DONE or not opened.is_current
+
+
+def query_of(text: str, embedded: EmbeddedQuery | None, words: QueryTerms) -> Query:
+    """A phrasing of the query; without a vector if it is searched by its words."""
     if embedded is None:
         return Query(text, None, words=words)
     return Query(text, embedded.vector, embedded.legibility, words)
 
 
-def _scaled(hits: Sequence[Hit], highest: float) -> list[Hit]:
-    """The hits with scores in the same proportion, but the first has the score `highest`; negative ones become 0."""
-    best = max(hits[0].score, 0.0) if hits else 0.0
-    return [hit._replace(score=highest * max(hit.score, 0.0) / best if best else 0.0) for hit in hits]
+def _scaled(scores: Sequence[float], highest: float) -> list[float]:
+    """Scores in the same proportion, but the first is `highest`; negative ones become 0."""
+    best = max(scores[0], 0.0) if scores else 0.0
+    return [highest * max(score, 0.0) / best if best else 0.0 for score in scores]

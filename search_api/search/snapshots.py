@@ -27,6 +27,7 @@ from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.snapshot import CourseSnapshot
 from retrieval.snapshots.store import SnapshotError, SnapshotStore, SnapshotStoreError, directory_name
 from search_api.courses.service import Courses
+from search_api.embeddings.model_queue import take_slot
 from search_api.http.errors import EmbeddingNotReadyError, OverloadedError
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,9 @@ PATIENCE_SECONDS = 20.0
 """How long a search waits for a snapshot that is built, if there is no older one."""
 SHORT_PATIENCE_SECONDS = 1.0
 """How long it waits before it uses an older one."""
+MAX_WAITING = 20
+"""Searches that may wait for Chroma at once: half of the threads of requests that need no model. If all of them waited
+for a Chroma that hangs, no thread would be left for courses whose snapshots are here."""
 PAUSE_SECONDS = 5.0
 """How long searches use the older one after that, without waiting or trying again."""
 FETCH_SECONDS = 5.0
@@ -76,6 +80,7 @@ class CourseSnapshots:
         vector_store: The collections.
         store: The files.
         cache: The open snapshots.
+        together: Those that only searches of several courses have opened.
         serve_older: Whether an older generation may answer while the published one cannot be had.
     """
 
@@ -86,16 +91,19 @@ class CourseSnapshots:
         vector_store: VectorStore,
         store: SnapshotStore,
         cache: InstanceCache[SnapshotKey, CourseSnapshot],
+        together: InstanceCache[SnapshotKey, CourseSnapshot],
         serve_older: bool,
     ) -> None:
         self._courses = courses
         self._vector_store = vector_store
         self._store = store
         self._cache = cache
+        self._together = together
         self._serve_older = serve_older
         self._building: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetched: dict[str, _Fetched] = {}
         self._pauses: dict[SnapshotKey, float] = {}
+        self._places = threading.Semaphore(MAX_WAITING)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="snapshots", daemon=True)
 
@@ -109,19 +117,19 @@ class CourseSnapshots:
 
         Raises:
             EmbeddingNotReadyError: There is no snapshot, and the collection is missing or being written.
-            OverloadedError: There is no snapshot, and building one takes long.
+            OverloadedError: There is no snapshot, and building one takes long, or too many searches wait for Chroma.
             VectorStoreError: There is no snapshot, and the vector store failed.
             DatabaseUnavailableError: The catalogue is unavailable.
             PublishedMeanwhileError: The row of the course has changed; read it again.
         """
-        opened = self.opened(course)
+        opened = self._open_file(course, self._cache)
         if opened is not None:
             return opened
         if time.monotonic() < self._pauses.get(_key(course), 0.0) and (older := self._older(course)) is not None:
             return older
         try:
-            return self._open(course, SHORT_PATIENCE_SECONDS)
-        except (StillLoadingError, EmbeddingNotReadyError, VectorStoreError) as error:
+            return self._build(course, SHORT_PATIENCE_SECONDS)
+        except (StillLoadingError, OverloadedError, EmbeddingNotReadyError, VectorStoreError) as error:
             self._require_unchanged(course)
             older = self._older(course)
             if older is not None:
@@ -130,21 +138,49 @@ class CourseSnapshots:
             if not isinstance(error, StillLoadingError):
                 raise
         try:
-            return self._open(course, PATIENCE_SECONDS)
+            return self._build(course, PATIENCE_SECONDS)
         except StillLoadingError as error:
             raise OverloadedError(f"Course {quoted(course.id)} is still being loaded; try again") from error
 
-    def discard_damaged(self, course: PublishedCourse) -> bool:
-        """Delete the snapshot of a course that cannot be searched, if its content has changed since it was written.
+    def open_together(self, course: PublishedCourse, patience_seconds: float) -> OpenedSnapshot:
+        """The same for a search of several courses, which open more snapshots than are kept for single ones.
+
+        An older generation answers at once if the published one has no file. If there is none either, it is built.
+
+        Args:
+            course: The course.
+            patience_seconds: How long to wait for a snapshot that has to be built.
 
         Raises:
-            SnapshotStoreError: The file cannot be read or deleted.
+            EmbeddingNotReadyError, OverloadedError, VectorStoreError, DatabaseUnavailableError,
+                PublishedMeanwhileError: As for `open`.
         """
-        published = CourseFingerprint.parse(course.embedding_fingerprint)
-        is_damaged = published is not None and self._store.verify_again(course.id, published)
-        if is_damaged:
-            self._cache.discard(_key(course))
-        return is_damaged
+        known = self.opened(course) or self._open_file(course, self._together) or self._older(course)
+        if known is not None:
+            return known
+        try:
+            if patience_seconds <= 0:  # it is not even begun: the thread of `start` builds it
+                raise StillLoadingError
+            return self._build(course, patience_seconds)
+        except StillLoadingError as error:
+            raise OverloadedError(f"Course {quoted(course.id)} is still being loaded; try again") from error
+
+    def discard_damaged(self, *courses: PublishedCourse) -> bool:
+        """Delete the snapshots of courses that cannot be searched, if their content has changed since it was written.
+
+        Returns:
+            Whether one was deleted.
+
+        Raises:
+            SnapshotStoreError: A file cannot be read or deleted.
+        """
+        published = [(course.id, CourseFingerprint.parse(course.embedding_fingerprint)) for course in courses]
+        damaged = [
+            fingerprint and self._store.verify_again(course_id, fingerprint) for course_id, fingerprint in published
+        ]
+        if any(damaged):
+            self._close_all()
+        return any(damaged)
 
     def build(self, course: PublishedCourse) -> CourseSnapshot:
         """Build the snapshot of a published course from its collection; errors as for `open`."""
@@ -204,11 +240,11 @@ class CourseSnapshots:
             next_at = self._fetch(course)
             held = key if next_at == math.inf else last and last.held
             if last is not None and last.held is not None and last.held != held:
-                self._cache.discard(last.held)  # otherwise a deleted file would stay mapped
+                self._discard(last.held)  # otherwise a deleted file would stay mapped
                 self._pauses.pop(last.held, None)
             self._fetched[course.id] = _Fetched(key, next_at, held)
         for course_id in self._fetched.keys() - courses.keys():  # deleted from the catalogue
-            self._cache.discard(self._fetched.pop(course_id).key)
+            self._discard(self._fetched.pop(course_id).key)
             self._store.delete(course_id)
         if is_first:
             known = {directory_name(course_id) for course_id in courses}
@@ -220,7 +256,7 @@ class CourseSnapshots:
     def verify(self) -> None:
         """Compare the files that were opened since the last call with their digests, and delete damaged ones."""
         if self._store.delete_damaged():
-            self._cache.clear_cache()
+            self._close_all()
             self._fetched.clear()
 
     def _fetch(self, course: PublishedCourse) -> float:
@@ -252,8 +288,31 @@ class CourseSnapshots:
             except Exception:
                 logger.exception("New snapshots could not be fetched")
 
-    def _open(self, course: PublishedCourse, patience_seconds: float) -> OpenedSnapshot:
-        snapshot = self._cache.get(_key(course), lambda: self.build(course), patience_seconds)
+    def _close_all(self) -> None:
+        self._cache.clear_cache()
+        self._together.clear_cache()
+
+    def _discard(self, key: SnapshotKey) -> None:
+        self._cache.discard(key)
+        self._together.discard(key)
+
+    def _open_file(
+        self, course: PublishedCourse, cache: InstanceCache[SnapshotKey, CourseSnapshot]
+    ) -> OpenedSnapshot | None:
+        """The snapshot of the published generation, if there is a file: never waits for Chroma."""
+        snapshot, published = cache.peek(_key(course)), CourseFingerprint.parse(course.embedding_fingerprint)
+        if snapshot is not None:
+            return OpenedSnapshot(snapshot, course.embedding_generation, is_current=True)
+        if published is None or self._store.find(course.id, published) is None:
+            return None
+        with suppress(SnapshotError):  # damaged
+            snapshot = cache.get(_key(course), lambda: self._store.open(course.id, published))
+            return OpenedSnapshot(snapshot, course.embedding_generation, is_current=True)
+        return None
+
+    def _build(self, course: PublishedCourse, patience_seconds: float) -> OpenedSnapshot:
+        with take_slot(self._places):
+            snapshot = self._cache.get(_key(course), lambda: self.build(course), patience_seconds)
         return OpenedSnapshot(snapshot, course.embedding_generation, is_current=True)
 
     def _older(self, course: PublishedCourse) -> OpenedSnapshot | None:

@@ -88,7 +88,8 @@ class StubEmbedder(Embedder):
 class StubCollection(CourseCollection):
     """A collection in memory. It can be made to fail."""
 
-    def __init__(self, signature: str, records: list[Record], cosines: list[float]) -> None:
+    def __init__(self, course_id: str, signature: str, records: list[Record], cosines: list[float]) -> None:
+        self.course_id = course_id
         self.signature = signature
         self.records = records
         self.vectors = np.array([(cosine, math.sqrt(1 - cosine**2), 0) for cosine in cosines], dtype=np.float32)
@@ -96,7 +97,7 @@ class StubCollection(CourseCollection):
 
     @property
     def info(self) -> CollectionInfo:
-        return CollectionInfo("", "stub-model", self.signature)
+        return CollectionInfo(self.course_id, "stub-model", self.signature)
 
     def count(self) -> int:
         return len(self.records)
@@ -165,7 +166,7 @@ class AppHarness:
             for n, text in enumerate(texts)
         ]
         cosines = [1 - n / 10 for n in range(len(texts))]
-        self.stub_store.by_course[course_id] = StubCollection(self.embedder.signature, records, cosines)
+        self.stub_store.by_course[course_id] = StubCollection(course_id, self.embedder.signature, records, cosines)
         return self.stub_store.by_course[course_id]
 
     @contextmanager

@@ -77,6 +77,20 @@ def test_openai_embeddings_accepts_or_rejects_any_body(app: TestClient, body: An
 
 
 @FUZZ
+@given(
+    body=st.fixed_dictionaries(
+        {"query": any_text | json_values, "documents": json_values | st.lists(any_text | json_values)},
+        optional={"top_n": json_values, "return_documents": json_values, "rank_fields": json_values},
+    )
+)
+def test_rerank_accepts_or_rejects_any_body(app: TestClient, body: Any) -> None:
+    headers = {"content-type": "application/json"}
+    response = app.post("/v1/rerank", content=json.dumps(body).encode(), headers=headers)
+    if response.status_code != 503:  # there is no model
+        assert_valid_answer(response)
+
+
+@FUZZ
 @given(content_type=content_types)
 def test_search_accepts_or_rejects_any_content_type(app: TestClient, content_type: bytes) -> None:
     headers = {b"content-type": content_type}

@@ -1,8 +1,10 @@
 """The app behind a real HTTP server: raw paths, chunked bodies, logged errors, clean start and stop."""
 
 import json
+import logging
 import re
 import socket
+import struct
 from collections.abc import Iterator
 
 import httpx
@@ -79,23 +81,71 @@ def test_chunked_body_within_the_limit_is_accepted(harness: AppHarness, url: str
     assert harness.embedder.embedded_texts == ["copper"]
 
 
-def test_client_that_disconnects_while_it_sends_the_body_is_no_error_of_the_app(
-    url: str, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("resets", [False, True], ids=["closes", "resets"])
+@pytest.mark.parametrize("path", ["/courses/c/search", "/embed", "/v1/embeddings"])
+def test_client_that_goes_while_it_sends_the_body_is_no_error_of_the_app(
+    url: str, path: str, resets: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO)
+    _send_and_go(url, f"POST {path}", b"{", length=99, resets=resets)
+    assert _statuses(url) == {"499"}
+    _require_no_complaint(caplog)
+
+
+@pytest.mark.parametrize("resets", [False, True], ids=["closes", "resets"])
+def test_client_that_goes_before_its_answer_is_no_error_of_the_app(
+    harness: AppHarness, url: str, resets: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    harness.add_searchable_course("c", "copper")
+    body = b'{"query": "copper"}'
+    with harness.embedder.blocked():
+        _send_and_go(url, "POST /courses/c/search", body, length=len(body), resets=resets, wait=harness)
+    _send_and_go(url, "GET /docs/static/swagger-ui-bundle.js", b"", length=0, resets=resets, read=100)
+    assert _statuses(url, 2) <= {"200", "499"}
+    _require_no_complaint(caplog)
+
+
+def _send_and_go(
+    url: str, request: str, body: bytes, *, length: int, resets: bool, read: int = 0, wait: AppHarness | None = None
+) -> None:
+    """Send a request, and close the connection without the rest of it, or without its answer.
+
+    Args:
+        url: The app.
+        request: Method and path.
+        body: The bytes of the body that are sent.
+        length: The announced length of the body.
+        resets: Close the connection by a reset, like a program that was killed.
+        read: Bytes of the answer to read before that.
+        wait: Close the connection only when the embedder of this app has the query.
+    """
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
-        connection.sendall(
-            b"POST /courses/c/search HTTP/1.1\r\nHost: x\r\n"
-            b"Content-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
-        )
-    counted = re.compile(r'duration_seconds_count\{.*search.*status="(\d+)"\}')
+        head = f"{request} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        connection.sendall(head.encode() + body)
+        connection.recv(read) if read else None
+        if wait:
+            wait_until(lambda: bool(wait.embedder.embedded_texts), LIMIT_SECONDS, lambda: "no query", every=0.01)
+        if resets:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def _statuses(url: str, number: int = 1) -> set[str]:
+    """The statuses of the requests but those to `/metrics`, when so many have been answered."""
+    counted = re.compile(r'duration_seconds_count\{route="(?!/metrics)[^"]*",status="(\d+)"\} (\d+)')
+
+    def counts() -> list[tuple[str, str]]:
+        return counted.findall(httpx.get(f"{url}/metrics").text)
+
     wait_until(
-        lambda: counted.search(httpx.get(f"{url}/metrics").text) is not None,
-        LIMIT_SECONDS,
-        lambda: httpx.get(f"{url}/metrics").text,
-        every=0.01,
+        lambda: sum(int(count) for _, count in counts()) == number, LIMIT_SECONDS, lambda: str(counts()), every=0.01
     )
-    assert counted.findall(httpx.get(f"{url}/metrics").text) == ["422"]
+    return {status for status, _ in counts()}
+
+
+def _require_no_complaint(caplog: pytest.LogCaptureFixture) -> None:
+    assert not [record.getMessage() for record in caplog.records if record.levelno > logging.INFO]
     assert "Traceback" not in caplog.text
 
 

@@ -48,14 +48,21 @@ async function start() {
 
 /** Writes the form's values to the URL and shows the result. */
 async function submit() {
-  const parameters = new URLSearchParams([...new FormData(form)].filter(([, value]) => value !== ""));
-  history.pushState(null, "", `?${parameters}`);
+  history.pushState(null, "", address([...new FormData(form)].filter(([, value]) => value !== "")));
   await show();
+}
+
+/** The URL with the form's values. The question is in the fragment, which is not sent to the server: so no log has it. */
+function address(values) {
+  const { q, ...others } = Object.fromEntries(values);
+  return `?${new URLSearchParams(others)}${q ? `#${new URLSearchParams({ q })}` : ""}`;
 }
 
 /** Fills in the form from the URL and shows the course and the search results. */
 async function show() {
-  const parameters = new URLSearchParams(location.search);
+  const sent = new URLSearchParams(location.search);
+  const parameters = new URLSearchParams([...sent, ...new URLSearchParams(location.hash.slice(1))]);
+  if (sent.has("q")) history.replaceState(null, "", address(parameters)); // a link may have the question there
   const id = parameters.get("course") ?? "";
   if (![...course.options].some((option) => option.value === id)) course.add(new Option(id, id));
   for (const field of form.elements) if (field.name) field.value = parameters.get(field.name) ?? "";

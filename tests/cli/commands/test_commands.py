@@ -44,7 +44,7 @@ def course_search(*arguments: str, **settings: str) -> subprocess.CompletedProce
 
 
 def test_help_imports_no_heavy_library_and_lists_the_commands() -> None:
-    code = "import sys; import cli.main; print([m for m in ('torch', 'chromadb', 'dagster') if m in sys.modules])"
+    code = "import sys, cli.main; print([m for m in ('torch', 'chromadb', 'dagster', 'mcp') if m in sys.modules])"
     heavy = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert heavy.stdout.strip() == "[]"
     helped = course_search("--help")
@@ -85,7 +85,7 @@ def test_embedding_service_answers_503_to_pending_calls_when_it_is_stopped(tmp_p
             "EMBEDDING_MODEL_PATH": str(model),
             "EMBEDDING_DEVICE": "cpu",
             "INTERNAL_TOKEN": "s3cret",
-            "EMBED_MAX_TEXTS": "5000",
+            "OPENAI_MAX_TEXTS": "5000",
         },
         stderr=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -16,7 +16,7 @@ from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import RemoteEmbedder
 from search_api.app import create_embedding_app
 from search_api.app_settings import SearchSettings
-from search_api.embeddings import service as service_module
+from search_api.embeddings import circuit_breaker
 from tests.search_api.app_harness import AppHarness
 from tests.support.servers.asgi import serving
 from tests.support.tiny_models import make_tiny_qwen3
@@ -74,11 +74,15 @@ def test_embedding_app_has_only_embedding_routes(url: str) -> None:
     with httpx.Client(base_url=url, headers={"X-Internal-Token": TOKEN}) as client:
         assert client.post("/embed", json={"texts": ["x"]}).status_code == 200
         assert client.get("/healthz").json() == {"status": "ok"}
-        assert client.get("/readyz").json() == {"components": {"model": {"ok": True, "message": ""}}}
+        assert client.get("/readyz").json() == {
+            "status": "ready",
+            "components": {"model": {"ok": True, "message": ""}},
+        }
         assert 'route="/embed"' in client.get("/metrics").text
         assert client.get("/docs").status_code == 200
         for path in ("/courses", "/caches", "/"):
             assert client.get(path).status_code == 404
+        assert client.post("/v1/rerank", json={}).status_code == 404, "it has no rerank model"
 
 
 def test_embedding_routes_require_the_token(url: str) -> None:
@@ -143,7 +147,7 @@ def test_changed_model_at_the_same_url_is_detected(model_path: Path, tmp_path: P
 def test_search_app_works_before_and_after_an_outage_of_its_embedding_service(
     harness: AppHarness, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service_module, "RETRY_SECONDS", 0)
+    monkeypatch.setattr(circuit_breaker, "RETRY_SECONDS", 0)
     course = harness.add_searchable_course("c", "text")
     with embedding_app(model_path) as url:
         port = int(url.rsplit(":", 1)[1])

@@ -8,11 +8,11 @@ from contextlib import closing, contextmanager
 import numpy as np
 import pytest
 
-from embedding.errors import EmbeddingError, EmbeddingServiceError
+from embedding.errors import EmbeddingError, EmbeddingServiceUnreachableError
 from embedding.interface import Embedder, Embeddings, Pause, concatenate_embeddings, no_pause
 from search_api.embeddings import model_queue
-from search_api.embeddings.model_queue import QUERY_BATCH_SIZE, ModelQueue
-from search_api.http.errors import OverloadedError
+from search_api.embeddings.model_queue import BULK_PASS_SIZE, QUERY_BATCH_SIZE, ModelQueue
+from search_api.http.errors import EmbeddingServiceUnavailableError, OverloadedError
 from tests.support.indexed_course import DIMENSIONS, vector_of
 from tests.support.product import wait_until
 
@@ -65,7 +65,7 @@ class StubModel(Embedder):
         assert self._permits[kind].acquire(timeout=LIMIT_SECONDS)
         for text in texts:
             if text == "unreachable":
-                raise EmbeddingServiceError("unreachable")
+                raise EmbeddingServiceUnreachableError("unreachable")
             if text == "bad":
                 raise EmbeddingError("bad has a vector that is not finite")
         counts = tuple(min(len(text), self.max_tokens) for text in texts)
@@ -205,6 +205,29 @@ def test_bulk_work_pauses_for_queries(calls: Calls, monkeypatch: pytest.MonkeyPa
     ], "bulk calls are computed in the order of their arrival"
 
 
+def test_bulk_calls_take_turns(calls: Calls) -> None:
+    """A call with thousands of documents delays the others by one pass, and gets its vectors in order."""
+    texts = [str(number) for number in range(2 * BULK_PASS_SIZE + 1)]
+    with calls.model.blocked("document"):
+        large = calls.start_bulk(*texts)
+        small = calls.enqueue_bulk("small")
+    assert small.result()
+    assert np.array_equal(large.result().vectors, np.stack([vector_of(text) for text in texts]))
+    documents = [text for (text,) in calls.model.batches]
+    assert documents.index("document small") == BULK_PASS_SIZE
+
+
+def test_large_bulk_call_keeps_its_place() -> None:
+    """Between its passes, no other call takes the last free place, so it is never refused after it began."""
+    calls = Calls(queue_limit=0)
+    with closing(calls):
+        with calls.model.blocked("document"):
+            large = calls.start_bulk(*["x"] * (BULK_PASS_SIZE + 1))
+            with pytest.raises(OverloadedError):
+                calls.bulk("other").result()
+        assert len(large.result().vectors) == BULK_PASS_SIZE + 1
+
+
 def test_bulk_work_resumes_although_a_query_is_still_computed(calls: Calls, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(model_queue, "MAX_PAUSE_SECONDS", 0.01)
     with calls.model.blocked("query"):
@@ -266,7 +289,7 @@ def test_unreachable_service_is_called_once_per_batch(calls: Calls) -> None:
         queries = [calls.start_query("first"), calls.enqueue_query("a"), calls.enqueue_query("unreachable")]
     assert queries[0].result()
     for query in queries[1:]:
-        with pytest.raises(EmbeddingServiceError):
+        with pytest.raises(EmbeddingServiceUnreachableError):
             query.result()
     assert len(calls.model.batches) == 2
 
@@ -305,3 +328,15 @@ def test_stop_bulk_does_not_stop_queries(calls: Calls) -> None:
             call.result()
     assert calls.query("q").result()
     assert calls.model.batches == [["document a"], ["query q"]]
+
+
+def test_bulk_calls_end_while_the_service_is_known_to_be_away(calls: Calls) -> None:
+    """Otherwise each would wait for several time-outs of the service, and hold up all others."""
+    with calls.model.blocked() as let_end:
+        running, waiting = calls.start_bulk("a", "b"), calls.enqueue_bulk("c")
+        calls.queue._breaker.open(EmbeddingError("away for ever"))
+        let_end("document")
+        for call in (running, waiting, calls.bulk("d")):
+            with pytest.raises(EmbeddingServiceUnavailableError, match="away for ever"):
+                call.result(LIMIT_SECONDS)
+    assert calls.model.batches == [["document a"]]

@@ -3,8 +3,10 @@
 import base64
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import numpy as np
 import openai
 import pytest
@@ -81,6 +83,30 @@ class TestBodies:
         assert (status, error["code"]) == (404, "model_not_found")
         assert "'text-embedding-3-small'; the available model is stub-model" in error["message"]
 
+    def test_null_means_absent(self, client: TestClient) -> None:
+        """Clients that write all fields of their request classes send null for those that are not set."""
+        nulls = dict.fromkeys(("model", "encoding_format", "dimensions", "input_type", "user"))
+        assert post(client, input=["x"], **nulls) == post(client, input=["x"])
+
+    def test_whole_number_may_have_a_decimal_point(self, client: TestClient) -> None:
+        assert len(post(client, input="x", dimensions=3.0)["data"][0]["embedding"]) == 3
+
+    def test_model_may_have_a_prefix_and_capitals(self, client: TestClient) -> None:
+        (entry,) = client.get("/v1/models").json()["data"]
+        for name in ("stub-model", "Stub-Model", "publisher/stub-model", "hub%2Fpublisher/STUB-MODEL"):
+            assert client.get(f"/v1/models/{name}").json() == entry
+        assert post(client, input="x", model="Publisher/Stub-Model")["model"] == "stub-model"
+
+    @pytest.mark.parametrize("name", ["other", "stub-model/other", "", "stub%2Dmode"])
+    def test_details_of_an_unknown_model_are_not_found(self, client: TestClient, name: str) -> None:
+        response = client.get(f"/v1/models/{name}")
+        assert (response.status_code, response.json()["error"]["code"]) == (404, "model_not_found")
+
+    def test_limit_of_texts_is_not_that_of_embed(self, harness: AppHarness) -> None:
+        with harness.client(embed_max_texts=1, openai_max_texts=3) as client:
+            assert len(post(client, input=["x"] * 3)["data"]) == 3
+            assert post(client, input=["x"] * 4)[1]["message"] == "input: at most 3"
+
     @pytest.mark.parametrize(
         ("body", "message"),
         [
@@ -89,14 +115,15 @@ class TestBodies:
             ({"input": 5}, "input: "),
             ({"input": None}, "input: "),
             ({"input": ["x", 5]}, "input.1: "),
-            ({"input": [1, 2, 3]}, "input: must be a text or a list of texts; token ids"),
+            ({"input": [1, 2, 3]}, "input: must be a text or a list of texts; token ids are not supported"),
             ({"input": [[1, 2], [3]]}, "input: must be a text or a list of texts; token ids"),
             ({"input": "x", "encoding_format": "int8"}, "encoding_format: "),
             ({"input": "x", "dimensions": 4}, "dimensions: 3 to 3"),
             ({"input": "x", "dimensions": "3"}, "dimensions: "),
             ({"input": "x", "input_type": "passage"}, "input_type: "),
             ({"input": "x", "truncate": True}, "body: unknown field 'truncate'"),
-            ({"input": ["x"] * 65}, "input: at most 64"),
+            ({"input": "x", "dimensions": 3.5}, "dimensions: "),
+            ({"input": ["x"] * 2049}, "input: at most 2048"),
         ],
     )
     def test_invalid_request_names_the_field(
@@ -106,17 +133,6 @@ class TestBodies:
         assert (status, error["code"]) == (422, "invalid_request")
         assert error["message"].startswith(message)
         assert harness.embedder.embedded_texts == []
-
-
-def test_bearer_token_is_accepted_only_under_v1(harness: AppHarness) -> None:
-    with harness.client(internal_token=TOKEN) as client:
-        for scheme in ("Bearer", "bearer"):
-            assert client.get("/v1/models", headers={"Authorization": f"{scheme} {TOKEN}"}).status_code == 200
-        assert client.get("/v1/models", headers={"X-Internal-Token": TOKEN}).status_code == 200
-        for value in ("", "Bearer", "Bearer wrong", TOKEN, f"Basic {TOKEN}", f"Bearer {TOKEN} {TOKEN}"):
-            assert client.get("/v1/models", headers={"Authorization": value}).status_code == 401
-        for path in ("/courses", "/embed", "/v1", "/metrics"):
-            assert client.get(path, headers={"Authorization": f"Bearer {TOKEN}"}).status_code == 401
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +202,61 @@ class TestOpenAIClient:
         assert (model.id, model.owned_by) == (MODEL, "course-search")
         assert model.model_extra is not None
         assert model.model_extra["dimensions"] == vectors.shape[1]
+
+    def test_model_by_its_published_name(self, openai_client: OpenAI) -> None:
+        name = "Qwen/Qwen3-Embedding-0.6B"
+        assert openai_client.models.retrieve(name).id == MODEL
+        assert openai_client.embeddings.create(model=name, input="x").model == MODEL
+        with pytest.raises(openai.NotFoundError):
+            openai_client.models.retrieve("text-embedding-3-small")
+
+
+MANY_TEXTS = [f"Text {number} explains copper." for number in range(1001)]
+
+
+@pytest.fixture(scope="module")
+def expected(openai_client: OpenAI) -> Any:
+    """The vectors of every 100th of the many texts."""
+    answer = openai_client.embeddings.create(model=MODEL, input=MANY_TEXTS[::100])
+    return [item.embedding for item in answer.data]
+
+
+@pytest.mark.integration
+class TestFrameworks:
+    """The embedding classes of LangChain and LlamaIndex, with their own batch sizes."""
+
+    @pytest.fixture
+    def http(self) -> Iterator[httpx.Client]:
+        """The classes cannot be closed."""
+        with httpx.Client() as client:
+            yield client
+
+    def test_langchain(self, url: str, http: httpx.Client, expected: Any) -> None:
+        """It sends 1000 texts at a time."""
+        embeddings = self.langchain(url, http_client=http, check_embedding_ctx_length=False)
+        np.testing.assert_allclose(embeddings.embed_documents(MANY_TEXTS)[::100], expected, atol=1e-6)
+        np.testing.assert_allclose(embeddings.embed_query(MANY_TEXTS[0]), expected[0], atol=1e-6)
+
+    def test_langchain_is_told_to_send_texts(
+        self, url: str, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By default it sends token ids of an OpenAI model; with another vocabulary they would be other words."""
+        words = SimpleNamespace(encode_ordinary=lambda text: [*map(len, text.split())])
+        monkeypatch.setattr("tiktoken.encoding_for_model", lambda _: words)  # would download its vocabulary
+        with pytest.raises(openai.UnprocessableEntityError, match="with check_embedding_ctx_length=False"):
+            self.langchain(url, http_client=http).embed_documents(["copper plate"])
+
+    def test_llama_index(self, url: str, http: httpx.Client, expected: Any) -> None:
+        """It sends 100 texts at a time."""
+        from llama_index.embeddings.openai import OpenAIEmbedding  # type: ignore[import-untyped]
+
+        embedding = OpenAIEmbedding(api_base=f"{url}/v1", api_key=TOKEN, model_name=MODEL, http_client=http)
+        vectors = embedding.get_text_embedding_batch(MANY_TEXTS[:201])
+        np.testing.assert_allclose(vectors[::100], expected[:3], atol=1e-6)
+        np.testing.assert_allclose(embedding.get_query_embedding(MANY_TEXTS[0]), expected[0], atol=1e-6)
+
+    @staticmethod
+    def langchain(url: str, **options: Any) -> Any:
+        from langchain_openai import OpenAIEmbeddings
+
+        return OpenAIEmbeddings(**{"base_url": f"{url}/v1", "api_key": TOKEN, "model": MODEL} | options)

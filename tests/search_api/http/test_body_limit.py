@@ -42,5 +42,5 @@ def test_invalid_content_length_is_ignored(limited: TestClient, length: bytes) -
     assert limited.post("/courses/c/search", content=body(100), headers=headers).status_code == 200
 
 
-def test_default_limit_is_4_mib(client: TestClient) -> None:
-    assert client.post("/embed", content=b" " * (4 * 1024 * 1024 + 1), headers=JSON).status_code == 413
+def test_default_limit_is_16_mib(client: TestClient) -> None:
+    assert client.post("/embed", content=b" " * (16 * 1024 * 1024 + 1), headers=JSON).status_code == 413

@@ -26,9 +26,26 @@ def _unauthorized(harness: AppHarness) -> Response:
         return client.get("/courses")
 
 
+def _cors_refused(harness: AppHarness) -> Response:
+    with harness.client(cors_origins="https://course.example") as client:
+        headers = {"origin": "https://other.example", "access-control-request-method": "POST"}
+        return client.options("/courses", headers=headers)
+
+
+def _host_not_allowed(harness: AppHarness) -> Response:
+    with harness.client() as client:
+        return client.post("/mcp", json={}, headers={"host": "other.example"})
+
+
 def _course_not_found(harness: AppHarness) -> Response:
     with harness.client() as client:
         return client.get("/courses/nobody/embedding_status")
+
+
+def _chunk_not_found(harness: AppHarness) -> Response:
+    harness.add_searchable_course("c", "copper")
+    with harness.client() as client:
+        return client.get("/courses/c/chunks/another")
 
 
 def _model_not_found(harness: AppHarness) -> Response:
@@ -50,6 +67,11 @@ def _already_running(harness: AppHarness) -> Response:
     harness.add_course("c", "running")
     with harness.client() as client:
         return client.post("/courses/c/embed")
+
+
+def _query_log_off(harness: AppHarness) -> Response:
+    with harness.client() as client:
+        return client.post("/feedback", json={"course_id": "c", "query": "x", "helpful": True})
 
 
 def _request_too_large(harness: AppHarness) -> Response:
@@ -89,7 +111,7 @@ def _embedding_service_unavailable(harness: AppHarness) -> Response:
 
 
 def _not_ready(harness: AppHarness) -> Response:
-    harness.stub_store.error = VectorStoreError("unreachable")
+    harness.database.unlink()
     with harness.client() as client:
         return client.get("/readyz")
 
@@ -102,6 +124,11 @@ def _overloaded(harness: AppHarness) -> Response:
     ):
         requests = [pool.submit(client.post, "/embed", json={"texts": ["x"]}) for _ in range(2)]
         return next(as_completed(requests, timeout=LIMIT_SECONDS)).result()
+
+
+def _rerank_model_unavailable(harness: AppHarness) -> Response:
+    with harness.client() as client:
+        return client.post("/v1/rerank", json={"query": "copper", "documents": ["copper"]})
 
 
 def _vector_store_error(harness: AppHarness) -> Response:
@@ -128,7 +155,7 @@ def test_error_has_code_message_and_status(code: str, harness: AppHarness) -> No
     body = response.json()
     assert body["error"]["code"] == code
     assert set(body["error"]) == {"code", "message"}
-    assert set(body) == ({"error", "components"} if code == "not_ready" else {"error"})
+    assert set(body) == ({"error", "status", "components"} if code == "not_ready" else {"error"})
     assert body["error"]["message"]
     assert response.status_code == ERRORS[code].status
     assert response.headers["content-type"] == "application/json"
@@ -150,6 +177,24 @@ CONTRACT = {
 def test_error_headers_are_sent(harness: AppHarness) -> None:
     assert _method_not_allowed(harness).headers["allow"] == "POST"
     assert _overloaded(harness).headers["retry-after"] == "1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allowed"),
+    [
+        ("POST", "/caches", "DELETE, GET, HEAD"),
+        ("PUT", "/v1/models", "GET, HEAD"),
+        ("HEAD", "/embed", "POST"),
+        ("POST", "/", "GET, HEAD"),
+        ("POST", "/metrics", "GET, HEAD"),
+        ("POST", "/static/page.js", "GET, HEAD"),
+        ("GET", "/courses/a/b/embed", "POST"),
+    ],
+)
+def test_wrong_method_names_all_methods_of_the_path(harness: AppHarness, method: str, path: str, allowed: str) -> None:
+    with harness.client() as client:
+        response = client.request(method, path)
+    assert (response.status_code, response.headers["allow"]) == (405, allowed)
 
 
 def test_text_that_cannot_be_decoded_is_a_database_error(harness: AppHarness) -> None:

@@ -18,8 +18,11 @@ PATHS = [
 """All routes with a body."""
 VALID: dict[str, Any] = {
     "/courses/c/search": {"query": "copper", "filters": {"section_id": "1"}},
+    "/search": {"query": "copper"},
     "/embed": {"texts": ["copper"]},
     "/v1/embeddings": {"input": "copper"},
+    "/v1/rerank": {"query": "copper", "documents": ["copper"]},
+    "/feedback": {"course_id": "c", "query": "copper", "helpful": True},
 }
 
 
@@ -39,17 +42,16 @@ def test_every_route_with_a_body_is_tested() -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize("content_type", ["application/json", "application/json; charset=utf-8"])
-def test_key_that_occurs_twice_is_refused(
-    harness: AppHarness, client: TestClient, path: str, content_type: str
-) -> None:
+def test_key_that_occurs_twice_is_refused(harness: AppHarness, path: str, content_type: str) -> None:
     """Otherwise the last value would win: one of two queries, for example, would be ignored."""
     harness.add_searchable_course("c", "copper")
     body = json.dumps(VALID[path])
-    assert post(client, path, body, content_type).status_code == 200
     key = next(iter(VALID[path]))
     twice = f'{{"{key}": "other", {body[1:]}'
     expected = f"The body is ambiguous: the key '{key}' occurs more than once in an object"
-    assert message(post(client, path, twice, content_type)) == expected
+    with harness.client(query_log=True) as client:
+        assert post(client, path, body, content_type).status_code in (200, 202, 503)  # there is no rerank model
+        assert message(post(client, path, twice, content_type)) == expected
 
 
 def test_key_that_occurs_twice_in_a_nested_object_is_refused(harness: AppHarness, client: TestClient) -> None:

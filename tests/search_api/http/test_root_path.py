@@ -44,6 +44,8 @@ def test_token_and_api_key_are_accepted(url: str) -> None:
     assert httpx.get(f"{url}/courses", headers=token).json()["courses"][0]["course_id"] == "search/c"
     answer = httpx.post(f"{url}/courses/search/c/search", json={"query": "copper"}, headers=token)
     assert answer.json()["results"][0]["text"] == "copper"
+    chunk = httpx.get(f"{url}/courses/search%2Fc/chunks/chunk-0", headers=token)
+    assert (chunk.json()["course_id"], chunk.json()["text"]) == ("search/c", "copper")
     assert 'route="/courses/{course_id:path}/search"' in httpx.get(f"{url}/metrics", headers=token).text
 
 

@@ -173,6 +173,20 @@ def test_link_opens_a_course_and_searches_it(page: Page, course_id: str) -> None
     assert course_id in page.browser.title
 
 
+def test_question_is_only_in_the_part_of_the_url_that_no_server_gets(page: Page, course_id: str) -> None:
+    """The logs of the app, and of proxies before it, show URLs."""
+    page.open(course=course_id, q="light & sugar", top_k="1")
+    page.wait_for("summary", "1 result ")
+    address = f"{page.url}/?{urlencode({'course': course_id, 'top_k': 1})}#q=light+%26+sugar"
+    assert page.browser.current_url == address
+    page.browser.get("about:blank")
+    page.browser.get(address)
+    page.wait_for("summary", "1 result ")
+    assert page["query"].get_attribute("value") == "light & sugar"
+    page["query"].send_keys("s", Keys.ENTER)
+    WebDriverWait(page.browser, LIMIT_SECONDS).until(lambda browser: browser.current_url == f"{address}s")
+
+
 def test_matching_words_are_highlighted(page: Page, course_id: str) -> None:
     page.open(course=course_id, q="光合作用 SUGARS", method="keyword")
     page.wait_for("summary", "2 results")

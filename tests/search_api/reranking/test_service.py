@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from retrieval.cache import InstanceCache
 from retrieval.reranker import Reranker, RerankerError, RerankerSettings, RerankModelUnavailableError
+from search_api.http.errors import OverloadedError
 from search_api.reranking import service as rerank_module
 from search_api.reranking.service import Reranking, RerankService
 from tests.search_api.app_harness import LIMIT_SECONDS
@@ -281,7 +282,7 @@ def test_call_that_timed_out_in_the_queue_is_not_computed(setup: ServiceSetup) -
     with setup.service(SHORT_TIMEOUT) as service:
         with setup.stub.blocked():
             assert not rerank_until_started(service, setup.stub, ["a"]).scores
-            assert service.rerank("second", ["a"]).reason == "timeout after 0.25 s"
+            assert service.rerank("second", ["a"]) == Reranking((), "timeout after 0.25 s", OverloadedError)
         rerank_until_scored(service, "third")
     assert "second" not in setup.stub.queries
 
@@ -292,7 +293,8 @@ def test_full_queue_refuses_calls_and_recovers(setup: ServiceSetup, monkeypatch:
         with setup.stub.blocked():
             first = pool.submit(service.rerank, "query", ["a"])
             assert setup.stub.started.wait(LIMIT_SECONDS)
-            assert service.rerank("query", ["b"]).reason == "too many calls wait for the rerank model"
+            refused = service.rerank("query", ["b"])
+            assert refused == Reranking((), "too many calls wait for the rerank model", OverloadedError)
         assert first.result().scores
         assert service.rerank("query", ["b"]).scores
 

@@ -1,17 +1,24 @@
 """POST /courses/{id}/search: results, filters, limits and errors."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
+import jsonschema  # type: ignore[import-untyped]
 import pytest
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from embedding.errors import EmbeddingError, ModelUnavailableError
+from embedding.interface import Embeddings
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError
-from retrieval.snapshots.snapshot import FILTERS
+from retrieval.filters import PLAIN_FIELDS
+from search_api.app_settings import SearchSettings
+from search_api.openapi import openapi_document
 from search_api.page.routes import FILES
-from search_api.search.schemas import SearchFilters
-from tests.search_api.app_harness import AppHarness
+from tests.search_api.app_harness import AppHarness, StubEmbedder
+
+TEMPLATE = "https://a.example/{course_id}/{lecture_id}"
 
 
 def search(client: TestClient, body: Any, course_id: str = "c") -> tuple[int, Any]:
@@ -31,9 +38,8 @@ def texts(client: TestClient, **body: Any) -> list[str]:
 
 
 def test_request_index_and_page_have_the_same_filters() -> None:
-    assert tuple(SearchFilters.model_fields) == FILTERS
     page = (FILES / "page.js").read_text(encoding="utf-8")
-    assert f"const FILTERS = {json.dumps(FILTERS)};" in page
+    assert f"const FILTERS = {json.dumps(PLAIN_FIELDS)};" in page
 
 
 def test_search_with_query_top_k_and_filters(harness: AppHarness, client: TestClient) -> None:
@@ -47,6 +53,33 @@ def test_search_with_query_top_k_and_filters(harness: AppHarness, client: TestCl
     best, second = (result["score"] for result in answer["results"])
     assert 1 >= best > second > 0
     assert harness.embedder.embedded_texts == ["copper"]
+
+
+def test_results_and_their_context_are_cited(harness: AppHarness) -> None:
+    """What `docs/citations.md` describes, from the metadata of each chunk; the settings make the link."""
+    place: dict[str, Any] = {
+        "lecture_id": "7",
+        "source_type": "pdf",
+        "lecture_title": "Plating",
+        "url": "https://b.example/x.pdf",
+    }
+    metadata = [place | {"page_number": page, "order_in_section": page, "language": "en"} for page in (1, 2, 3)]
+    harness.add_searchable_course("c", "copper", "电镀工艺的第二步", "holes", metadata=metadata)
+    schema = {"$ref": "#/components/schemas/SearchResponse"} | json.loads(openapi_document())
+    for template, link in ((None, "https://b.example/x.pdf"), (TEMPLATE, "https://a.example/c/7")):
+        with harness.client(citation_url_template=template) as client:
+            _, answer = search(client, {"query": "电镀工艺", "method": "keyword", "context": 1})
+        jsonschema.validate(answer, schema)
+        (result,) = answer["results"]
+        assert (result["citation"]["course_id"], result["citation"]["label"]) == ("c", "Plating, p. 2")
+        assert (result["citation"]["link"], result["language"]) == (f"{link}#page=2", "en")
+        neighbours = [passage for side in ("before", "after") for passage in result["context"][side]]
+        assert [passage["citation"]["page"] for passage in neighbours] == [1, 3]
+
+
+def test_unusable_template_is_refused_at_the_start() -> None:
+    with pytest.raises(ValidationError, match="names in braces"):
+        SearchSettings(citation_url_template="https://a.example/{}")
 
 
 def test_nearly_equal_chunks_are_one_result(harness: AppHarness, client: TestClient) -> None:
@@ -125,7 +158,24 @@ def test_filters_select_chunks_by_metadata(
         ({"query": "x", "top_k": True}, "top_k"),
         ({"query": "x", "top_k": None}, "top_k"),
         ({"query": "x", "filters": []}, "filters"),
-        ({"query": "x", "filters": {"course_id": "1"}}, "filters"),
+        ({"query": "x", "filters": {"page": None}}, "filters.page"),
+        ({"query": "x", "filters": {"page": {}}}, "filters.page"),
+        ({"query": "x", "filters": {"page": {"above": 3}}}, "filters.page"),
+        ({"query": "x", "filters": {"page": {"gte": "soon"}}}, "filters.page.gte"),
+        ({"query": "x", "filters": {"page": {"gte": 10**400}}}, "filters.page.gte"),
+        ({"query": "x", "filters": {"page": {"exists": "yes"}}}, "filters.page.exists"),
+        ({"query": "x", "filters": {"page": {"in": 3}}}, "filters.page.in"),
+        ({"query": "x", "filters": {"or": []}}, "filters.or"),
+        ({"query": "x", "filters": {"or": [{"page": 1}, 2]}}, "filters.or.1"),
+        ({"query": "x", "filters": {"not": {"tags": ["\ud800"]}}}, "filters.not.tags.0"),
+        ({"query": "x", "up_to": {}}, "up_to.lecture_id"),
+        ({"query": "x", "lecture_order": ["1", "1"]}, "body"),
+        ({"query": "x", "offset": -1}, "offset"),
+        ({"query": "x", "offset": 1, "diversity": 0.5}, "body"),
+        ({"query": "x", "group_by": "page"}, "group_by"),
+        ({"query": "x", "group_by": "lecture", "rerank": "model"}, "body"),
+        ({"query": "x", "facets": "page"}, "facets"),
+        ({"query": "x", "relative_threshold": 2}, "relative_threshold"),
         ({"query": "x", "filters": {"section_id": 1.5}}, "filters.section_id"),
         ({"query": "x", "filters": {"section_id": True}}, "filters.section_id"),
         ({"query": "x", "filters": {"section_id": []}}, "filters.section_id"),
@@ -220,7 +270,8 @@ def test_unknown_field_is_reported_with_the_known_fields(client: TestClient) -> 
     assert (
         error_of(client, {"query": "x", "topk": 5})[2]
         == "body: unknown field 'topk'; the known fields are query, top_k, "
-        "filters, method, fusion, weights, thresholds, min_relevance, rerank, diversity, context, explain"
+        "filters, up_to, lecture_order, method, fusion, weights, thresholds, min_relevance, relative_threshold, "
+        "offset, group_by, group_size, facets, rerank, diversity, context, explain"
     )
 
 
@@ -254,6 +305,27 @@ def test_collection_deleted_during_the_search_is_not_ready(harness: AppHarness, 
 def test_vector_store_failure_is_reported(harness: AppHarness, client: TestClient) -> None:
     harness.add_searchable_course("c").error = VectorStoreError("broken index")
     assert error_of(client, {"query": "x"}) == (503, "vector_store_error", "broken index")
+
+
+class RefusingEmbedder(StubEmbedder):
+    """Refuses batches with a certain text."""
+
+    def embed_queries(self, texts: Sequence[str]) -> Embeddings:
+        if "refused" in texts:
+            raise EmbeddingError("content policy")
+        return super().embed_queries(texts)
+
+
+def test_query_that_the_model_refuses_is_left_out(harness: AppHarness) -> None:
+    harness.embedder = RefusingEmbedder()
+    harness.add_searchable_course("c", "copper", "solder")
+    with harness.client() as client:
+        answer = client.post("/courses/c/search", json={"query": ["copper", "refused"]}).json()
+        assert answer["degraded"] == "1 of 2 queries could not be embedded"
+        alone = client.post("/courses/c/search", json={"query": "copper"}).json()
+        assert [result["score"] for result in answer["results"]] == [result["score"] for result in alone["results"]]
+        refused = client.post("/courses/c/search", json={"query": "refused"})
+        assert (refused.status_code, refused.json()["error"]["message"]) == (503, "content policy")
 
 
 def test_model_failure_is_reported(harness: AppHarness, client: TestClient) -> None:

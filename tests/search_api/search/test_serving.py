@@ -16,7 +16,7 @@ from starlette.testclient import TestClient
 from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.records import Record
 from embedding.vectors import Vectors
-from models import course_state
+from models import course_state, database
 from models.database import transaction
 from models.fingerprint import FingerprintBuilder
 from models.tables import Course
@@ -178,7 +178,7 @@ class SlowCollection(StubCollection):
     """A collection that is not read before `readable` is set."""
 
     def __init__(self, collection: StubCollection) -> None:
-        super().__init__(collection.signature, collection.records, [])
+        super().__init__(collection.course_id, collection.signature, collection.records, [])
         self.vectors = collection.vectors
         self.readable = threading.Event()
         self.reads = 0
@@ -465,7 +465,12 @@ def test_searches_do_not_ask_a_vector_store_again_that_has_just_failed(
     assert calls == ["c"]
 
 
-def test_snapshot_that_was_damaged_after_it_was_verified_is_built_again(harness: AppHarness) -> None:
+@pytest.mark.parametrize("is_row_known", [False, True])
+def test_snapshot_that_was_damaged_after_it_was_verified_is_built_again(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch, is_row_known: bool
+) -> None:
+    """Also for a search that is answered at once, because the row of its course is known."""
+    monkeypatch.setattr(database, "IDLE_SECONDS", -1 if is_row_known else LIMIT_SECONDS)
     harness.add_searchable_course("c")
     publish(harness, "copper")
     with harness.client() as client:
@@ -475,9 +480,30 @@ def test_snapshot_that_was_damaged_after_it_was_verified_is_built_again(harness:
         (path,) = harness.snapshot_dir.rglob("*.safetensors")
         intact = path.read_bytes()
         with path.open("r+b") as file:  # the mapped bytes change
-            file.seek(intact.index(b"copper"))
+            file.seek(intact.rindex(b"copper"))  # its text
             file.write(b"\xff" * 6)
         assert texts(ask(client)) == ["copper"]
+        assert path.read_bytes() == intact
+
+
+def test_damaged_snapshot_does_not_fail_a_search_of_several_courses(harness: AppHarness) -> None:
+    """Only its texts are damaged, so this is noticed after the courses have been compared."""
+    for course_id, text in (("a", "copper"), ("b", "copper plated")):
+        harness.add_searchable_course(course_id)
+        publish(harness, text, course_id=course_id)
+    with harness.client() as client:
+        for is_damaged in (False, True):
+            if is_damaged:
+                harness.app_services.snapshots.verify()
+                path = next(
+                    path for path in harness.snapshot_dir.rglob("*.safetensors") if b"plated" in path.read_bytes()
+                )
+                intact = path.read_bytes()
+                with path.open("r+b") as file:  # the mapped bytes change
+                    file.seek(intact.index(b"copper plated"))
+                    file.write(b"\xff" * 6)
+            response = client.post("/search", json={"query": "copper"})
+            assert (response.status_code, sorted(texts(response.json()))) == (200, ["copper", "copper plated"])
         assert path.read_bytes() == intact
 
 

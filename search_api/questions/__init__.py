@@ -1,0 +1,1 @@
+"""Records questions and feedback, if QUERY_LOG is on."""
