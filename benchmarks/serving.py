@@ -113,11 +113,32 @@ def serving(settings: Mapping[str, str], app: str = APP) -> Iterator[Serving]:
     Raises:
         ProcessFailedError: A process did not start.
     """
+    with (
+        open_stores({"INTERNAL_TOKEN": "", "SEARCH_MAX_TOP_K": "20", **settings}) as stores,
+        search_app(stores, app) as url,
+    ):
+        yield Serving(**vars(stores), url=url)
+
+
+@contextmanager
+def search_app(stores: Stores, app: str = APP) -> Iterator[str]:
+    """Start a search app that uses the stores, and stop it at the end; yields its URL.
+
+    Args:
+        stores: The stores.
+        app: Import path of the app's factory.
+
+    Raises:
+        ProcessFailedError: It did not start.
+    """
     port = free_port()
-    with open_stores({"INTERNAL_TOKEN": "", "SEARCH_MAX_TOP_K": "20", **settings}) as stores:
-        search = stores.supervisor.start("search", _uvicorn(app, port))
-        stores.supervisor.wait_ready(search, f"http://127.0.0.1:{port}/readyz")
-        yield Serving(**vars(stores), url=f"http://127.0.0.1:{port}")
+    url = f"http://127.0.0.1:{port}"
+    with Supervisor(
+        Path(stores.settings["SNAPSHOT_DIR"]).with_name("logs"), os.environ | stores.settings
+    ) as supervisor:
+        program = supervisor.start(f"search-{port}", _uvicorn(app, port))
+        supervisor.wait_ready(program, f"{url}/readyz")
+        yield url
 
 
 def _uvicorn(app: str, port: int) -> Sequence[str | Path]:

@@ -47,15 +47,14 @@ from benchmarks.search_quality.perturbations import PERTURBATIONS
 from benchmarks.search_quality.refusals import Verdict, are_related, refusal_figures
 from benchmarks.search_quality.retrieval_sets import CORPUS, RetrievalSet, SetError, find_sets, read_set
 from benchmarks.search_quality.tables import print_set, print_summary
-from benchmarks.search_quality.typed_service import APP as TYPED_APP
-from benchmarks.search_quality.typed_service import TypedEmbedder, typed_settings
 from benchmarks.serving import APP, Serving, serving
 from cli.processes import ProcessFailedError
-from embedding.errors import EmbeddingError
+from embedding.errors import EmbeddingError, EmbeddingServiceError
 from embedding.factory import open_embedder
 from embedding.interface import Embedder
 from embedding.model_files.demo_model import DEMO_MODEL_NAME, model_in_use
 from embedding.model_settings import EmbeddingSettings
+from embedding.service.client import ServiceClient
 from embedding.vector_store.indexing import index_course
 from models.chunks import chunk_pages
 from models.database import transaction
@@ -68,6 +67,8 @@ from retrieval.snapshots.build import build_snapshot
 CHANNELS = ("vector", "keyword")
 PATIENCE_SECONDS = 30.0
 """How long a request to an embedding service is retried."""
+TIMEOUT_SECONDS = 600.0
+"""A server on a CPU may take minutes for a request."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Options:
     refusals: bool = False
     rerank: bool = False
     openai_url: str | None = None
-    """URL of a server that takes `input_type`, see `typed_service.py`."""
+    """URL of a server whose model distinguishes queries and documents by the field `input_type`."""
     keep_going: bool = False
     """Whether the other sets and queries are evaluated if one fails."""
 
@@ -159,7 +160,7 @@ def evaluate(options: Options) -> dict[str, Any]:
             f"Left out, because queries or judgements are missing: {', '.join(path.name for path in corpora)}"
         )
     model = _model(options)
-    embedder = TypedEmbedder(model) if options.openai_url else open_embedder(model, PATIENCE_SECONDS)
+    embedder = open_embedder(model, PATIENCE_SECONDS)
     note = ", a small demo model for English only" if model.embedding_model_name == DEMO_MODEL_NAME else ""
     progress.print(f"Model: {embedder.name}{note}")
     evaluation = _Evaluation(options, model, CachedEmbedder(embedder, options.cache) if options.cache else embedder)
@@ -225,9 +226,8 @@ class _Evaluation:
     def _evaluate(self, retrieval_set: RetrievalSet, others: Sequence[RetrievalSet]) -> None:
         options = self._options
         methods = {**METHODS, **RERANKED} if options.rerank else METHODS
-        app = TYPED_APP if options.openai_url else APP
         failures = self.failures if options.keep_going else None
-        with serving(self._environment, app) as product:  # restarted per set: sets may share chunk ids
+        with serving(self._environment, APP) as product:  # restarted per set: sets may share chunk ids
             chunks = _publish(product, retrieval_set, self._embedder)
             with Asking(product.url, retrieval_set.name, failures) as asking:
                 measured = asking.measure(retrieval_set, methods)
@@ -256,8 +256,27 @@ def _perturbations(text: str) -> tuple[str, ...]:
 def _model(options: Options) -> EmbeddingSettings:
     model = model_in_use(EmbeddingSettings())
     if options.openai_url:
-        return typed_settings(model, options.openai_url)
+        return _typed_settings(model, options.openai_url)
     return model.model_copy(update={"embedding_model_path": model.embedding_model_path.absolute()})
+
+
+def _typed_settings(settings: EmbeddingSettings, url: str) -> EmbeddingSettings:
+    """The settings for the first model that the server at `url` lists.
+
+    Raises:
+        EmbeddingServiceError: The server does not answer, or lists no model.
+    """
+    settings = settings.model_copy(
+        update={
+            "embedding_service_url": url,
+            "embedding_service_timeout_seconds": TIMEOUT_SECONDS,
+            "embedding_service_input_types": settings.embedding_service_input_types or "query,document",
+        }
+    )
+    models = ServiceClient(settings).models()
+    if not models:
+        raise EmbeddingServiceError(f"The server at {url} lists no model; use EMBEDDING_SERVICE_URL instead")
+    return settings.model_copy(update={"embedding_model_name": str(models[0]["id"])})
 
 
 def _environment(model: EmbeddingSettings) -> dict[str, str]:
@@ -276,6 +295,9 @@ def _environment(model: EmbeddingSettings) -> dict[str, str]:
         }
         if "embedding_query_instruction" not in model.model_fields_set:
             del environment["EMBEDDING_QUERY_INSTRUCTION"]  # if it is set, every model of a service gets the prompt
+    for name in ("embedding_query_prompt", "embedding_document_prompt", "embedding_service_input_types"):
+        if (value := getattr(model, name)) is not None:
+            environment[name.upper()] = value
     if model.embedding_service_token:
         environment["EMBEDDING_SERVICE_TOKEN"] = model.embedding_service_token.get_secret_value()
     return environment

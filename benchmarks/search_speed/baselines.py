@@ -3,6 +3,7 @@
 Both keep their BM25 index in memory and use the same Chroma server, as their documentation shows. This module runs in a
 separate environment (`baseline-requirements.txt`), so it imports nothing of the product.
 """
+# mypy: disable-error-code="import-not-found, import-untyped"
 
 import os
 import sys
@@ -28,12 +29,12 @@ def main(system: str) -> None:
 
 
 def _langchain(questions: Sequence[Question]) -> Search:
-    from langchain_chroma import Chroma  # type: ignore[import-not-found, unused-ignore]
-    from langchain_classic.retrievers import EnsembleRetriever  # type: ignore[import-not-found, unused-ignore]
-    from langchain_community.retrievers import BM25Retriever  # type: ignore[import-not-found, unused-ignore]
-    from langchain_core.documents import Document  # type: ignore[import-not-found, unused-ignore]
-    from langchain_core.embeddings import Embeddings  # type: ignore[import-not-found, unused-ignore]
-    from langchain_core.runnables import RunnableLambda  # type: ignore[import-not-found, unused-ignore]
+    from langchain_chroma import Chroma
+    from langchain_classic.retrievers import EnsembleRetriever
+    from langchain_community.retrievers import BM25Retriever
+    from langchain_core.documents import Document
+    from langchain_core.embeddings import Embeddings
+    from langchain_core.runnables import RunnableLambda
 
     vectors: dict[str, list[float]] = {question.text: question.vector.tolist() for question in questions}
 
@@ -58,9 +59,11 @@ def _langchain(questions: Sequence[Question]) -> Search:
         if call.filtered:
             section = call.question.section
             options["filter"] = {"section_id": section}
-            keyword_search = deep_keyword_retriever | RunnableLambda(
-                lambda found: [document for document in found if document.metadata["section_id"] == section][:RESULTS]
-            )
+
+            def in_section(found: list[Document]) -> list[Document]:
+                return [document for document in found if document.metadata["section_id"] == section][:RESULTS]
+
+            keyword_search = deep_keyword_retriever | RunnableLambda(in_section)
         retriever = store.as_retriever(search_kwargs=options)
         if call.method == "hybrid":
             retriever = EnsembleRetriever(retrievers=[retriever, keyword_search], weights=[0.5, 0.5])
@@ -70,16 +73,14 @@ def _langchain(questions: Sequence[Question]) -> Search:
 
 
 def _llama_index(questions: Sequence[Question]) -> Search:
-    from llama_index.core import VectorStoreIndex  # type: ignore[import-not-found, unused-ignore]
-    from llama_index.core.embeddings import BaseEmbedding  # type: ignore[import-not-found, unused-ignore]
-    from llama_index.core.llms import MockLLM  # type: ignore[import-not-found, unused-ignore]
-    from llama_index.core.retrievers import QueryFusionRetriever  # type: ignore[import-not-found, unused-ignore]
-    from llama_index.core.vector_stores import (  # type: ignore[import-not-found, unused-ignore]
-        MetadataFilter,
-        MetadataFilters,
-    )
-    from llama_index.retrievers.bm25 import BM25Retriever  # type: ignore[import-not-found, unused-ignore]
-    from llama_index.vector_stores.chroma import ChromaVectorStore  # type: ignore[import-not-found, unused-ignore]
+    from llama_index.core import VectorStoreIndex
+    from llama_index.core.embeddings import BaseEmbedding
+    from llama_index.core.llms import MockLLM
+    from llama_index.core.retrievers import QueryFusionRetriever
+    from llama_index.core.retrievers.fusion_retriever import FUSION_MODES
+    from llama_index.core.vector_stores import MetadataFilter, MetadataFilters
+    from llama_index.retrievers.bm25 import BM25Retriever
+    from llama_index.vector_stores.chroma import ChromaVectorStore
 
     vectors: dict[str, list[float]] = {question.text: question.vector.tolist() for question in questions}
 
@@ -122,7 +123,7 @@ def _llama_index(questions: Sequence[Question]) -> Search:
             retriever = QueryFusionRetriever(
                 [retriever, keyword_search],
                 llm=MockLLM(),
-                mode="reciprocal_rerank",
+                mode=FUSION_MODES.RECIPROCAL_RANK,
                 similarity_top_k=RESULTS,
                 num_queries=1,
                 use_async=False,

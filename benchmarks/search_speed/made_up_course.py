@@ -7,7 +7,7 @@ that of the chunk.
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 DIMENSIONS = 1024
 SECTIONS = 20
+PAGES = 100
 QUESTIONS = 200
 CHUNK_WORDS, CHUNK_WORDS_SPREAD = 150, 30
 QUESTION_WORDS = 8
@@ -31,7 +32,7 @@ SEED = 7
 
 @dataclass(frozen=True)
 class MadeUpCourse:
-    """The chunks of a course and questions about them. Chunks are numbered from 0."""
+    """The chunks of a course and questions about them."""
 
     id: str
     texts: tuple[str, ...]
@@ -42,6 +43,8 @@ class MadeUpCourse:
     """Unit vectors (questions, dimensions)."""
     question_sections: tuple[str, ...]
     """Section of the chunk that the question is about; filtered searches use it."""
+    first: int = 0
+    """Number of the first chunk."""
 
     def corpus(self) -> io.BytesIO:
         """The Ready-to-Embed rows, as JSON Lines."""
@@ -51,20 +54,38 @@ class MadeUpCourse:
         """The ids that an exact vector search finds for each question, best first."""
         scores = self.question_vectors @ self.vectors.T
         if filtered:
-            sections = np.array([section_id(number) for number in range(len(self.texts))])
+            sections = np.array([section_id(number) for number in self._numbers])
             scores[np.array(self.question_sections)[:, None] != sections] = -np.inf
         best = np.argsort(-scores, axis=1)[:, :count]
         return [
-            [chunk_id(int(number)) for number in row if scores[question, number] > -np.inf]
+            [chunk_id(self._numbers[place]) for place in row if scores[question, place] > -np.inf]
             for question, row in enumerate(best)
+        ]
+
+    def split(self, courses: int) -> "list[MadeUpCourse]":
+        """Courses of the same size with these chunks, in their order, and all questions."""
+        size = len(self.texts) // courses
+        return [
+            replace(
+                self,
+                id=f"{self.id}-{number}",
+                texts=self.texts[first : first + size],
+                vectors=self.vectors[first : first + size],
+                first=first,
+            )
+            for number, first in enumerate(range(0, courses * size, size))
         ]
 
     def save_questions(self, file: Path) -> None:
         """Write the questions for `worker.read_questions`."""
         np.savez(file, texts=self.questions, vectors=self.question_vectors, sections=self.question_sections)
 
+    @property
+    def _numbers(self) -> range:
+        return range(self.first, self.first + len(self.texts))
+
     def _rows(self) -> Iterator[bytes]:
-        for number, text in enumerate(self.texts):
+        for number, text in zip(self._numbers, self.texts, strict=True):
             row = {
                 "id": chunk_id(number),
                 "course_id": self.id,
@@ -74,12 +95,19 @@ class MadeUpCourse:
                 "text": text,
                 "language": "en",
                 "source_type": "pdf",
+                "metadata": {"page": page(number)},
             }
             yield json.dumps(row).encode() + b"\n"
 
 
-def make_course(chunks: int) -> MadeUpCourse:
-    """Generate a course with this number of chunks. 50,000 chunks take a few seconds."""
+def make_course(chunks: int, asked: int | None = None) -> MadeUpCourse:
+    """Generate a course. 50,000 chunks take a few seconds.
+
+    Args:
+        chunks: Number of chunks.
+        asked: The questions are about so many of the first chunks; None for all.
+    """
+    asked = asked or chunks
     random = np.random.default_rng([SEED, chunks])
     words = np.array([_word(number) for number in range(VOCABULARY)])
     frequency = (np.arange(VOCABULARY) + ZIPF_SHIFT) ** -ZIPF_EXPONENT
@@ -88,7 +116,7 @@ def make_course(chunks: int) -> MadeUpCourse:
     words_of_chunks = np.split(word_numbers, np.cumsum(lengths)[:-1])
     topics = _unit(random.standard_normal((TOPICS, DIMENSIONS), dtype=np.float32))
     vectors = _near(topics[random.integers(TOPICS, size=chunks)], TOPIC_SPREAD, random)
-    asked_chunks = random.choice(chunks, size=QUESTIONS, replace=chunks < QUESTIONS)
+    asked_chunks = random.choice(asked, size=QUESTIONS, replace=asked < QUESTIONS)
     questions = [
         " ".join(words[random.choice(words_of_chunks[chunk], QUESTION_WORDS, replace=False)]) for chunk in asked_chunks
     ]
@@ -110,6 +138,11 @@ def chunk_id(number: int) -> str:
 def section_id(number: int) -> str:
     """Section of the chunk with this number."""
     return f"s{number % SECTIONS}"
+
+
+def page(number: int) -> int:
+    """Page of the chunk with this number, from 1."""
+    return number % PAGES + 1
 
 
 def _word(number: int) -> str:

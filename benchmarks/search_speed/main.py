@@ -6,7 +6,8 @@ Each system runs in a separate process that searches from one or eight threads. 
 measurement. Query vectors are given, so embedding is not measured. LangChain (`EnsembleRetriever`) and LlamaIndex
 (`QueryFusionRetriever`) are libraries: their figures include HTTP only to Chroma. The product is measured in process
 and over HTTP. The bare float32 product of all vectors with the query, in numpy with one thread, shows what the search
-in process adds to it. For each course, the first search and the time saved by the caches are measured too.
+in process adds to it. For each course, the first search, the time saved by the caches and the time of filters are
+measured too. A search of many courses is compared with a search of one of them, over HTTP.
 
 A system that fails is a row with the reason, and the others are still measured. The tables are printed at the end, even
 if the time is over before all is measured.
@@ -17,7 +18,6 @@ import json
 import os
 import platform
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -31,32 +31,24 @@ import numpy as np
 from rich.console import Console
 
 from benchmarks.search_quality.metrics import milliseconds
+from benchmarks.search_speed import many_courses
 from benchmarks.search_speed.made_up_course import DIMENSIONS, MadeUpCourse, make_course
 from benchmarks.search_speed.our_systems import (
-    APP,
     CHROMA,
     COLLECTION,
-    COURSE,
     IN_PROCESS,
-    LOOK_UP,
+    MANY_COURSES,
     OUR_SYSTEMS,
+    OVER_HTTP,
     PRODUCT,
-    QUESTIONS,
     SEARCH_URL,
-    VECTORS,
 )
 from benchmarks.search_speed.processes import Deadline, SystemFailedError, SystemProcess, one_line
-from benchmarks.search_speed.tables import print_tables, summary
+from benchmarks.search_speed.publishing import published_course, published_courses
+from benchmarks.search_speed.tables import print_tables, summary, summary_of_many_courses
 from benchmarks.search_speed.worker import RESULTS
-from benchmarks.serving import ROOT, Serving, serving
+from benchmarks.serving import ROOT, Serving
 from embedding.vector_store.collection_names import collection_name
-from embedding.vector_store.collections import CollectionInfo
-from embedding.vector_store.records import Record
-from models.chunks import chunk_pages
-from models.database import transaction
-from models.fingerprint import CourseFingerprint, FingerprintBuilder
-from models.tables import Chunk
-from retrieval.relevance import Calibration
 
 SIZES = (300, 5_000, 50_000)
 METHODS = ("hybrid", "vector")
@@ -72,6 +64,8 @@ TURN_SECONDS = 30.0
 """Time limit of one turn, in addition to the seconds that are measured."""
 COMMAND_SECONDS = 120.0
 """Time limit of any other command."""
+OF_COURSE = ("opening", "requests", "filters")
+"""What is measured of each course in process; commands of `our_systems`."""
 NOT_MEASURED = "not measured"
 
 progress = Console(stderr=True, highlight=False, log_path=False, soft_wrap=True)
@@ -91,6 +85,7 @@ def main() -> None:
         measure(figures, systems, Deadline(arguments.minutes))
     finally:
         figures["summary"] = summary(figures["cells"])
+        figures["many_courses"]["summary"] = summary_of_many_courses(figures["many_courses"])
         if arguments.out:
             arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
         print_tables(figures)
@@ -116,45 +111,87 @@ def empty_figures(sizes: Sequence[int], seconds: float, systems: Sequence[str]) 
             for size, method, filtered, clients in product(sizes, METHODS, (False, True), CLIENTS)
         ],
         "setup": {size: dict.fromkeys(systems, missing) for size in sizes},
-        "opening": dict.fromkeys(sizes, missing),
-        "requests": dict.fromkeys(sizes, missing),
+        **{name: dict.fromkeys(sizes, missing) for name in OF_COURSE},
         "phases": {size: {} for size in sizes},
+        "many_courses": {
+            "courses": many_courses.COURSES,
+            "chunks": many_courses.CHUNKS,
+            "cells": [
+                {"method": "hybrid", "filtered": False, "clients": clients}
+                | {"systems": dict.fromkeys((OVER_HTTP, MANY_COURSES), missing)}
+                for clients in CLIENTS
+            ],
+            "first": dict.fromkeys((OVER_HTTP, MANY_COURSES), missing),
+            "phases": {},
+        },
     }
 
 
 def measure(figures: dict[str, Any], systems: Sequence[str], deadline: Deadline) -> None:
     """Replace the figures of `empty_figures` one after the other, so that a stop at any time loses only the rest."""
+    if OVER_HTTP in systems:
+        many, seconds = figures["many_courses"], figures["seconds"]
+        subject = f"{many['courses']} courses"
+        failure = _failure(subject, deadline, partial(_measure_many_courses, subject, many, seconds, deadline))
+        if failure:
+            _explain_missing([*(cell["systems"] for cell in many["cells"]), many["first"]], failure)
     for size in figures["phases"]:
-        try:
-            deadline.check()
-            _measure_course(size, figures, systems, deadline)
-        except Exception as error:  # noqa: BLE001 - what fails in one course must not end the others
-            reason = one_line(
-                str(error) if isinstance(error, SystemFailedError) else f"{type(error).__name__}: {error}"
-            )
-            progress.log(f"{size:,} chunks: {reason}", style="red")
-            _explain_missing(figures, size, reason)
+        subject = f"{size:,} chunks"
+        failure = _failure(subject, deadline, partial(_measure_course, subject, size, figures, systems, deadline))
+        if failure:
+            cells = [cell["systems"] for cell in figures["cells"] if cell["chunks"] == size]
+            _explain_missing([*cells, figures["setup"][size]], failure)
+            for name in OF_COURSE:
+                of_course = {size: figures[name][size]}
+                _explain_missing([of_course], failure)
+                figures[name].update(of_course)
     figures["machine"]["load_after"] = os.getloadavg()
 
 
-def _measure_course(size: int, figures: dict[str, Any], systems: Sequence[str], deadline: Deadline) -> None:
-    phase = partial(_phase, size, figures["phases"][size])
+def _failure(subject: str, deadline: Deadline, measure_subject: Callable[[], None]) -> str | None:
+    """Measure one subject; returns why that failed, which must not end the others."""
+    try:
+        deadline.check()
+        measure_subject()
+    except Exception as error:  # noqa: BLE001 - any
+        reason = one_line(str(error) if isinstance(error, SystemFailedError) else f"{type(error).__name__}: {error}")
+        progress.log(f"{subject}: {reason}", style="red")
+        return reason
+    return None
+
+
+def _measure_many_courses(subject: str, figures: dict[str, Any], seconds: float, deadline: Deadline) -> None:
+    phase = partial(_phase, subject, figures["phases"])
+    with phase("generating the courses"):
+        courses = many_courses.make_courses()
+    with ExitStack() as stack:
+        with phase("loading the courses and building their snapshots"):
+            published = stack.enter_context(published_courses(courses, deadline))
+        with phase("setting up the clients"):
+            started = _started(figures["first"], published, courses[0], deadline, stack)
+            for system in started.values():
+                _or_failure(system, partial(_set_up, system))
+        with phase("searches"):
+            _measure_cells(courses[0], started, figures["cells"], seconds, deadline)
+        with phase("first searches"):
+            figures["first"].update(many_courses.measure_first_searches(published, courses[0], deadline))
+
+
+def _measure_course(
+    subject: str, size: int, figures: dict[str, Any], systems: Sequence[str], deadline: Deadline
+) -> None:
+    phase = partial(_phase, subject, figures["phases"][size])
     with phase("generating the course"):
         course = make_course(size)
     with ExitStack() as stack:
         with phase("loading and indexing the course"):
-            published = stack.enter_context(_published(course, deadline))
+            published = stack.enter_context(published_course(course, deadline))
         with phase("setting up the systems"):
-            started = {
-                name: stack.enter_context(
-                    SystemProcess(name, _command(name), _environment(published, course), deadline)
-                )
-                for name in systems
-            }
+            started = _started(systems, published, course, deadline, stack)
             for name, system in started.items():
                 figures["setup"][size][name] = _or_failure(system, partial(_set_up, system))
-        for name in ("opening", "requests") if IN_PROCESS in started else ():
-            with phase(f"first searches and caches: {name}"):
+        for name in OF_COURSE if IN_PROCESS in started else ():
+            with phase(f"{name}, in process"):
                 ask = partial(started[IN_PROCESS].execute, name, COMMAND_SECONDS)
                 figures[name][size] = _or_failure(started[IN_PROCESS], ask)
         cells = [cell for cell in figures["cells"] if cell["chunks"] == size]
@@ -163,6 +200,14 @@ def _measure_course(size: int, figures: dict[str, Any], systems: Sequence[str], 
             with phase(f"{method}{', filtered' if filtered else ''}"):
                 same = [cell for cell in cells if (cell["method"], cell["filtered"]) == (method, filtered)]
                 _measure_cells(course, started, same, seconds, deadline)
+
+
+def _started(
+    systems: Iterable[str], published: Serving, course: MadeUpCourse, deadline: Deadline, stack: ExitStack
+) -> dict[str, SystemProcess]:
+    """The processes of the systems, which are stopped with the stack."""
+    environment = {**published.settings, SEARCH_URL: published.url, COLLECTION: collection_name(course.id)}
+    return {name: stack.enter_context(SystemProcess(name, _command(name), environment, deadline)) for name in systems}
 
 
 def _measure_cells(
@@ -224,22 +269,18 @@ def _failed(reply: Any) -> bool:
     return isinstance(reply, dict) and "failed" in reply
 
 
-def _explain_missing(figures: dict[str, Any], size: int, reason: str) -> None:
-    """Write the reason into all figures of a course that are still missing."""
-    groups: list[dict[Any, Any]] = [cell["systems"] for cell in figures["cells"] if cell["chunks"] == size]
-    for group in (*groups, figures["setup"][size]):
+def _explain_missing(groups: Iterable[dict[Any, Any]], reason: str) -> None:
+    """Write the reason into all figures that are still missing."""
+    for group in groups:
         for name, row in group.items():
             if row == {"failed": NOT_MEASURED}:
                 group[name] = {"failed": reason}
-    for name in ("opening", "requests"):
-        if figures[name][size] == {"failed": NOT_MEASURED}:
-            figures[name][size] = {"failed": reason}
 
 
 @contextmanager
-def _phase(size: int, phases: dict[str, float], name: str) -> Iterator[None]:
+def _phase(subject: str, phases: dict[str, float], name: str) -> Iterator[None]:
     """Print the name of a phase when it begins, and record its seconds."""
-    progress.log(f"{size:,} chunks: {name}")
+    progress.log(f"{subject}: {name}")
     started = time.monotonic()
     try:
         yield
@@ -251,40 +292,6 @@ def _command(name: str) -> list[str | Path]:
     if name in BASELINES:
         return [BASELINES_PYTHON, "-m", "benchmarks.search_speed.baselines", name]
     return [sys.executable, "-m", "benchmarks.search_speed.our_systems", name]
-
-
-@contextmanager
-def _published(course: MadeUpCourse, deadline: Deadline) -> Iterator[Serving]:
-    """Start the product and publish the course."""
-    with tempfile.TemporaryDirectory(prefix="course-search-") as name:
-        questions, vectors = Path(name) / "questions.npz", Path(name) / "vectors.npy"
-        course.save_questions(questions)
-        np.save(vectors, course.vectors)
-        with serving({QUESTIONS: str(questions), VECTORS: str(vectors), COURSE: course.id}, APP) as started:
-            started.publish((course.id, course.corpus()), course.id, partial(_index, started, course, deadline))
-            yield started
-
-
-def _index(serving_: Serving, course: MadeUpCourse, deadline: Deadline) -> tuple[CourseFingerprint, str]:
-    """Write the collection like a run, but in larger batches and without checks."""
-    collection = serving_.store.create(CollectionInfo(course.id, LOOK_UP, LOOK_UP))
-    content, written = FingerprintBuilder(), 0
-    with transaction(serving_.engine) as session:
-        for page in chunk_pages(session, course.id):
-            deadline.check()
-            records = [Record(chunk.id, chunk.text, _metadata(chunk), content.add(chunk)) for chunk in page]
-            collection.upsert(records, course.vectors[written : written + len(page)])
-            written += len(page)
-    return content.build(LOOK_UP), Calibration(noise=0.1, cjk_noise=0.1, signal=0.9).as_text(LOOK_UP)
-
-
-def _metadata(chunk: Chunk) -> dict[str, Any]:
-    fields = ("course_id", "lecture_id", "section_id", "source_type", "language")
-    return {**(chunk.extra or {}), **{field: getattr(chunk, field) for field in fields}}
-
-
-def _environment(started: Serving, course: MadeUpCourse) -> dict[str, str]:
-    return {**started.settings, SEARCH_URL: started.url, COLLECTION: collection_name(course.id)}
 
 
 def _speed(turns: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from fastapi import FastAPI
 from threadpoolctl import threadpool_limits
 
 from benchmarks.search_speed.caches import measure_opening, measure_requests, wait_until_ready
+from benchmarks.search_speed.filters import measure_filters
 from benchmarks.search_speed.worker import RESULTS, Call, Question, Search, handle_commands, read_questions
 from embedding.interface import Embedder, Embeddings
 from embedding.vector_store.collection_names import collection_name
@@ -42,6 +43,8 @@ IN_PROCESS, OVER_HTTP, CHROMA, PRODUCT = OUR_SYSTEMS = (
     "Chroma, HTTP",
     "bare float32 product",
 )
+MANY_COURSES = "course-search, HTTP, many courses"
+"""Searches all courses together."""
 LOOK_UP = "lookup"
 """Name and signature of the embedding model."""
 APP = "benchmarks.search_speed.our_systems:create_search_app"
@@ -81,13 +84,15 @@ def main(system: str) -> None:
     course_id = os.environ[COURSE]
     if system == IN_PROCESS:
         with _services(SearchSettings()) as services:
-            measurements = {"opening": measure_opening, "requests": measure_requests}
+            measurements = {"opening": measure_opening, "requests": measure_requests, "filters": measure_filters}
             commands = {
                 name: partial(measure, services, course_id, questions) for name, measure in measurements.items()
             }
             handle_commands(_loaded(_search_services(services, course_id), questions), questions, commands)
     elif system == OVER_HTTP:
-        handle_commands(_loaded(_search_app(os.environ[SEARCH_URL], course_id), questions), questions)
+        handle_commands(_loaded(_search_over_http(os.environ[SEARCH_URL], course_id), questions), questions)
+    elif system == MANY_COURSES:
+        handle_commands(_loaded(_search_over_http(os.environ[SEARCH_URL], None), questions), questions)
     elif system == CHROMA:
         handle_commands(_search_chroma(course_id), questions)
     elif system == PRODUCT:
@@ -119,28 +124,32 @@ def _services(settings: SearchSettings) -> Iterator[Services]:
         yield services
 
 
-def _body(call: Call) -> dict[str, Any]:
+def request_body(call: Call) -> dict[str, Any]:
+    """The body of a request to search."""
     filters = {"filters": {"section_id": call.question.section}} if call.filtered else {}
     return {"query": call.question.text, "top_k": RESULTS, "method": call.method, **filters}
 
 
 def _search_services(services: Services, course_id: str) -> Search:
     def search(call: Call) -> list[str]:
-        answer = services.search.search(course_id, SearchRequest.model_validate(_body(call)))
+        answer = services.search.search(course_id, SearchRequest.model_validate(request_body(call)))
         return _found(answer)
 
     return search
 
 
-def _search_app(url: str, course_id: str) -> Search:
-    """Uses `http.client`: httpx takes about 1 ms of a call, which 8 threads of one process take one after another."""
+def _search_over_http(url: str, course_id: str | None) -> Search:
+    """Searches a course over HTTP; None for all courses together.
+
+    It uses `http.client`: httpx takes about 1 ms of a call, which 8 threads of one process take one after another.
+    """
     connection = _Connection(urlsplit(url).netloc)
-    path, headers = f"/courses/{course_id}/search", {"Content-Type": "application/json"}
+    path, headers = search_path(course_id), {"Content-Type": "application/json"}
     bodies: dict[tuple[str, str, bool], bytes] = {}
 
     def search(call: Call) -> list[str]:
         key = (call.question.text, call.method, call.filtered)
-        body = bodies.get(key) or bodies.setdefault(key, json.dumps(_body(call)).encode())
+        body = bodies.get(key) or bodies.setdefault(key, json.dumps(request_body(call)).encode())
         http = connection.open()
         http.request("POST", path, body, headers)
         response = http.getresponse()
@@ -151,6 +160,11 @@ def _search_app(url: str, course_id: str) -> Search:
         return _found(answer)
 
     return search
+
+
+def search_path(course_id: str | None) -> str:
+    """The path of a search of a course; None for all courses together."""
+    return "/search" if course_id is None else f"/courses/{course_id}/search"
 
 
 def _found(answer: Mapping[str, Any]) -> list[str]:

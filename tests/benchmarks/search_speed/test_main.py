@@ -5,15 +5,16 @@ import sys
 import threading
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from benchmarks.search_speed import main
+from benchmarks.search_speed import main, many_courses
 from benchmarks.search_speed.made_up_course import QUESTIONS, chunk_id, make_course, section_id
-from benchmarks.search_speed.our_systems import CHROMA, IN_PROCESS, OUR_SYSTEMS, OVER_HTTP, PRODUCT
+from benchmarks.search_speed.our_systems import CHROMA, IN_PROCESS, MANY_COURSES, OUR_SYSTEMS, OVER_HTTP, PRODUCT
 from benchmarks.search_speed.processes import Deadline, SystemFailedError, SystemProcess
-from benchmarks.search_speed.tables import summary
+from benchmarks.search_speed.tables import summary, summary_of_many_courses
 from benchmarks.search_speed.worker import Call, Question, measure, read_questions
 from benchmarks.serving import ROOT
 
@@ -84,8 +85,21 @@ def test_baselines_are_pinned_and_do_not_need_torch() -> None:
     assert not [line for line in lines if line.startswith(("torch", "nvidia"))]
 
 
+def test_courses_share_the_questions_about_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(many_courses, "COURSES", 3)
+    monkeypatch.setattr(many_courses, "CHUNKS", 20)
+    first, *others = many_courses.make_courses()
+    assert len({course.id for course in (first, *others)}) == 3
+    assert len({text for course in (first, *others) for text in course.texts}) == 60
+    for question, (nearest,) in zip(first.questions, first.nearest(1, filtered=False), strict=True):
+        assert set(question.split()) <= set(first.texts[int(nearest.removeprefix("c"))].split())
+    assert all(course.questions == first.questions for course in others)
+
+
 @pytest.mark.integration
-def test_all_systems_are_measured_and_find_the_exact_results() -> None:
+def test_all_systems_are_measured_and_find_the_exact_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("COURSES", 2), ("CHUNKS", 20), ("STARTS", 1)):
+        monkeypatch.setattr(many_courses, name, value)
     systems = (*OUR_SYSTEMS, *(main.BASELINES if main.BASELINES_PYTHON.exists() else ()))
     figures = main.empty_figures([40], 0.03, systems)
     main.measure(figures, systems, Deadline(10))
@@ -100,6 +114,10 @@ def test_all_systems_are_measured_and_find_the_exact_results() -> None:
     assert set(figures["setup"][40]) == set(systems)
     assert all(figures["opening"][40].values())
     assert all(figures["requests"][40][kind]["without_s"] for kind in ("simple", "complex"))
+    assert all(figures["filters"][40][kind]["p50_ms"] for kind in ("none", "section", "page"))
+    compared = summary_of_many_courses(figures["many_courses"])
+    assert [row["search"] for row in compared] == ["hybrid, 1 client", "hybrid, 8 clients", "the first after a start"]
+    assert all(row["ratio"] for row in compared)
 
 
 @pytest.mark.integration
@@ -119,14 +137,17 @@ def test_failing_systems_are_rows_and_the_others_are_measured(monkeypatch: pytes
 
 
 def test_course_that_fails_is_a_row_for_each_system(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make(_: int) -> None:
+    def make(*_: object, **__: object) -> None:
         raise MemoryError("too large")
 
     monkeypatch.setattr(main, "make_course", make)
+    monkeypatch.setattr(many_courses, "make_course", make)
     figures = main.empty_figures([40, 50], 0.03, OUR_SYSTEMS)
     main.measure(figures, OUR_SYSTEMS, Deadline(10))
     rows = [row for cell in figures["cells"] for row in cell["systems"].values()]
     rows += [row for size in (40, 50) for row in (*figures["setup"][size].values(), figures["opening"][size])]
+    rows += [row for cell in figures["many_courses"]["cells"] for row in cell["systems"].values()]
+    rows += figures["many_courses"]["first"].values()
     assert rows
     assert all(row == {"failed": "MemoryError: too large"} for row in rows)
 
@@ -146,7 +167,8 @@ def test_tables_and_figures_are_always_written(
     with pytest.raises(KeyboardInterrupt) if ends_by == "interrupt" else nullcontext():
         main.main()
     printed = capsys.readouterr().out
-    for title in ("A course of 40 chunks", "A course of 50 chunks", "Hybrid search, compared", "A search of a course"):
+    titles = ("A course of 40 chunks", "A course of 50 chunks", "Hybrid search, compared", "A search of a course")
+    for title in (*titles, "A search of 100 courses", "Filters"):
         assert title in printed
     assert printed.count("not measured") > 20
     cells = json.loads(out.read_text())["cells"]
@@ -174,6 +196,22 @@ def test_hybrid_searches_are_compared_with_the_best_peer_and_the_product() -> No
     (_, slower) = summary([cell | {"systems": systems | {PRODUCT: row(900, 1.1)}}])
     assert not slower["met"], "where the product takes over 1 ms, the search takes less"
     failed, _ = summary([cell | {"systems": systems | {OVER_HTTP: {"failed": "HTTP 503"}}}])
+    assert failed["failed"] == "HTTP 503"
+
+
+def test_many_courses_are_compared_with_one() -> None:
+    def systems(one: dict[str, Any], all_: dict[str, Any]) -> dict[str, Any]:
+        return {OVER_HTTP: one, MANY_COURSES: all_}
+
+    cells = [
+        {"clients": 1, "systems": systems({"p50_ms": 2.0}, {"p50_ms": 20.0})},
+        {"clients": 8, "systems": systems({"p50_ms": 2.0}, {"p50_ms": 21.0})},
+    ]
+    met, missed, failed = summary_of_many_courses(
+        {"cells": cells, "first": systems({"p50_ms": 9.0}, {"failed": "HTTP 503"})}
+    )
+    assert (met["ratio"], met["met"]) == (10.0, True)
+    assert (missed["ratio"], missed["met"]) == (10.5, False)
     assert failed["failed"] == "HTTP 503"
 
 
