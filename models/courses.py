@@ -8,9 +8,8 @@ from sqlalchemy import String, bindparam, cast, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.ids import can_hold, id_equals
+from models.ids import can_hold, id_equals, is_text
 from models.tables import Course, EmbeddingStatus
-from models.text import is_unicode
 
 SINGLE_QUERY_ABOVE = 100
 """For more ids than this, all rows are read in one query: instead of one query per id, or one with many parameters."""
@@ -89,6 +88,5 @@ def published_courses(session: Session, course_ids: Collection[str] | None = Non
     """The same columns of some courses, or of all. A course without an id cannot be embedded, so it is left out."""
     query = _published_courses
     if course_ids is not None:  # compared as text, because the id column may not be able to hold one of them
-        storable = [course_id for course_id in course_ids if "\0" not in course_id and is_unicode(course_id)]
-        query = query.where(cast(col(Course.id), String).in_(storable))
+        query = query.where(cast(col(Course.id), String).in_([*filter(is_text, course_ids)]))
     return [PublishedCourse(*row) for row in session.execute(query) if row.id]

@@ -75,7 +75,7 @@ class IdColumns:
 
         An integer column cannot hold `01`, because it would return `1`.
         """
-        if not _is_text(value):
+        if not is_text(value):
             return False
         kind = self._columns[table, column]["type"]
         if isinstance(kind, Integer):
@@ -112,7 +112,7 @@ def can_hold(session: Session, column: Mapped[str], value: str) -> bool:
     SQLite can compare values of any types, so this only rejects invalid text on SQLite.
     """
     if session.get_bind().dialect.name == "sqlite":
-        return _is_text(value)
+        return is_text(value)
     table_column = column.expression  # type: ignore[attr-defined]
     return IdColumns.of(session).can_hold(table_column.table.name, table_column.name, value)
 
@@ -138,6 +138,6 @@ def _is_uuid(value: str) -> bool:
         return False
 
 
-def _is_text(value: str) -> bool:
+def is_text(value: str) -> bool:
     """Whether a database can store the value as text: no NUL, no unpaired surrogate."""
     return "\0" not in value and is_unicode(value)

@@ -54,8 +54,8 @@ class Bm25:
 
     def __init__(self, arrays: Arrays, chunks: int) -> None:
         self.vocabulary = Vocabulary(arrays, "terms")
-        self.arrays = {name: array for name, array in arrays.items() if name.startswith(("postings.", "places."))}
-        """What `postings_as_arrays` returned but for the vocabulary."""
+        self.arrays = arrays
+        """What `postings_as_arrays` returned, for a copy of several courses (`retrieval.stack`)."""
         self._starts = arrays["postings.starts"].data
         self._rows: NDArray[np.int32] = arrays["postings.rows"]
         self._weights: NDArray[np.float32] = arrays["postings.weights"]

@@ -59,21 +59,24 @@ class Courses:
 
     def published_at_once(self, course_id: str) -> PublishedCourse | None:
         """The same, if it is known without a query; otherwise None."""
-        stamp_at_read, course = self._published.get(course_id, (None, None))
-        return course if course and stamp_at_read and stamp_at_read == file_stamp(self.engine) else None
+        return self._known(course_id, file_stamp(self.engine))
 
     def published_together(self, course_ids: Sequence[str]) -> dict[str, PublishedCourse]:
         """The same of several courses, by id, in one query. A course that does not exist is left out."""
         stamp = file_stamp(self.engine)
-        known = {course_id: self._published.get(course_id, (None, None)) for course_id in course_ids}
-        found = {id_: course for id_, (read_at, course) in known.items() if course and stamp and read_at == stamp}
-        missing = known.keys() - found.keys()
+        found = {id_: course for id_ in course_ids if (course := self._known(id_, stamp)) is not None}
+        missing = set(course_ids) - found.keys()
         if missing:
             with transaction(self.engine) as session:
                 read = {course.id: course for course in courses.published_courses(session, missing)}
             self._published.update((id_, (stamp, course)) for id_, course in read.items())
             found |= read
         return found
+
+    def _known(self, course_id: str, stamp: FileStamp | None) -> PublishedCourse | None:
+        """The columns of a course, if they were read while the SQLite file had this stamp."""
+        read_at, course = self._published.get(course_id, (None, None))
+        return course if stamp and read_at == stamp else None
 
     def all_published(self) -> Sequence[PublishedCourse]:
         """The same of all courses."""

@@ -25,20 +25,6 @@ def options_of(request: SearchRequest) -> SearchOptions:
     )
 
 
-def results(
-    hits: Sequence[Hit], request: SearchRequest, snapshot: CourseSnapshot, link_template: LinkTemplate | None
-) -> list[dict[str, Any]]:
-    """The results of an answer, as `SearchResult` documents them. Pydantic does not validate them again.
-
-    Args:
-        hits: Best first.
-        request: Decides which optional fields are included.
-        snapshot: The snapshot that was searched.
-        link_template: Makes the links of the citations.
-    """
-    return [_result(hit, request, snapshot, link_template) for hit in hits]
-
-
 def groups_of(groups: Sequence[Group], by: str, snapshot: CourseSnapshot) -> list[dict[str, Any]]:
     """The groups of an answer, as `ResultGroup` documents them.
 
@@ -94,9 +80,17 @@ def chunk_response(
     }
 
 
-def _result(
+def result(
     hit: Hit, request: SearchRequest, snapshot: CourseSnapshot, link_template: LinkTemplate | None
 ) -> dict[str, Any]:
+    """A result of an answer, as `SearchResult` documents it. Pydantic does not validate it again.
+
+    Args:
+        hit: The hit.
+        request: Decides which optional fields are included.
+        snapshot: The snapshot that was searched.
+        link_template: Makes the link of the citation.
+    """
     passage, explanation = _passage(snapshot, hit.row, link_template), hit.explanation
     return {
         **passage,

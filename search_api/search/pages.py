@@ -9,6 +9,7 @@ from models.text import quoted
 from retrieval.diversity import diverse
 from retrieval.filters import PLAIN_FIELDS, FilterError
 from retrieval.lecture_order import NoLectureOrderError
+from retrieval.relevance import MIN_RELEVANCE
 from retrieval.search import Hit, RankedHits, Results
 from retrieval.selection import FacetCounts, Grouping, Ranks, Selection, accepted, facet, group
 from retrieval.snapshots.snapshot import CourseSnapshot
@@ -130,6 +131,12 @@ def least_score(request: SearchRequest, best: float, *, is_degraded: bool = Fals
     share = request.relative_threshold
     # A share of a negative cosine would be higher than the cosine.
     return least if share is None else max(least, min(share * best, best))
+
+
+def is_answerable(best_relevance: float | None, request: SearchRequest) -> bool | None:
+    """Whether the best passage is relevant enough for an answer; None if relevance is not known."""
+    least = MIN_RELEVANCE if request.min_relevance is None else request.min_relevance
+    return None if best_relevance is None else best_relevance >= least
 
 
 @contextmanager

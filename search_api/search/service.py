@@ -16,7 +16,7 @@ from models.text import quoted
 from retrieval.citations import LinkTemplate
 from retrieval.diversity import CANDIDATES
 from retrieval.query_terms import QueryTerms
-from retrieval.relevance import MIN_RELEVANCE, Calibration
+from retrieval.relevance import Calibration
 from retrieval.search import Method, Query, Results, SearchOptions, search_snapshot, terms_of
 from retrieval.selection import select
 from retrieval.snapshots.snapshot import CourseSnapshot
@@ -26,9 +26,17 @@ from search_api.http.errors import ChunkNotFoundError, EmbeddingNotReadyError
 from search_api.http.server_timing import phase
 from search_api.questions.service import QueryLog
 from search_api.reranking.service import RerankService
-from search_api.search.conversion import chunk_response, options_of, results
+from search_api.search.conversion import chunk_response, options_of, result
 from search_api.search.long_queries import FittedQuery, fitted, query_cuts
-from search_api.search.pages import Page, best_score, counted, grouped, not_applicable_as_api_error, page_of
+from search_api.search.pages import (
+    Page,
+    best_score,
+    counted,
+    grouped,
+    is_answerable,
+    not_applicable_as_api_error,
+    page_of,
+)
 from search_api.search.schemas import SearchRequest
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
 
@@ -220,7 +228,7 @@ class CourseSearch:
             vectors = embed([*corrected.values()]) if by_vector else {}
         embedded = {text: vectors[read] for text, read in corrected.items() if read in vectors}
         if len(embedded) < len(corrected):
-            degraded.append(f"{len(corrected) - len(embedded)} of {len(corrected)} queries could not be embedded")
+            degraded.append(not_embedded(len(embedded), len(corrected)))
         queries = [
             query_of(part.text, embedded.get(part.text), words)
             for part, words in parts
@@ -230,10 +238,9 @@ class CourseSearch:
         search = partial(search_snapshot, snapshot, queries, options, calibration=calibration)
         with not_applicable_as_api_error():
             page = self._page(snapshot, search, request, queries[0].text, degraded)
-        best, least = page.found.best_relevance, request.min_relevance
         return {
-            "results": results(page.hits, request, snapshot, self._link_template),
-            "answerable": None if best is None else best >= (MIN_RELEVANCE if least is None else least),
+            "results": [result(hit, request, snapshot, self._link_template) for hit in page.hits],
+            "answerable": is_answerable(page.found.best_relevance, request),
             "unknown_terms": page.found.unknown_terms,
             "generation": opened.generation,
             "stale": stale,
@@ -327,6 +334,11 @@ class CourseSearch:
 def is_stale(course: PublishedCourse, opened: OpenedSnapshot) -> bool:
     """Whether something newer than the snapshot exists, or is being made."""
     return course.embedding_status != EmbeddingStatus.DONE or not opened.is_current
+
+
+def not_embedded(embedded: int, queries: int) -> str:
+    """What `degraded` says if the model refused some of the phrasings."""
+    return f"{queries - embedded} of {queries} queries could not be embedded"
 
 
 def query_of(text: str, embedded: EmbeddedQuery | None, words: QueryTerms) -> Query:

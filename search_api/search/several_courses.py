@@ -29,7 +29,7 @@ from retrieval.citations import LinkTemplate
 from retrieval.fusion import readable
 from retrieval.lecture_order import UpTo
 from retrieval.query_terms import QueryTerms, resolve_together
-from retrieval.relevance import MIN_RELEVANCE, Calibration
+from retrieval.relevance import Calibration
 from retrieval.search import (
     Hit,
     Method,
@@ -56,19 +56,20 @@ from search_api.http.errors import (
 )
 from search_api.http.server_timing import phase
 from search_api.questions.service import QueryLog
-from search_api.search.conversion import groups_of, options_of, results
+from search_api.search.conversion import groups_of, options_of, result
 from search_api.search.long_queries import FittedQuery, query_cuts
 from search_api.search.pages import (
     GROUP_FIELDS,
     best_score,
     counted,
     facets_of,
+    is_answerable,
     least_score,
     next_offset,
     not_applicable_as_api_error,
 )
 from search_api.search.schemas import CoursesSearchRequest
-from search_api.search.service import ATTEMPTS, CourseSearch, is_stale, query_of
+from search_api.search.service import ATTEMPTS, CourseSearch, is_stale, not_embedded, query_of
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
 
 LEAST_STACKED = 16
@@ -242,7 +243,7 @@ class SeveralCoursesSearch:
         embedded = self._add_queries(opened, parts)
         degraded: list[str] = []
         if any(len(each.queries) < len(parts) for each in opened):
-            degraded.append(f"{len(parts) - len(embedded)} of {len(parts)} queries could not be embedded")
+            degraded.append(not_embedded(len(embedded), len(parts)))
         with phase("search"):
             self._screen(opened)
         searched = [each for each in opened if each.error is None]
@@ -251,13 +252,13 @@ class SeveralCoursesSearch:
             raise failures[0]
         page = self._page(searched, request, degraded)
         numbers = Counter(found.asked.course_id for found in page.found)
-        best, least = max((each.best for each in searched), default=None), request.min_relevance
+        best = max((each.best for each in searched), default=None)
         unknown = [{term for query in each.queries if query.words for term in query.words.unknown} for each in searched]
         unknown_everywhere = set.intersection(*unknown) if unknown else set()
         answer = {
-            "results": [self._result(found, request) for found in page.found],
+            "results": [result(found.hit, request, found.asked.snapshot, self._link_template) for found in page.found],
             "courses": [_entry(each, numbers[each.course_id]) for each in asked],
-            "answerable": None if best is None else best >= (MIN_RELEVANCE if least is None else least),
+            "answerable": is_answerable(best, request),
             "unknown_terms": sorted(unknown_everywhere),
             "stale": any(each.state == "stale" for each in searched),
             "degraded": "; ".join(degraded) or None,
@@ -397,10 +398,6 @@ class SeveralCoursesSearch:
         shown = found[request.offset : end]
         after = next_offset(request, len(shown)) if shown and len(found) > end else None
         return counts._replace(found=shown, next_offset=after)
-
-    def _result(self, found: _Found, request: CoursesSearchRequest) -> dict[str, Any]:
-        (result,) = results([found.hit], request, found.asked.snapshot, self._link_template)
-        return result
 
 
 def _asked_about(searched: Sequence[_Asked], found: Sequence[_Found]) -> _Asked | None:
