@@ -1,0 +1,1 @@
+"""Files → Ready-to-Embed chunks: reading of uploaded documents, and their division into passages."""

@@ -1,0 +1,1 @@
+"""One module per kind of file. Each has `read(path, report) -> Document`."""
