@@ -16,6 +16,8 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx
 
+from telemetry.traces import client_span, trace_headers
+
 PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy")
 """Variables that contain a proxy; their names may also be in upper case."""
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20)
@@ -28,13 +30,14 @@ class UnusableProxyError(ValueError):
     """The environment contains a proxy for a server, but it is invalid or of an unknown kind."""
 
 
-def http_client(url: str, *, limits: httpx.Limits = LIMITS, **options: Any) -> httpx.Client:
+def http_client(url: str, name: str, *, limits: httpx.Limits = LIMITS, **options: Any) -> httpx.Client:
     """A client for the server at one URL. A user name and a password in the URL are sent to the server.
 
     Requests need not contain them: `without_password(url)` is enough, and is what httpx logs.
 
     Args:
         url: The URL of the server.
+        name: The name of the server in traces.
         limits: Limits of the connections.
         options: Other options of `httpx.Client`.
 
@@ -42,10 +45,29 @@ def http_client(url: str, *, limits: httpx.Limits = LIMITS, **options: Any) -> h
         UnusableProxyError: The server needs a proxy, and the configured one cannot be used.
         httpx.InvalidURL: The URL is invalid.
     """
-    transport = httpx.HTTPTransport(proxy=proxy_for(url), limits=limits)
+    transport = _TracedTransport(name, proxy=proxy_for(url), limits=limits)
     parsed = httpx.URL(url)
     auth = (parsed.username, parsed.password) if parsed.userinfo else None
     return httpx.Client(transport=transport, auth=auth, **options)
+
+
+class _TracedTransport(httpx.HTTPTransport):
+    """Makes each request a part of the trace that it belongs to, and tells the server its trace."""
+
+    def __init__(self, name: str, **options: Any) -> None:
+        super().__init__(**options)
+        self._name = name
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with client_span(
+            f"{request.method} {self._name}",
+            **{"http.request.method": request.method, "server.address": request.url.host, "url.path": request.url.path},
+        ) as current:
+            request.headers.update(trace_headers())
+            response = super().handle_request(request)
+            if current is not None:
+                current.set_attribute("http.response.status_code", response.status_code)
+        return response
 
 
 def proxy_for(url: str) -> httpx.Proxy | None:

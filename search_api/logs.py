@@ -1,58 +1,47 @@
 """What the log of an app shows: the id of the request in each line, and not what students ask."""
 
 import logging
-from typing import Any
 
 from uvicorn.logging import ColourizedFormatter
 
-from search_api.http.request_id import request_id
+from models.log_settings import LogSettings
+from telemetry import PACKAGES
+from telemetry.logs import add_ids, configure_logs, format_lines
 
-PACKAGES = ("embedding", "retrieval", "search_api")
-_FORMAT = "%(asctime)s %(levelname)s %(name)s [%(request_id)s]: %(message)s"
 _ACCESS_LOG_ARGUMENTS = 5
 """Of a line of uvicorn's access log: client, method, path with query string, version, status."""
 
 
 def configure_logging(*, log_queries: bool) -> None:
-    """Log the product's packages at INFO level, unless logging is already configured.
+    """Log the product's packages and uvicorn as LOG_FORMAT says, unless logging is already configured.
 
-    In any case each record gets the attribute `request_id`, for the format of an operator's own configuration.
+    In any case each record has the ids of its request, for the format of an operator's own configuration.
 
     Args:
         log_queries: Whether the access log shows query strings, which contain what was asked on the search page.
+
+    Raises:
+        pydantic.ValidationError: A setting is invalid.
     """
-    _add_request_ids()
-    if not logging.getLogger().handlers:
-        logging.basicConfig(format=_FORMAT)
-        for package in PACKAGES:
-            logging.getLogger(package).setLevel(logging.INFO)
+    settings = LogSettings()
+    add_ids()
+    configure_logs(settings.log_format, settings.log_level, PACKAGES)
     access_log = logging.getLogger("uvicorn.access")
-    access_log.removeFilter(_remove_query_string)
+    for old in (_remove_query_string, _add_fields):
+        access_log.removeFilter(old)
     if not log_queries:
         access_log.addFilter(_remove_query_string)
+    if settings.log_format == "json":
+        access_log.addFilter(_add_fields)
     for logger in (logging.getLogger("uvicorn"), access_log):
         for handler in logger.handlers:
-            _show_request_id(handler)
+            if isinstance(handler.formatter, ColourizedFormatter):  # uvicorn's own configuration
+                _show_request_id(handler, handler.formatter)
+                format_lines(handler, settings.log_format)
 
 
-def _add_request_ids() -> None:
-    make_record = logging.getLogRecordFactory()
-    if getattr(make_record, "adds_request_id", False):
-        return
-
-    def make_record_with_id(*args: Any, **kwargs: Any) -> logging.LogRecord:
-        record = make_record(*args, **kwargs)
-        record.request_id = request_id()
-        return record
-
-    make_record_with_id.adds_request_id = True  # type: ignore[attr-defined]
-    logging.setLogRecordFactory(make_record_with_id)
-
-
-def _show_request_id(handler: logging.Handler) -> None:
-    """Add the id to the lines of a handler of uvicorn's own configuration."""
-    formatter = handler.formatter
-    if isinstance(formatter, ColourizedFormatter) and "request_id" not in (formatter._fmt or ""):
+def _show_request_id(handler: logging.Handler, formatter: ColourizedFormatter) -> None:
+    if "request_id" not in (formatter._fmt or ""):
         layout = (formatter._fmt or "").replace("%(levelprefix)s", "%(levelprefix)s [%(request_id)s]")
         handler.setFormatter(type(formatter)(layout, formatter.datefmt, use_colors=formatter.use_colors))
 
@@ -61,4 +50,11 @@ def _remove_query_string(record: logging.LogRecord) -> bool:
     if isinstance(record.args, tuple) and len(record.args) == _ACCESS_LOG_ARGUMENTS:
         client, method, path, *rest = record.args
         record.args = (client, method, str(path).partition("?")[0], *rest)
+    return True
+
+
+def _add_fields(record: logging.LogRecord) -> bool:
+    """Make the parts of an access log line fields of a JSON line."""
+    if isinstance(record.args, tuple) and len(record.args) == _ACCESS_LOG_ARGUMENTS:
+        record.client, record.method, record.path, _, record.status = record.args
     return True

@@ -77,6 +77,7 @@ class ServiceClient:
         try:
             self._http = http_client(
                 url,
+                "embedding service",
                 base_url=self.url,
                 headers={"Authorization": f"Bearer {token.get_secret_value()}"} if token else None,
             )

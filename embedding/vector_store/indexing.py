@@ -31,6 +31,7 @@ from models.context import NO_CONTEXT, VECTOR_WEIGHT, ContextFields, weighted_ti
 from models.fingerprint import CourseFingerprint, FingerprintBuilder, chunk_hash
 from models.tables import Chunk
 from models.text import is_unicode
+from telemetry.traces import span
 
 EMBED_BATCH = 64
 """Texts embedded and written together. Progress is reported per batch; an interruption loses one batch."""
@@ -215,7 +216,8 @@ class _IndexingPass:
         self._finish(len(records) - len(to_embed))
         for start in range(0, len(to_embed), EMBED_BATCH):
             batch = to_embed[start : start + EMBED_BATCH]
-            self._embed(batch)
+            with span("batch", texts=len(batch)):
+                self._embed(batch)
             self._finish(len(batch))
 
     def remove_deleted(self) -> None:

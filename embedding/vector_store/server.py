@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 logger = logging.getLogger(__name__)
 
+SERVER_NAME = "Chroma"
+
 _construction = threading.Lock()
 """Held while a client of Chroma is constructed, because the name `httpx` in its module is replaced meanwhile."""
 
@@ -146,7 +148,7 @@ class ChromaConnection:
         self._heartbeat().raise_for_status()
 
         def new_session(*, limits: httpx.Limits, **_: object) -> httpx.Client:
-            return http_client(self._url_with_password, limits=limits, timeout=self._timeout)
+            return http_client(self._url_with_password, SERVER_NAME, limits=limits, timeout=self._timeout)
 
         url = urlsplit(self._url)
         with _construction:
@@ -166,7 +168,7 @@ class ChromaConnection:
         return cast("Client", connected)
 
     def _heartbeat(self) -> httpx.Response:
-        with http_client(self._url_with_password, timeout=self._timeout) as client:
+        with http_client(self._url_with_password, SERVER_NAME, timeout=self._timeout) as client:
             return client.get(f"{self._url}/api/v2/heartbeat")
 
     @contextmanager

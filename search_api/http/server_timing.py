@@ -3,16 +3,21 @@
     with phase("embed"):
         vector = embed(query)
 
-An answer has the header if one of its phases was measured.
+An answer has the header if one of its phases was measured. A phase is also a part of the request's trace.
 """
 
 import time
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
+from typing import Any
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from telemetry.traces import span
+
 NAME = "Server-Timing"
+PHASES = "course_search.phases"
+"""Key of the scope of a request: the seconds of each of its phases, for the metrics."""
 
 _seconds_by_phase: ContextVar[dict[str, float] | None] = ContextVar("seconds_by_phase", default=None)
 
@@ -31,15 +36,18 @@ def phase(name: str) -> AbstractContextManager[None]:
 class _Phase(AbstractContextManager[None]):
     """A class, because a generator would cost several times as much."""
 
-    __slots__ = ("_name", "_started")
+    __slots__ = ("_name", "_span", "_started")
 
     def __init__(self, name: str) -> None:
         self._name = name
 
     def __enter__(self) -> None:
+        self._span = span(self._name)
+        self._span.__enter__()
         self._started = time.perf_counter()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self._span.__exit__(*error)
         seconds = _seconds_by_phase.get()
         if seconds is not None:
             seconds[self._name] = seconds.get(self._name, 0.0) + time.perf_counter() - self._started
@@ -58,6 +66,7 @@ class ServerTimingMiddleware:
             return
         started = time.perf_counter()
         seconds: dict[str, float] = {}
+        scope[PHASES] = seconds
         _seconds_by_phase.set(seconds)
 
         async def send_with_timing(message: Message) -> None:
