@@ -1,10 +1,12 @@
 """The settings classes of the product. Each is defined next to the code that it configures."""
 
 from cli.launcher_settings import LauncherSettings
+from documents.settings import DocumentSettings
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.server import VectorStoreSettings
 from maintenance.backup import BackupSettings
 from models.database import CatalogueSettings
+from models.log_settings import LogSettings
 from models.settings import Settings
 from orchestration.examination_settings import ExaminationSettings
 from orchestration.housekeeping.settings import HousekeepingSettings
@@ -20,6 +22,7 @@ ALL_SETTINGS: tuple[type[Settings], ...] = (
     VectorStoreSettings,
     SnapshotSettings,
     RerankerSettings,
+    DocumentSettings,
     SearchLinkSettings,
     WorkerSettings,
     ExaminationSettings,
@@ -27,4 +30,5 @@ ALL_SETTINGS: tuple[type[Settings], ...] = (
     HousekeepingSettings,
     SearchSettings,
     LauncherSettings,
+    LogSettings,
 )

@@ -4,8 +4,9 @@ Results go to standard output, errors and hints to standard error, so that a pip
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import inf
 from typing import Annotated, NoReturn
 
 import typer
@@ -18,15 +19,15 @@ from maintenance.progress import progress
 from models.courses import courses_by_id, is_active, list_course_ids
 from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine, transaction
 from models.messages import not_found_message, running_message
-from models.tables import Course, EmbeddingStatus
-from models.text import one_line
+from models.tables import Course, EmbeddingStatus, ResourceStatus, UploadedResource
+from models.text import counted, one_line
 from search_api.http.errors import AlreadyRunningError, CourseNotFoundError
 
 POLL_SECONDS = 1.0
 STALL_SECONDS = 30.0
 STALL_MESSAGE = (
-    f"No course has changed for {STALL_SECONDS:.0f} s. Is `make up` running? Its logs are in data/logs, and "
-    "`course-search doctor` finds problems. Still waiting …"
+    f"Nothing has changed for {STALL_SECONDS:.0f} s: the pipeline is busy with other courses, or `make up` does not "
+    "run. `course-search status` shows the queue, and `course-search doctor` finds problems. Still waiting …"
 )
 MAX_RICH_ROWS = 500
 """Larger tables are printed as plain text on a terminal too: Rich takes half a millisecond per row."""
@@ -84,13 +85,24 @@ def already_running_error(course: Course) -> AlreadyRunningError:
     return AlreadyRunningError(running_message(course.id))
 
 
-def wait_for_courses(engine: Engine, course_ids: Sequence[str], *, silent: bool = False) -> dict[str, Course | None]:
+def _is_idle(course: Course) -> bool:
+    return not is_active(course)
+
+
+def wait_for_courses(
+    engine: Engine,
+    course_ids: Sequence[str],
+    *,
+    silent: bool = False,
+    is_final: Callable[[Course], bool] = _is_idle,
+) -> dict[str, Course | None]:
     """Wait until every course is done or has failed, with a progress bar on a terminal.
 
     Args:
         engine: The catalogue.
         course_ids: Courses to wait for.
         silent: Do not print one line per finished course.
+        is_final: Whether the wait for a course ends; by default, when it is neither pending nor running.
 
     Returns:
         Course id → its row when it was done or failed; None if it was deleted.
@@ -103,7 +115,7 @@ def wait_for_courses(engine: Engine, course_ids: Sequence[str], *, silent: bool 
             with transaction(engine) as session:
                 rows = courses_by_id(session, [course_id for course_id in course_ids if course_id not in final])
             for course_id, course in rows.items():
-                if course is None or not is_active(course):
+                if course is None or is_final(course):
                     final[course_id] = course
                     advance(1)
                     if not silent:
@@ -115,7 +127,7 @@ def wait_for_courses(engine: Engine, course_ids: Sequence[str], *, silent: bool 
                 last_state, changed_at = state, time.monotonic()
             elif time.monotonic() - changed_at > STALL_SECONDS:
                 typer.echo(STALL_MESSAGE, err=True)
-                changed_at = time.monotonic()
+                changed_at = inf  # once, until something changes
             time.sleep(POLL_SECONDS)
 
 
@@ -126,6 +138,20 @@ def _final_state(course_id: str, course: Course | None) -> str:
         return f"{course_id}: {course.embedding_status}"
     retry = " (it will be retried)" if course.embedding_retry_at else ""
     return f"{course_id}: failed: {one_line(course.embedding_error or '')}{retry}"
+
+
+def file_state(file: UploadedResource) -> str:
+    """One line about a file that was uploaded."""
+    match file.status:
+        case ResourceStatus.FAILED:
+            state = f"failed: {one_line(file.error or '')}"
+        case ResourceStatus.RUNNING:
+            state = f"running {file.progress:.0%}"
+        case ResourceStatus.SUCCEEDED:
+            state = f"succeeded ({counted(file.chunks, 'chunk')})"
+        case _:
+            state = f"{file.status}{f' (tried again after: {one_line(file.error)})' if file.error else ''}"
+    return f"{one_line(file.name)}: {state}"
 
 
 def make_table(headings: Sequence[str], rows: Sequence[tuple[Sequence[str], str]]) -> Table:

@@ -5,6 +5,7 @@ import sys
 import typer
 from pydantic import ValidationError
 
+from cli.commands.add import add
 from cli.commands.backup import backup
 from cli.commands.demo import demo
 from cli.commands.doctor import doctor
@@ -31,6 +32,7 @@ def course_search() -> None:
 
 app.command()(up)
 app.command()(demo)
+app.command()(add)
 app.command()(load)
 app.command()(status)
 app.command()(embed)

@@ -7,6 +7,8 @@ from typing import Any, Literal, TypedDict
 
 EmbeddingStatus = Literal["not_started", "pending", "running", "done", "failed"]
 
+ResourceStatus = Literal["pending", "running", "succeeded", "failed"]
+
 
 class Citation(TypedDict):
     """Where a passage is. Unknown parts are None; `start` and `end` are seconds; `label` is one line for people."""
@@ -76,6 +78,7 @@ class Facet(TypedDict):
     """How many hits have a value."""
 
     value: Any
+    title: str | None
     count: int
 
 
@@ -131,12 +134,37 @@ class PassageAnswer(TypedDict):
 
 
 class Course(TypedDict):
-    """A course and its embedding state."""
+    """A course and its embedding state; `dagster_url` is its page in the Dagster UI, if the app knows that."""
 
     course_id: str
     embedding_status: EmbeddingStatus
     embedding_progress: float
     embedding_error: str | None
+    dagster_url: str | None
+
+
+class CoursePage(TypedDict):
+    """Some courses; the number of all that were asked for, and where the next page begins."""
+
+    courses: list[Course]
+    next_cursor: str | None
+    total: int
+
+
+class Resource(TypedDict):
+    """A file of a course, and how far it is turned into chunks; `progress` is 0.0 to 1.0, and times are ISO 8601."""
+
+    resource_id: str
+    course_id: str
+    name: str
+    source_type: str | None
+    size: int
+    status: ResourceStatus
+    progress: float
+    error: str | None
+    chunks: int
+    created_at: str
+    updated_at: str
 
 
 class EmbeddingState(TypedDict):
@@ -146,6 +174,7 @@ class EmbeddingState(TypedDict):
     status: EmbeddingStatus
     progress: float
     error: str | None
+    due: bool
 
 
 class TextEmbeddings(TypedDict):

@@ -4,15 +4,18 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 from urllib.parse import quote
 
 from course_search_client.answers import (
     Course,
+    CoursePage,
     CoursesSearchAnswer,
     EmbeddingState,
+    EmbeddingStatus,
     PassageAnswer,
     Reranking,
+    Resource,
     SearchAnswer,
     TextEmbeddings,
 )
@@ -26,6 +29,21 @@ def _whole(answer: Any) -> Any:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """A form with a file.
+
+    Attributes:
+        fields: The other fields of the form.
+        name: The name of the file.
+        stream: The content; httpx reads it from its beginning, if it can be read more than once.
+    """
+
+    fields: Mapping[str, str]
+    name: str
+    stream: BinaryIO
+
+
+@dataclass(frozen=True)
 class Call(Generic[T]):
     """One request.
 
@@ -33,6 +51,7 @@ class Call(Generic[T]):
         method: The HTTP method.
         path: The path below the base URL, percent-encoded.
         body: The fields of the JSON body; those that are None are not sent.
+        upload: The body, if it is a form.
         params: The query of the URL; what is None is not sent.
         repeatable: Whether the app may process it twice, because it changes nothing.
         read: What the client returns of the JSON object of the answer.
@@ -41,7 +60,8 @@ class Call(Generic[T]):
     method: str
     path: str
     body: Mapping[str, object] | None = None
-    params: Mapping[str, int | None] = field(default_factory=dict)
+    upload: Upload | None = None
+    params: Mapping[str, str | int | None] = field(default_factory=dict)
     repeatable: bool = True
     read: Callable[[Any], T] = _whole
 
@@ -74,9 +94,43 @@ def passage(course_id: str, chunk_id: str, context: int | None) -> Call[PassageA
     return Call("GET", f"{_course(course_id)}/chunks/{_segment(chunk_id)}", params={"context": context})
 
 
-def courses() -> Call[list[Course]]:
-    """List all courses."""
-    return Call("GET", "/courses", read=lambda answer: answer["courses"])
+def course_page(
+    search: str | None, status: EmbeddingStatus | None, limit: int | None, cursor: str | None
+) -> Call[CoursePage]:
+    """List courses."""
+    return Call("GET", "/courses", params={"search": search, "status": status, "limit": limit, "cursor": cursor})
+
+
+def courses(search: str | None, status: EmbeddingStatus | None, limit: int | None) -> Call[list[Course]]:
+    """List courses; only them."""
+    params = {"search": search, "status": status, "limit": limit}
+    return Call("GET", "/courses", params=params, read=lambda answer: answer["courses"])
+
+
+def create_course(course_id: str) -> Call[Course]:
+    """Create a course without files."""
+    return Call("POST", "/courses", {"course_id": course_id}, repeatable=False)
+
+
+def add_resource(course_id: str, name: str, stream: BinaryIO) -> Call[Resource]:
+    """Upload a file. Twice the same file is the same as once, so it can be repeated if it can be read again."""
+    upload = Upload({"course_id": course_id}, name, stream)
+    return Call("POST", "/resources", upload=upload, repeatable=stream.seekable())
+
+
+def resources(course_id: str) -> Call[list[Resource]]:
+    """List the files of a course."""
+    return Call("GET", f"{_course(course_id)}/resources", read=lambda answer: answer["resources"])
+
+
+def resource(resource_id: str) -> Call[Resource]:
+    """Read the state of a file."""
+    return Call("GET", f"/resources/{_segment(resource_id)}")
+
+
+def delete_resource(resource_id: str) -> Call[Resource]:
+    """Delete a file."""
+    return Call("DELETE", f"/resources/{_segment(resource_id)}", repeatable=False)
 
 
 def embedding_status(course_id: str) -> Call[EmbeddingState]:

@@ -3,19 +3,24 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, Unpack
+from typing import BinaryIO, Self, TypeVar, Unpack
 
 import httpx
 
 from course_search_client import calls
 from course_search_client.answers import (
     Course,
+    CoursePage,
     CoursesSearchAnswer,
     EmbeddingState,
+    EmbeddingStatus,
     PassageAnswer,
     Reranking,
+    Resource,
     SearchAnswer,
     TextEmbeddings,
 )
@@ -27,6 +32,7 @@ T = TypeVar("T")
 TIMEOUT_SECONDS = 30.0
 ATTEMPTS = 3
 EMBEDDING_TIMEOUT_SECONDS = 600.0
+UPLOAD_TIMEOUT_SECONDS = 600.0
 
 
 class CourseSearch:
@@ -76,9 +82,71 @@ class CourseSearch:
         """One chunk, with so many chunks before and after it."""
         return self._run(self._connection.send(calls.passage(course_id, chunk_id, context)))
 
-    def courses(self) -> list[Course]:
-        """All courses with their embedding state."""
-        return self._run(self._connection.send(calls.courses()))
+    def courses(
+        self, *, search: str | None = None, status: EmbeddingStatus | None = None, limit: int | None = None
+    ) -> list[Course]:
+        """Courses with their embedding state, by id: all, or the first `limit`.
+
+        `search` is a part of the id, in any case.
+        """
+        return self._run(self._connection.send(calls.courses(search, status, limit)))
+
+    def course_page(
+        self,
+        *,
+        search: str | None = None,
+        status: EmbeddingStatus | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> CoursePage:
+        """The same with the number of all courses; `next_cursor` of the answer is the `cursor` of the next page."""
+        return self._run(self._connection.send(calls.course_page(search, status, limit, cursor)))
+
+    def create_course(self, course_id: str) -> Course:
+        """Create a course without files.
+
+        Raises:
+            CourseExistsError: It exists already.
+        """
+        return self._run(self._connection.send(calls.create_course(course_id)))
+
+    def add_resource(
+        self,
+        course_id: str,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        name: str | None = None,
+        timeout: float = UPLOAD_TIMEOUT_SECONDS,
+    ) -> Resource:
+        """Upload a file to a course; the pipeline turns it into chunks and embeds the course.
+
+        A file of the same name is replaced. The content is read while it is sent, so it may be large.
+
+        Args:
+            course_id: The course.
+            file: The path of the file, or the file opened in binary mode, which is not closed.
+            name: The name of the file; by default, that of the path. An opened file without a name needs one.
+            timeout: Seconds for the upload with all its attempts.
+
+        Raises:
+            OSError: The file cannot be read.
+            RequestTooLargeError: The file is larger than the app accepts.
+            ValueError: The name is not known.
+        """
+        with _opened(file, name) as (stream, file_name):
+            return self._run(self._connection.send(calls.add_resource(course_id, file_name, stream), timeout))
+
+    def resources(self, course_id: str) -> list[Resource]:
+        """The files of a course, in the order in which they were added."""
+        return self._run(self._connection.send(calls.resources(course_id)))
+
+    def resource(self, resource_id: str) -> Resource:
+        """Status, progress and error of a file."""
+        return self._run(self._connection.send(calls.resource(resource_id)))
+
+    def delete_resource(self, resource_id: str) -> Resource:
+        """Delete a file and its chunks, and return its last state."""
+        return self._run(self._connection.send(calls.delete_resource(resource_id)))
 
     def embedding_status(self, course_id: str) -> EmbeddingState:
         """Status and progress of the embedding of a course."""
@@ -181,9 +249,71 @@ class AsyncCourseSearch:
         """One chunk, with so many chunks before and after it."""
         return await self._run(self._connection.send(calls.passage(course_id, chunk_id, context)))
 
-    async def courses(self) -> list[Course]:
-        """All courses with their embedding state."""
-        return await self._run(self._connection.send(calls.courses()))
+    async def courses(
+        self, *, search: str | None = None, status: EmbeddingStatus | None = None, limit: int | None = None
+    ) -> list[Course]:
+        """Courses with their embedding state, by id: all, or the first `limit`.
+
+        `search` is a part of the id, in any case.
+        """
+        return await self._run(self._connection.send(calls.courses(search, status, limit)))
+
+    async def course_page(
+        self,
+        *,
+        search: str | None = None,
+        status: EmbeddingStatus | None = None,
+        limit: int | None = None,
+        cursor: str | None = None,
+    ) -> CoursePage:
+        """The same with the number of all courses; `next_cursor` of the answer is the `cursor` of the next page."""
+        return await self._run(self._connection.send(calls.course_page(search, status, limit, cursor)))
+
+    async def create_course(self, course_id: str) -> Course:
+        """Create a course without files.
+
+        Raises:
+            CourseExistsError: It exists already.
+        """
+        return await self._run(self._connection.send(calls.create_course(course_id)))
+
+    async def add_resource(
+        self,
+        course_id: str,
+        file: str | os.PathLike[str] | BinaryIO,
+        *,
+        name: str | None = None,
+        timeout: float = UPLOAD_TIMEOUT_SECONDS,
+    ) -> Resource:
+        """Upload a file to a course; the pipeline turns it into chunks and embeds the course.
+
+        A file of the same name is replaced. The content is read while it is sent, so it may be large.
+
+        Args:
+            course_id: The course.
+            file: The path of the file, or the file opened in binary mode, which is not closed.
+            name: The name of the file; by default, that of the path. An opened file without a name needs one.
+            timeout: Seconds for the upload with all its attempts.
+
+        Raises:
+            OSError: The file cannot be read.
+            RequestTooLargeError: The file is larger than the app accepts.
+            ValueError: The name is not known.
+        """
+        with _opened(file, name) as (stream, file_name):
+            return await self._run(self._connection.send(calls.add_resource(course_id, file_name, stream), timeout))
+
+    async def resources(self, course_id: str) -> list[Resource]:
+        """The files of a course, in the order in which they were added."""
+        return await self._run(self._connection.send(calls.resources(course_id)))
+
+    async def resource(self, resource_id: str) -> Resource:
+        """Status, progress and error of a file."""
+        return await self._run(self._connection.send(calls.resource(resource_id)))
+
+    async def delete_resource(self, resource_id: str) -> Resource:
+        """Delete a file and its chunks, and return its last state."""
+        return await self._run(self._connection.send(calls.delete_resource(resource_id)))
 
     async def embedding_status(self, course_id: str) -> EmbeddingState:
         """Status and progress of the embedding of a course."""
@@ -250,6 +380,19 @@ class AsyncCourseSearch:
                     outcome = error
                 except TimeoutError:
                     outcome = httpx.ReadTimeout("", request=step.request)
+
+
+@contextmanager
+def _opened(file: str | os.PathLike[str] | BinaryIO, name: str | None) -> Iterator[tuple[BinaryIO, str]]:
+    """The content of a file, and its name."""
+    if isinstance(file, str | os.PathLike):
+        with Path(file).open("rb") as stream:
+            yield stream, name or Path(file).name
+        return
+    name = name or getattr(file, "name", None)
+    if not isinstance(name, str):
+        raise ValueError("What is the name of the file? Pass it as name")
+    yield file, Path(name).name
 
 
 def _base_url(given: str | None) -> str:

@@ -58,6 +58,12 @@ class CourseNotFoundError(CourseSearchError):
     code = "course_not_found"
 
 
+class ResourceNotFoundError(CourseSearchError):
+    """There is no uploaded file with this id."""
+
+    code = "resource_not_found"
+
+
 class ChunkNotFoundError(CourseSearchError):
     """The course has no chunk with this id, in the generation that is searched."""
 
@@ -82,6 +88,18 @@ class MethodNotAllowedError(CourseSearchError):
     code = "method_not_allowed"
 
 
+class CourseExistsError(CourseSearchError):
+    """There is a course with this id already."""
+
+    code = "course_exists"
+
+
+class StageOneOwnsTablesError(CourseSearchError):
+    """Only stage one adds courses and resources to the database of the app."""
+
+    code = "stage_one_owns_tables"
+
+
 class AlreadyRunningError(CourseSearchError):
     """The course is being embedded now."""
 
@@ -95,13 +113,13 @@ class QueryLogOffError(CourseSearchError):
 
 
 class RequestTooLargeError(CourseSearchError):
-    """The request is larger than the app accepts."""
+    """The request, or an uploaded file, is larger than the app accepts."""
 
     code = "request_too_large"
 
 
 class UnsupportedMediaTypeError(CourseSearchError):
-    """The body was not sent as JSON; something between the client and the app may have changed it."""
+    """The body was not sent as it should be; something between the client and the app may have changed it."""
 
     code = "unsupported_media_type"
 
@@ -146,6 +164,12 @@ class RerankModelUnavailableError(CourseSearchError):
     """The rerank model is not available, or was too slow."""
 
     code = "rerank_model_unavailable"
+
+
+class UploadsUnavailableError(CourseSearchError):
+    """The app cannot keep files now: its disk is full, or permissions are missing."""
+
+    code = "uploads_unavailable"
 
 
 class VectorStoreFailedError(CourseSearchError):

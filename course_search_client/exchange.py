@@ -14,7 +14,7 @@ import httpx
 
 from course_search_client import calls, errors
 from course_search_client.answers import EmbeddingState
-from course_search_client.calls import Call
+from course_search_client.calls import Call, Upload
 from course_search_client.errors import (
     CourseSearchError,
     EmbeddingFailedError,
@@ -143,15 +143,17 @@ class Connection:
 
     def _request(self, call: Call[Any], seconds: float) -> httpx.Request:
         headers = {"Accept": "application/json"}
-        content = call.content()
-        if content is not None:
+        body: dict[str, Any] = {"content": call.content()}
+        if call.upload is not None:
+            body = _form(call.upload)
+        elif call.body is not None:
             headers["Content-Type"] = "application/json"
         if self.token is not None:
             headers["X-Internal-Token"] = self.token
         return self.build_request(
             call.method,
             self.base_url + call.path,
-            content=content,
+            **body,
             params=calls.given(call.params),
             headers={name: value.encode() for name, value in headers.items()},
             timeout=httpx.Timeout(seconds, connect=min(seconds, CONNECT_SECONDS)),
@@ -195,11 +197,18 @@ def _sent_error(response: httpx.Response) -> CourseSearchError | None:
     return errors.APP_ERRORS.get(code, CourseSearchError)(code, message, response.status_code)
 
 
+def _form(upload: Upload) -> dict[str, Any]:
+    """The arguments of `build_request`. The client reads the file while it sends it."""
+    return {"data": upload.fields, "files": {"file": (upload.name, upload.stream)}}
+
+
 def _may_repeat(call: Call[Any], outcome: httpx.Response | httpx.RequestError, error: CourseSearchError) -> bool:
     """Whether another attempt may help and does no harm."""
     if isinstance(outcome, httpx.Response):
         from_proxy = isinstance(error, UnexpectedAnswerError) and outcome.status_code in _PROXY_STATUSES
         return isinstance(error, errors.OverloadedError) or (from_proxy and call.repeatable)
+    if call.upload is not None and not call.repeatable:
+        return False  # a part of the file may have been read
     return isinstance(outcome, _NOT_SENT) or (isinstance(outcome, _LOST) and call.repeatable)
 
 

@@ -13,6 +13,7 @@ leaves its courses as they were.
     record_attempt      running, by the owner                                    running           the run
     report_progress     running, by the owner                                    running           the run
     withdraw            running, by the owner                                    running           the run
+    withdraw_deleted    any                                                      not_started       none
     publish             running, by the owner                                    done              the run
     fail_course         running, by the owner or without an owner                failed            unchanged
     cancel_request      pending, with this request                               failed            none
@@ -199,6 +200,15 @@ def withdraw(session: Session, course_id: str, run_id: str) -> bool:
     The generation is not reset, because a generation must never repeat. The next publication increments it.
     """
     return _write(session, course_id, _is_running_for(run_id), embedding_fingerprint=None)
+
+
+def withdraw_deleted(session: Session, course_id: str) -> bool:
+    """Withdraw what was published, because a user deleted the last passage: it is not searchable from now on.
+
+    A run that is embedding the course loses its claim. `withdrawn_course_sensor` recognizes the row by its
+    generation without a fingerprint, and deletes the texts.
+    """
+    return _write(session, course_id, **_without_run(EmbeddingStatus.NOT_STARTED, progress=0.0, fingerprint=None))
 
 
 def report_progress(session: Session, course_id: str, run_id: str, progress: float) -> bool:
@@ -441,7 +451,7 @@ def _given_up(reason: str, attempted: str | None) -> dict[str, Any]:
 
 
 def _without_run(status: EmbeddingStatus, progress: float, fingerprint: str | None) -> dict[str, Any]:
-    """The columns that a restore sets: a new generation, without owner, request or attempted content."""
+    """The columns of a new generation that no run has made: without owner, request or attempted content."""
     return {
         "embedding_status": status,
         "embedding_progress": progress,

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import NamedTuple
 
-from sqlalchemy import String, bindparam, cast, or_, select
+from sqlalchemy import ColumnElement, String, bindparam, cast, func, or_, select
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
@@ -32,6 +32,73 @@ def list_courses(session: Session) -> list[Course]:
 def list_course_ids(session: Session) -> Sequence[str]:
     """The ids of all courses, in the order of `list_courses`."""
     return session.scalars(select(col(Course.id)).order_by(col(Course.id))).all()
+
+
+class CoursePage(NamedTuple):
+    """Some of the courses that were asked for."""
+
+    courses: list[Course]
+    next_after: str | None
+    """The id after which the next page begins; None if this is the last one."""
+    total: int
+    """Number of courses on all pages."""
+
+
+def course_page(
+    session: Session,
+    *,
+    search: str | None = None,
+    status: str | None = None,
+    limit: int | None = None,
+    after: str | None = None,
+) -> CoursePage:
+    """A page of the courses, in the order of `list_courses`.
+
+    A page is found by the id where it begins. So it takes as long as any other, and courses that come or go meanwhile
+    neither hide others nor repeat them.
+
+    Args:
+        session: An open transaction.
+        search: Only courses with this text in their id, whatever its case.
+        status: Only courses with this embedding status.
+        limit: Maximum number of courses; None for all.
+        after: The `next_after` of the page before; None for the first page.
+
+    Raises:
+        ValueError: No course can have the id `after`.
+    """
+    if search and not is_text(search):
+        return CoursePage([], None, 0)
+    conditions: list[ColumnElement[bool]] = [col(Course.id).is_not(None)]  # SQLite allows a text key that is NULL
+    if search:
+        conditions.append(cast(col(Course.id), String).icontains(search, autoescape=True))
+    if status:
+        conditions.append(col(Course.embedding_status) == status)
+    total = session.scalar(select(func.count()).select_from(Course).where(*conditions)) or 0
+    query = select(Course).where(*conditions).order_by(col(Course.id)).execution_options(populate_existing=True)
+    if after is not None:
+        if not can_hold(session, col(Course.id), after):
+            raise ValueError("no course can have this id")
+        query = query.where(col(Course.id) > after)
+    if limit is not None:
+        query = query.limit(limit + 1)
+    found = list(session.scalars(query))
+    page = found[:limit]
+    return CoursePage(page, page[-1].id if len(found) > len(page) else None, total)
+
+
+def withdrawn_courses(session: Session) -> dict[str, int]:
+    """The generation by id of the courses that were published once, and are neither published nor being embedded now.
+
+    Their texts are deleted if they have no chunk: see `models.course_state.withdraw_deleted`.
+    """
+    query = select(col(Course.id), col(Course.embedding_generation)).where(
+        col(Course.embedding_status) == EmbeddingStatus.NOT_STARTED,
+        col(Course.embedding_fingerprint).is_(None),
+        col(Course.embedding_requested_at).is_(None),
+        col(Course.embedding_generation) > 0,
+    )
+    return {course_id: generation for course_id, generation in session.execute(query) if course_id}
 
 
 def courses_by_id(session: Session, course_ids: Sequence[str]) -> dict[str, Course | None]:

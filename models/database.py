@@ -134,6 +134,10 @@ def create_catalogue_engine(settings: CatalogueSettings, *, create_file: bool = 
     return engine
 
 
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()
+
+
 def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engine:
     path = Path(str(url.database)).absolute()
 
@@ -152,6 +156,7 @@ def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engi
         except sqlite3.Error:
             connection.close()
             raise
+        connection.create_function("lower", 1, _lower, deterministic=True)  # SQLite's own knows ASCII only
         return connection
 
     return create_engine(url, creator=connect, poolclass=NullPool, hide_parameters=True)

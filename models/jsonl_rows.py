@@ -14,13 +14,15 @@ from dataclasses import dataclass
 from math import isfinite
 from typing import Annotated, Any, BinaryIO, NoReturn
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from models.json_values import is_too_deep, unique_keys
 from models.tables import Chunk
 from models.text import is_blank, is_unicode
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MAX_COURSE_ID_CHARACTERS = 500
+"""Of a course that is created here. PostgreSQL rejects an indexed text, such as Dagster's tags, of more than 2.7 kB."""
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,16 @@ Label = Annotated[str, AfterValidator(_storable)]
 LabelId = Annotated[Label, BeforeValidator(_id_as_text)]
 
 
+CourseId = Annotated[Id, AfterValidator(_partition_key)]
+
+
 class ReadyToEmbed(BaseModel):
     """One line. Ids may be JSON strings or integers; both become text."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     id: Id
-    course_id: Annotated[Id, AfterValidator(_partition_key)]
+    course_id: CourseId
     lecture_id: LabelId | None
     section_id: LabelId | None
     order_in_section: Annotated[int, Field(ge=0, lt=2**63)]
@@ -109,6 +114,27 @@ class ReadyToEmbed(BaseModel):
             source_type=self.source_type,
             extra={**self.metadata, "order_in_section": self.order_in_section},
         )
+
+
+_course_id = TypeAdapter(CourseId, config=ConfigDict(strict=True))
+
+
+def check_course_id(value: str) -> None:
+    """Check the id of a new course.
+
+    Raises:
+        ValueError: A database or Dagster cannot store the id, or people or tools would change it. The message says
+            what is wrong with it, without the id.
+    """
+    try:
+        _course_id.validate_python(value)
+    except ValidationError as error:
+        [detail] = error.errors(include_url=False, include_input=False)
+        raise ValueError(detail["msg"].removeprefix("Value error, ")) from None
+    if value != value.strip():
+        raise ValueError("must not begin or end with white space")
+    if len(value) > MAX_COURSE_ID_CHARACTERS:
+        raise ValueError(f"must have at most {MAX_COURSE_ID_CHARACTERS} characters")
 
 
 def read_lines(file: str, stream: BinaryIO) -> Iterator[tuple[Position, Chunk | str]]:

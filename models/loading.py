@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from typing import BinaryIO
 
-from sqlalchemy import delete, func, insert, select, text, update
+from sqlalchemy import String, cast, delete, func, insert, select, text, update
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 from sqlalchemy.orm import Session
 from sqlmodel import col
@@ -20,7 +20,8 @@ from models.fingerprint import chunk_hash
 from models.ids import IdColumns, id_equals
 from models.ingestion import ingestion_by_course
 from models.jsonl_rows import Position, read_lines
-from models.tables import Chunk, Course, Resource
+from models.resources import resources_of
+from models.tables import Chunk, Course, Resource, UploadedResource
 
 BATCH = 500
 MAX_PROBLEMS = 20
@@ -181,22 +182,31 @@ class _Loader:
             self._courses.setdefault(course_id, LoadedCourse(course_id))
 
     def _remove_unseen(self, course_id: str) -> int:
+        """Delete the chunks that are not in the input, except those of uploaded files."""
+        uploaded = tuple(f"{file.resource_id}-" for file in resources_of(self._session, course_id))
         ids = self._session.scalars(select(col(Chunk.id)).where(id_equals(col(Chunk.course_id), course_id)))
-        unseen = [chunk_id for chunk_id in ids if chunk_id not in self._seen]
+        unseen = [chunk_id for chunk_id in ids if chunk_id not in self._seen and not chunk_id.startswith(uploaded)]
         for start in range(0, len(unseen), BATCH):
             batch = col(Chunk.id).in_(unseen[start : start + BATCH])
             self._session.execute(delete(Chunk).where(batch), execution_options=_NO_SYNC)
         return len(unseen)
 
     def _mark_ingested(self, course_ids: list[str]) -> None:
-        """Set the resources of the courses to `succeeded`, add a missing resource, and count the chunks."""
+        """Set the resources of the courses to `succeeded`, add a missing resource, and count the chunks.
+
+        Uploaded files keep their status.
+        """
         ingested = ingestion_by_course(self._session, course_ids)
         for course_id in course_ids:
             self._courses[course_id].chunks = ingested[course_id].chunks
         unfinished = [course_id for course_id in course_ids if not ingested[course_id].finished]
-        set_succeeded = update(Resource).where(col(Resource.course_id).in_(unfinished)).values(status="succeeded")
+        is_own = cast(col(Resource.id), String).not_in(select(col(UploadedResource.resource_id)))
+        set_succeeded = update(Resource).where(col(Resource.course_id).in_(unfinished), is_own)
+        set_succeeded = set_succeeded.values(status="succeeded")
         self._session.execute(set_succeeded, execution_options=_NO_SYNC)
-        self._add_resources([course_id for course_id in unfinished if ingested[course_id].resources == 0])
+        self._add_resources(
+            [course_id for course_id in unfinished if ingested[course_id].resources == ingested[course_id].uploads]
+        )
 
     def _id_problem(self, chunk: Chunk) -> str | None:
         """A message about the first id that its column cannot hold, or that may be mistaken for another; or None."""

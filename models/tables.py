@@ -22,6 +22,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    UniqueConstraint,
     false,
     text,
 )
@@ -157,6 +158,54 @@ class Chunk(SQLModel, table=True):
     """The column `metadata`; SQLAlchemy reserves that name. `order_in_section` in it is the position in the section."""
 
 
+class ResourceStatus(StrEnum):
+    """The status of an uploaded file. Stored as plain text, also in stage one's `resource.status`."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+
+
+class UploadedResource(SQLModel, table=True):
+    """A file that was uploaded to this product: the resource with the same id, with what stage one's table lacks.
+
+    `models.resources` keeps both rows in step. The file itself is in UPLOAD_DIR.
+    """
+
+    __tablename__ = "course_search_resource"
+    __table_args__ = (
+        UniqueConstraint("course_id", "name", name="course_search_resource_name_key"),
+        Index("ix_course_search_resource_status", "status"),
+    )
+
+    resource_id: str = Field(sa_column=Column(String, primary_key=True))
+    course_id: str = Field(sa_column=Column(String, nullable=False))
+    name: str = Field(sa_column=Column(String, nullable=False))
+    """The name of the file, without a directory, in Unicode's form NFC; unique in its course."""
+    source_type: str | None = Field(default=None, sa_column=Column(String))
+    """What the file is (see `documents.document.Document`); None until it was read."""
+    size: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """In bytes."""
+    sha256: str = Field(sa_column=Column(String, nullable=False))
+    """Hex digest of the content."""
+    status: str = Field(sa_column=Column(String, nullable=False))
+    progress: float = Field(default=0.0, sa_column=Column(Float, nullable=False))
+    """Share of the work that is done, 0.0 to 1.0."""
+    error: str | None = Field(default=None, sa_column=Column(Text))
+    """Why the last attempt failed. A pending file with an error is tried again."""
+    chunks: int = Field(default=0, sa_column=Column(Integer, nullable=False))
+    """Number of its chunks. Those of the last content that was read stay until new content replaces them."""
+    position: int = Field(sa_column=Column(Integer, nullable=False))
+    """Its place in the course, from 1 on. Places of deleted files stay empty."""
+    run_id: str | None = Field(default=None, sa_column=Column(String))
+    """The Dagster run that reads the file, or did so last. Only this run may write progress and result."""
+    attempts: int = Field(default=0, sa_column=Column(Integer, nullable=False))
+    """Number of failed attempts to read this content that are repeated."""
+    created_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    updated_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+
+
 class Question(SQLModel, table=True):
     """A search that was made, for the list of what a course does not answer. It does not say who asked."""
 
@@ -198,3 +247,12 @@ class Feedback(SQLModel, table=True):
     chunk_id: str | None = Field(default=None, sa_column=Column(String))
     """The passage; None if the feedback is on the whole answer."""
     helpful: bool = Field(sa_column=Column(Boolean, nullable=False))
+
+
+class Counter(SQLModel, table=True):
+    """A counter of the pipeline (see `models.counters`)."""
+
+    __tablename__ = "course_search_counter"
+
+    name: str = Field(sa_column=Column(String, primary_key=True))
+    value: float = Field(sa_column=Column(Float, nullable=False))

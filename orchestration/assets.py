@@ -26,9 +26,11 @@ from orchestration.resources import (
     VectorStoreResource,
 )
 from orchestration.run_config import OP, RunConfig, reasons_of
+from orchestration.traces import traced_run
 from orchestration.ui_metadata import CHECK_SPECS
 from orchestration.workers import register_worker
 from retrieval.analysis import ANALYSIS_VERSION
+from telemetry.traces import span
 
 GPU_POOL = "gpu"
 
@@ -91,42 +93,44 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
     search_app: SearchAppResource,
 ) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Embed and publish the courses of this run, one after the other."""
-    worker = register_worker(context.instance, context.run.run_id)
-    reasons = reasons_of(context.run)
-    course_ids = list(reasons) or context.partition_keys
-    failures: dict[str, str] = {}
-    for course_id in course_ids:
-        _require_unfinished(context)
-        course = CourseRun(
-            context,
-            worker,
-            course_id,
-            reasons.get(course_id),
-            rebuild=config.rebuild,
-            catalogue=catalogue,
-            vector_store=vector_store,
-            snapshot_store=snapshots.store(),
-            examination_blocks=examination.examination_blocks,
-            gpu=gpu,
-            search_url=search_app.search_url,
-        )
-        try:
-            yield from course.embed_and_publish()
-        except INTERRUPTIONS as interruption:  # the run is terminated: by an operator, or by a shutdown
-            course.record_failure(interruption)
-            raise
-        except BaseException as error:  # noqa: BLE001 - the messages of libraries do not belong into the log
-            failures[course_id] = course.record_failure(error)
-            context.log.error(f"Course {course_id} failed: {failures[course_id]}\n{places_of(error)}")
-            if not isinstance(error, Exception):  # a panic in a library, whose state is unknown now
-                break
-    if failures:
-        summary = "; ".join(f"{course_id}: {reason}" for course_id, reason in failures.items())
-        raise dg.Failure(
-            f"{len(failures)} of {len(course_ids)} courses failed: {summary}",
-            metadata={"failed": dg.MetadataValue.json(failures)},
-            allow_retries=False,
-        )
+    with traced_run(context.run):
+        worker = register_worker(context.instance, context.run.run_id)
+        reasons = reasons_of(context.run)
+        course_ids = list(reasons) or context.partition_keys
+        failures: dict[str, str] = {}
+        for course_id in course_ids:
+            _require_unfinished(context)
+            course = CourseRun(
+                context,
+                worker,
+                course_id,
+                reasons.get(course_id),
+                rebuild=config.rebuild,
+                catalogue=catalogue,
+                vector_store=vector_store,
+                snapshot_store=snapshots.store(),
+                examination_blocks=examination.examination_blocks,
+                gpu=gpu,
+                search_url=search_app.search_url,
+            )
+            try:
+                with span("course", course_id=course_id):
+                    yield from course.embed_and_publish()
+            except INTERRUPTIONS as interruption:  # the run is terminated: by an operator, or by a shutdown
+                course.record_failure(interruption)
+                raise
+            except BaseException as error:  # noqa: BLE001 - the messages of libraries do not belong into the log
+                failures[course_id] = course.record_failure(error)
+                context.log.error(f"Course {course_id} failed: {failures[course_id]}\n{places_of(error)}")
+                if not isinstance(error, Exception):  # a panic in a library, whose state is unknown now
+                    break
+        if failures:
+            summary = "; ".join(f"{course_id}: {reason}" for course_id, reason in failures.items())
+            raise dg.Failure(
+                f"{len(failures)} of {len(course_ids)} courses failed: {summary}",
+                metadata={"failed": dg.MetadataValue.json(failures)},
+                allow_retries=False,
+            )
 
 
 def _require_unfinished(context: dg.AssetExecutionContext) -> None:

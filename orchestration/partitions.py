@@ -20,6 +20,10 @@ JOB = "embed_course"
 OWNERS = ("team:course-search",)
 HOUSEKEEPING_TAG = "course_search/housekeeping"
 """Tag of the runs that embed no course: they back up, check, delete old runs or count questions."""
+FILES_JOB = "process_resource"
+FILES_TAG = "course_search/files"
+"""Tag that our job of this name gives to each of its runs, which read uploaded files. In the same instance, the code
+location of stage one may have a job with the same name; its runs do not have the tag."""
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"

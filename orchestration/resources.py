@@ -16,6 +16,8 @@ import dagster as dg
 from pydantic import Field, PrivateAttr, SecretStr
 from tenacity import Retrying, before_sleep_log, retry_if_exception, stop_after_delay, wait_exponential
 
+from documents.settings import DocumentSettings
+from documents.uploads import Uploads
 from embedding.factory import configured_signature, open_embedder
 from embedding.interface import Embedder
 from embedding.model_settings import EmbeddingSettings
@@ -186,6 +188,20 @@ class SnapshotResource(SettingsResource):
     def store(self) -> SnapshotStore:
         """The snapshots in the directory."""
         return SnapshotStore(self.settings())
+
+
+class DocumentResource(SettingsResource):
+    """The uploaded files, and the limits for the process that reads one."""
+
+    SETTINGS = DocumentSettings
+    upload_dir: str = setting(DocumentSettings, "upload_dir")
+    document_timeout_seconds: float = setting(DocumentSettings, "document_timeout_seconds")
+    document_max_memory_mb: int = setting(DocumentSettings, "document_max_memory_mb")
+    document_max_characters: int = setting(DocumentSettings, "document_max_characters")
+
+    def uploads(self) -> Uploads:
+        """The files in UPLOAD_DIR."""
+        return Uploads(self.settings().upload_dir)
 
 
 class ExaminationResource(SettingsResource):

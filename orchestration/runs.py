@@ -8,6 +8,8 @@ import dagster as dg
 
 from orchestration.partitions import (
     COLLECTION,
+    FILES_JOB,
+    FILES_TAG,
     JOB,
     PARTITION_TAG,
     RANGE_END_TAG,
@@ -32,6 +34,11 @@ def is_ours(run: dg.DagsterRun) -> bool:
     """
     checked = {check.asset_key for check in run.asset_check_selection or ()}
     return run.job_name == JOB or not {COLLECTION, SNAPSHOT}.isdisjoint({*(run.asset_selection or ()), *checked})
+
+
+def reads_files(run: dg.DagsterRun) -> bool:
+    """Whether the run reads uploaded files: it is of our job, and not of stage one's with the same name."""
+    return run.job_name == FILES_JOB and FILES_TAG in run.tags
 
 
 @dataclass(frozen=True)

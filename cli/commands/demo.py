@@ -1,4 +1,7 @@
-"""`course-search demo`: embed the sample courses and ask them questions, in a separate directory."""
+"""`course-search demo`: embed the sample courses and ask them questions, in a separate directory.
+
+Two courses are Ready-to-Embed rows, as stage one writes them. The third one is a PDF and the subtitles of a lecture.
+"""
 
 import json
 import os
@@ -22,6 +25,8 @@ from search_api.app_settings import SearchSettings
 
 DIRECTORY = Path("data/demo")
 SAMPLES = ROOT / "data" / "samples"
+COURSE_OF_FILES = "lab-en"
+"""The course that is made of the files in the directory of the same name."""
 EMBEDDING_SECONDS = 600.0
 RESULTS_PER_QUESTION = 2
 MAX_SHOWN_CHARACTERS = 220
@@ -34,7 +39,7 @@ class DemoFailedError(Exception):
 
 
 def demo() -> None:
-    """Load two sample courses, let the pipeline embed them, ask a few questions, stop everything.
+    """Load two sample courses, add a third one from a PDF and a subtitle file, ask a few questions, stop everything.
 
     Uses the directory data/demo, which is emptied first. Other courses are not touched.
     """
@@ -43,6 +48,7 @@ def demo() -> None:
         "DATABASE_URL": f"sqlite:///{DIRECTORY.absolute()}/catalogue.db",
         "CHROMA_DB_DIR": str(DIRECTORY.absolute() / "chroma"),
         "SNAPSHOT_DIR": str(DIRECTORY.absolute() / "snapshots"),
+        "UPLOAD_DIR": str(DIRECTORY.absolute() / "uploads"),
     }
     try:
         _clear_directory()
@@ -80,16 +86,22 @@ def _load_samples(product: RunningProduct) -> None:
     files = sorted(SAMPLES.glob("*.jsonl"))
     console.print(f"Loading {', '.join(file.name for file in files)}")
     product.supervisor.run("load", [*COMMAND, "load", *files])
+    files = sorted((SAMPLES / COURSE_OF_FILES).iterdir())
+    console.print(f"Adding {', '.join(file.name for file in files)} to the course {COURSE_OF_FILES}")
+    product.supervisor.run("add", [*COMMAND, "add", COURSE_OF_FILES, *files])
 
 
 def _wait_until_embedded(product: RunningProduct) -> None:
-    console.print("Waiting until the sensor finds the courses and a run embeds them …")
+    console.print("Waiting until the pipeline has read the files and embedded the courses …")
     with Progress(
         TextColumn("  {task.description:<10}"), BarColumn(), TextColumn("{task.fields[status]}"), console=console
     ) as progress:
         tasks: dict[str, Any] = {}
 
         def all_done() -> bool:
+            for resource in _request(product, "GET", f"/courses/{COURSE_OF_FILES}/resources")["resources"]:
+                if resource["status"] == "failed":
+                    raise DemoFailedError(f"{resource['name']}: {resource['error']}")
             courses = _request(product, "GET", "/courses")["courses"]
             for course in courses:
                 course_id, status = course["course_id"], course["embedding_status"]
@@ -117,9 +129,7 @@ def _ask_questions(product: RunningProduct) -> None:
             raise DemoFailedError(f"No answer to {question['query']!r}")
         console.print(f"\n[bold]{escape(question['query'])}[/] [dim]({question['course_id']})[/]")
         for result in answer["results"]:
-            metadata = result["metadata"]
-            location = f"{metadata['lecture_title']} › {metadata['section_title']}"
-            console.print(f"  [green]{result['score']:.3f}[/]  [cyan]{location}[/]")
+            console.print(f"  [green]{result['score']:.3f}[/]  [cyan]{escape(result['citation']['label'])}[/]")
             console.print(Padding(escape(_shorten(result["text"])), (0, 0, 0, 9)))
 
 

@@ -23,9 +23,9 @@ def doctor(
         typer.Option(
             "--repair",
             help="Make the repairs that are safe: delete the collections and snapshots of deleted courses, have "
-            "damaged courses embedded again, build missing snapshots, and remove orphaned directories (only while "
-            "no Chroma server runs). Says what it deletes before it does, and deletes at most "
-            f"{MAX_DELETIONS} of each kind.",
+            "damaged courses embedded again, build missing snapshots, delete old uploaded files without a row, and "
+            "remove orphaned directories (only while no Chroma server runs). Says what it deletes before it does, and "
+            f"deletes at most {MAX_DELETIONS} of each kind.",
         ),
     ] = False,
     deep: Annotated[

@@ -14,6 +14,7 @@ from cli.courses import (
     POLL_SECONDS,
     CourseIds,
     Json,
+    file_state,
     make_table,
     not_found_error,
     open_catalogue,
@@ -23,7 +24,8 @@ from cli.courses import (
 from models.courses import courses_by_id, is_active, list_courses
 from models.database import Engine, transaction
 from models.ingestion import Ingestion, ingestion_by_course, ingestion_of_course
-from models.tables import Course, EmbeddingStatus
+from models.resources import unfinished_resources
+from models.tables import Course, EmbeddingStatus, UploadedResource
 from models.text import counted, one_line
 
 HEADINGS = ("course", "status", "progress", "chunks", "generation", "requested", "error")
@@ -49,16 +51,23 @@ def status(
 
     A course is not_started, pending (waits for a run), running, done (searchable) or failed. `requested` is the time of
     an embedding request that no run has claimed yet; `generation` is how often the course was published. A course that
-    failed for a cause that may be temporary is retried at the time before its error.
+    failed for a cause that may be temporary is retried at the time before its error. Uploaded files that are not read
+    yet, or have failed, follow the table.
     """
     with open_catalogue() as engine:
         if watch:
             _watch(engine, course_ids, Console(stderr=True, highlight=False))
         states, unknown = _read(engine, course_ids)
+        files = _unfinished_files(engine, states)
     if as_json:
-        typer.echo(json.dumps({"courses": [_as_json(*state) for state in states]}, indent=2, ensure_ascii=False))
+        courses = [{**_as_json(*state), "unfinished_files": files.get(state[0].id, [])} for state in states]
+        typer.echo(json.dumps({"courses": courses}, indent=2, ensure_ascii=False, default=_file_as_json))
     elif states:
         print_table(HEADINGS, _rows(states))
+        for course_id, unfinished in files.items():
+            typer.echo(f"\nFiles of {one_line(course_id)} that are not read:")
+            for file in unfinished:
+                typer.echo(f"  {file_state(file)}")
         typer.echo(f"\n{_summary(states)}")
     elif not unknown:
         print_error("There are no courses yet; load some with `course-search load`.")
@@ -78,6 +87,20 @@ def _read(engine: Engine, course_ids: Sequence[str] | None) -> tuple[list[Course
         rows = courses_by_id(session, list(dict.fromkeys(course_ids)))
         known = [(course, ingestion_of_course(session, course.id).chunks) for course in rows.values() if course]
     return known, [course_id for course_id, course in rows.items() if course is None]
+
+
+def _unfinished_files(engine: Engine, states: Sequence[CourseState]) -> dict[str, list[UploadedResource]]:
+    """Course id → its files that wait, are read, or have failed."""
+    files: dict[str, list[UploadedResource]] = {course.id: [] for course, _ in states}
+    with transaction(engine) as session:
+        for file in unfinished_resources(session):
+            if file.course_id in files:
+                files[file.course_id].append(file)
+    return {course_id: unfinished for course_id, unfinished in files.items() if unfinished}
+
+
+def _file_as_json(file: UploadedResource) -> dict[str, object]:
+    return {name: getattr(file, name) for name in ("resource_id", "name", "status", "progress", "error")}
 
 
 def _watch(engine: Engine, course_ids: Sequence[str] | None, console: Console) -> None:

@@ -4,6 +4,8 @@ Migrates the catalogue, then runs the Chroma server, the search app and Dagster 
 until Ctrl-C. A part that cannot start is an error; a part that ends later is started again.
 """
 
+import io
+import logging
 import os
 import shutil
 import signal
@@ -31,8 +33,12 @@ from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
 from embedding.vector_store.server import VectorStoreSettings
 from models.database import postgres_url
+from models.log_settings import LogSettings
 from models.settings import without_password
 from orchestration.search_link import SearchLinkSettings
+from search_api.app_settings import SearchSettings
+from telemetry import PACKAGES
+from telemetry.logs import configure_logs
 
 LOOPBACK = "127.0.0.1"
 USUAL_SEARCH_PORT, USUAL_DAGSTER_PORT, USUAL_CHROMA_PORT = 8000, 3000, 8001
@@ -40,8 +46,11 @@ APP = "search_api.app:create_app"
 ROOT = Path(__file__).parents[2]
 WORKSPACE = ("-w", str(ROOT / "workspace.yaml"))
 COMMAND = (sys.executable, "-m", "cli")
+DAGSTER_LOGS_JSON = {"DAGSTER_WEBSERVER_LOG_FORMAT": "json", "DAGSTER_CLI_API_GRPC_LOG_FORMAT": "json"}
+"""Options of the web server and of the code servers; the daemon has an option on its command line."""
 
 console = Console(highlight=False, soft_wrap=True)
+logger = logging.getLogger(__name__)
 
 
 class CannotStartError(Exception):
@@ -59,6 +68,10 @@ class RunningProduct:
 
 def up() -> None:
     """Start everything and keep it running; Ctrl-C stops it."""
+    logs = LogSettings()
+    if logs.log_format == "json":
+        configure_logs(logs.log_format, logs.log_level, PACKAGES)
+        console.file = _LogLines()
     vector_store = VectorStoreSettings()
     external_chroma = vector_store.chroma_url if "chroma_url" in vector_store.model_fields_set else None
     try:
@@ -69,8 +82,8 @@ def up() -> None:
                 f"  Search page   {product.search_url}\n"
                 f"  Search API    {product.search_url}/docs\n"
                 f"  Courses       {product.search_url}/courses\n\n"
-                "Next: load a course, and the pipeline embeds it automatically:\n"
-                "  [bold].venv/bin/course-search load data/samples/pcb-en.jsonl[/]"
+                "Next: add files on the page, or with a command; the pipeline embeds them automatically:\n"
+                "  [bold].venv/bin/course-search add lab data/samples/lab-en/measuring.pdf[/]"
             )
             while True:
                 product.supervisor.restart_ended(_print_problem)
@@ -78,12 +91,27 @@ def up() -> None:
     except KeyboardInterrupt:
         console.print("Everything is stopped.")
     except (CannotStartError, DirectoryInUseError, ProcessFailedError) as error:
-        console.print(str(error), style="bold red", markup=False)
+        if logs.log_format == "json":
+            logger.error("%s", error)
+        else:
+            console.print(str(error), style="bold red", markup=False)
         raise typer.Exit(1) from error
 
 
+class _LogLines(io.StringIO):
+    """Writes what is printed as log lines."""
+
+    def write(self, text: str) -> int:
+        for line in filter(None, map(str.strip, text.splitlines())):
+            logger.info("%s", line)
+        return len(text)
+
+
 def _print_problem(message: str) -> None:
-    console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}", style="yellow", markup=False)
+    if isinstance(console.file, _LogLines):
+        logger.warning("%s", message)
+    else:
+        console.print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}", style="yellow", markup=False)
 
 
 @contextmanager
@@ -119,12 +147,15 @@ def run_product(
         chroma_port = _choose_port(LOOPBACK, settings.chroma_port, USUAL_CHROMA_PORT, any_port=any_port)
     search_url = f"http://{settings.search_host}:{search_port}"
     dagster_url = f"http://{settings.dagster_host}:{dagster_port}"
+    as_json = LogSettings().log_format == "json"
     env = {
+        **(DAGSTER_LOGS_JSON if as_json else {}),
         "UVICORN_ACCESS_LOG": "false",  # it takes a fifth of the time around a search, and its file has no limit
         **environ,
         **model_environment(EmbeddingSettings()),
         "CHROMA_URL": chroma_url or f"http://{LOOPBACK}:{chroma_port}",
         "DAGSTER_HOME": str(home),
+        "DAGSTER_URL": SearchSettings().dagster_url or dagster_url,
         "PYTHONUNBUFFERED": "1",
         "SEARCH_URL": _search_link(search_url),
     }
@@ -144,7 +175,10 @@ def run_product(
             "dagster-webserver",
             [_script("dagster-webserver"), *WORKSPACE, "-h", settings.dagster_host, "-p", str(dagster_port)],
         )
-        supervisor.start("dagster-daemon", [sys.executable, "-m", "orchestration.daemon", "run", *WORKSPACE])
+        daemon_options = ("--log-format", "json") if as_json else ()
+        supervisor.start(
+            "dagster-daemon", [sys.executable, "-m", "orchestration.daemon", "run", *WORKSPACE, *daemon_options]
+        )
         supervisor.wait_ready(search, f"{search_url}/healthz")
         supervisor.wait_ready(webserver, f"{dagster_url}/server_info")
         try:

@@ -3,6 +3,8 @@
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 
+from documents.settings import DocumentSettings
+from documents.uploads import Uploads, UploadsUnavailableError
 from embedding.errors import EmbeddingError
 from embedding.factory import configured_signature, open_embedder
 from embedding.model_files.demo_model import model_in_use
@@ -23,6 +25,7 @@ from maintenance.checks.environment import (
 )
 from maintenance.checks.findings import Diagnosis, Finding, Level
 from maintenance.checks.snapshots import check_snapshots
+from maintenance.checks.uploads import check_uploads
 from maintenance.rebuild import CourseRefusedError
 from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine
 from models.settings import Settings
@@ -37,6 +40,7 @@ EXPECTED_ERRORS = (
     OSError,
     SnapshotError,
     SnapshotStoreError,
+    UploadsUnavailableError,
     VectorStoreError,
     sqlite3.Error,
 )
@@ -66,6 +70,7 @@ def run_checks(settings_classes: Sequence[type[Settings]], *, deep: bool) -> Ite
             snapshots = SnapshotStore(SnapshotSettings())
             yield from _run_check("snapshots", check_snapshots(engine, store, snapshots))
         if catalogue_works:
+            yield from _run_check("uploads", check_uploads(engine, Uploads(DocumentSettings().upload_dir)))
             yield from _run_check("states", _check_states(engine, model_works=model_works))
     finally:
         store.close()

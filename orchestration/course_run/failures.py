@@ -2,7 +2,7 @@
 
 import traceback
 
-_QUOTING_NOTHING = ("embedding", "models", "orchestration", "retrieval", "dagster")
+_QUOTING_NOTHING = ("documents", "embedding", "models", "orchestration", "retrieval", "dagster")
 """Packages whose errors contain no text of a chunk: this product's, and Dagster, which never sees one."""
 
 

@@ -27,6 +27,7 @@ from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.ingestion import ingestion_of_course
 from models.tables import Chunk, Course, EmbeddingStatus
 from orchestration import ui_metadata
+from orchestration.counting import count, kind_of, of_publication
 from orchestration.course_run.examination import ExaminationReport, examine_snapshot, keep_outcome
 from orchestration.course_run.failures import reason_of
 from orchestration.course_run.snapshot import write_snapshot
@@ -37,6 +38,7 @@ from orchestration.workers import Worker
 from retrieval.relevance import Calibration
 from retrieval.search import Method
 from retrieval.snapshots.store import SnapshotStore, SnapshotStoreError
+from telemetry.traces import span
 
 PAGE_SIZE = 500
 """Chunks read and compared at a time. `index_course` embeds and writes smaller batches, and reports progress after
@@ -135,41 +137,49 @@ class CourseRun:
             SnapshotError, SnapshotStoreError: The snapshot could not be written or read back.
             DatabaseUnavailableError: The catalogue is unavailable.
         """
-        if not self._claim():
-            return
-        self._check_ingested()
+        with span("claim"):
+            if not self._claim():
+                return
+            self._check_ingested()
         started = time.perf_counter()
-        embedder = self._gpu.embedder()
+        with span("load model"):
+            embedder = self._gpu.embedder()
         model_load_seconds = time.perf_counter() - started
         self._worker.beat()
-        content = self._record_attempt(embedder)
-        if self._rebuild:
-            self._delete_collection()
-        report = self._index(embedder, content.chunks)
+        with span("fingerprint"):
+            content = self._record_attempt(embedder)
+        with span("index", chunks=content.chunks, rebuild=self._rebuild):
+            if self._rebuild:
+                self._delete_collection()
+            report = self._index(embedder, content.chunks)
         yield from ui_metadata.collection_checks(self._course_id, report)
         _require_correct_collection(report)
-        snapshot = write_snapshot(
-            self._snapshot_store,
-            self._course_id,
-            report.fingerprint,
-            self._store.open(self._course_id),
-            generation=self._generation,
-            keep=not (self._rebuild or report.embedded),
-            on_page=self._worker.beat,
-        )
+        with span("snapshot"):
+            snapshot = write_snapshot(
+                self._snapshot_store,
+                self._course_id,
+                report.fingerprint,
+                self._store.open(self._course_id),
+                generation=self._generation,
+                keep=not (self._rebuild or report.embedded),
+                on_page=self._worker.beat,
+            )
         yield ui_metadata.snapshot_check(self._course_id, snapshot)
         if not snapshot.complete:
             raise CourseNotEmbeddableError(
                 f"The snapshot contains {snapshot.stored} chunks, which are not the {snapshot.chunks} of the course"
             )
-        examined = self._examine(embedder, report.fingerprint)
+        with span("examine"):
+            examined = self._examine(embedder, report.fingerprint)
         yield ui_metadata.examination_check(self._course_id, examined, blocks=self._examination_blocks)
         if examined.examination.broken and self._examination_blocks:
             if not snapshot.kept:  # otherwise it is the published one
                 self._snapshot_store.discard(self._course_id, report.fingerprint)
             raise CourseNotEmbeddableError(_what_to_do(self._course_id, examined.examination.broken))
-        self._publish(report.fingerprint, examined.calibration)
-        self._clean_up(report.fingerprint, examined)
+        with span("publish"):
+            self._publish(report.fingerprint, examined.calibration)
+            count(self._catalogue, of_publication(report, model_load_seconds))
+            self._clean_up(report.fingerprint, examined)
         yield ui_metadata.collection_materialization(
             self._course_id,
             report,
@@ -189,20 +199,25 @@ class CourseRun:
             The reason.
         """
         reason = reason_of(error)
+        kind = "check" if isinstance(error, CourseNotEmbeddableError) else kind_of(error)
         retry = Retry.LATER if _may_succeed_later(error) else Retry.NEVER
         if isinstance(error, NotIngestedError):
-            retry = Retry.WHEN_INGESTED
+            retry, kind = Retry.WHEN_INGESTED, "not_ingested"
         if isinstance(error, GeneratorExit):  # Dagster could not store an event
             reason = "Dagster stopped the step; the log of the run says why."
         elif isinstance(error, INTERRUPTIONS):
-            reason, retry = (CANCELLED, Retry.NEVER) if self._is_being_cancelled() else (INTERRUPTED, Retry.NOW)
+            is_cancelled = self._is_being_cancelled()
+            reason, retry = (CANCELLED, Retry.NEVER) if is_cancelled else (INTERRUPTED, Retry.NOW)
+            kind = "cancelled" if is_cancelled else "interrupted"
         try:
             with self._catalogue.transaction() as session:
-                course_state.fail_course(session, self._course_id, self._run_id, reason, retry=retry)
+                failed = course_state.fail_course(session, self._course_id, self._run_id, reason, retry=retry)
         except Exception as unavailable:  # noqa: BLE001 - `course_status_sensor` records it when it can
             self._context.log.error(
                 f"Could not record the failure of course {self._course_id}: {reason_of(unavailable)}"
             )
+        else:
+            count(self._catalogue, {("course_failures", kind): failed})
         return reason
 
     def _claim(self) -> bool:
@@ -217,11 +232,15 @@ class CourseRun:
         if self._reason and self._reason.is_superseded(course):
             self._context.log.info(f"Course {self._course_id} was published after this run was launched: nothing to do")
             return False
+        if self._reason and course.embedding_requested_at is None and self._is_empty():
+            self._context.log.info(f"Everything in course {self._course_id} was deleted since: nothing to do")
+            return False
         if not self._catalogue.attempt(lambda session: self._claim_row(session, course)):
             raise CourseNotEmbeddableError(
                 f"Course {self._course_id} is being embedded by run {course.embedding_run_id}"
             )
         self._worker.beat()
+        count(self._catalogue, {("course_retries", ""): course.embedding_retry_at is not None})
         return True
 
     def _claim_row(self, session: Session, course: Course) -> bool:
@@ -239,11 +258,15 @@ class CourseRun:
             self._rebuild, self._generation = claimed.embedding_rebuild, claimed.embedding_generation + 1
         return True
 
+    def _is_empty(self) -> bool:
+        ingestion = self._catalogue.attempt(lambda session: ingestion_of_course(session, self._course_id))
+        return ingestion.resources == ingestion.chunks == 0
+
     def _check_ingested(self) -> None:
         ingestion = self._catalogue.attempt(lambda session: ingestion_of_course(session, self._course_id))
         if not ingestion.finished:
             raise NotIngestedError(
-                f"Stage one has not ingested course {self._course_id} yet: "
+                f"Course {self._course_id} is not ingested yet: "
                 f"{ingestion.succeeded} of {ingestion.resources} resources succeeded"
             )
 

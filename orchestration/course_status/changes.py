@@ -36,6 +36,8 @@ class Change:
     description: str
     write: Callable[[Session], bool]
     """Returns whether the row was changed."""
+    failure: str = ""
+    """The kind of failure that it records (see `models.counters`); empty if it records none."""
 
 
 def find_changes(
@@ -92,6 +94,7 @@ def _of_owner(instance: dg.DagsterInstance, course: Course, alive: Collection[st
             reason=ending.reason,
             retry=ending.retry,
         ),
+        failure="cancelled" if ending.reason == CANCELLED else "worker_died",
     )
 
 

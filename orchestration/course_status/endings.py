@@ -14,7 +14,7 @@ _DELETED = "The run was deleted from Dagster before it had finished. Another run
 _MARKED_FAILED = "The run was marked as failed in the Dagster UI or by another program, before it had finished."
 _DAGSTERS_DEFAULT = "marked as failed from outside the execution context"
 _CRASH = "Run execution process"
-"""Start of the message of Dagster's code server when a worker has died."""
+"""In the message of Dagster's code server when a worker has died."""
 _EXPLAINING = {
     dg.DagsterEventType.ENGINE_EVENT,
     dg.DagsterEventType.STEP_FAILURE,
@@ -50,6 +50,6 @@ def ending_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Ending:
             declared = data.user_failure_data and data.user_failure_data.description
             error = data.error and (data.error.cause or data.error)
             return Ending(declared or (error.message.strip() if error else "A step failed."), Retry.LATER)
-    messages = [event.message or "" for event in events if event.is_failure or (event.message or "").startswith(_CRASH)]
+    messages = [event.message or "" for event in events if event.is_failure or _CRASH in (event.message or "")]
     explained = [message for message in messages if message and _DAGSTERS_DEFAULT not in message]
     return Ending(explained[-1] if explained else _MARKED_FAILED, Retry.LATER)

@@ -1,5 +1,6 @@
 """`course_status_sensor`: updates `Course.embedding_status` from the states of Dagster's runs."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 import dagster as dg
@@ -7,6 +8,7 @@ import dagster as dg
 from models.courses import active_courses
 from models.database import DatabaseUnavailableError
 from models.tables import Course
+from orchestration.counting import count
 from orchestration.course_status.changes import find_changes
 from orchestration.instance.prepared import (
     SENSOR_INTERVAL_SECONDS,
@@ -43,6 +45,8 @@ def course_status_sensor(context: dg.SensorEvaluationContext, catalogue: Catalog
                     written.append(change)
     except DatabaseUnavailableError as error:
         return dg.SkipReason(str(error))
+    failures = Counter(("course_failures", change.failure) for change in written if change.failure)
+    count(catalogue, failures)
     context.update_cursor(cursor)
     lines = [f"course {change.course_id}: {change.description}" for change in written]
     for line in lines:

@@ -13,7 +13,7 @@ import dagster as dg
 from orchestration.assets import course_collection
 from orchestration.housekeeping.settings import HousekeepingSettings
 from orchestration.partitions import HOUSEKEEPING_TAG, OWNERS, QUESTIONS
-from orchestration.runs import FINISHED, is_ours
+from orchestration.runs import FINISHED, is_ours, reads_files
 from orchestration.workers import register_worker
 
 PAGE = 500
@@ -33,11 +33,15 @@ def delete_old_runs(context: dg.OpExecutionContext) -> None:
 def prune(instance: dg.DagsterInstance, ended_before: datetime) -> tuple[int, int]:
     """Delete the old runs of this product; returns how many were deleted, and how many were old but kept."""
     finished = dg.RunsFilter(statuses=FINISHED, updated_before=ended_before)
-    old = {run.run_id for run in instance.get_runs(finished) if is_ours(run) or HOUSEKEEPING_TAG in run.tags}
+    old = {run.run_id for run in instance.get_runs(finished) if _is_of_this_product(run)}
     kept = old & runs_with_latest_results(instance)
     for run_id in old - kept:
         _delete(instance, run_id)
     return len(old - kept), len(kept)
+
+
+def _is_of_this_product(run: dg.DagsterRun) -> bool:
+    return is_ours(run) or reads_files(run) or HOUSEKEEPING_TAG in run.tags
 
 
 def runs_with_latest_results(instance: dg.DagsterInstance) -> set[str]:

@@ -15,7 +15,7 @@ import dagster as dg
 import psutil
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus  # noqa: TID251 - Dagster exports neither
 
-from orchestration.runs import is_ours
+from orchestration.runs import is_ours, reads_files
 from orchestration.worker_settings import WorkerSettings
 from orchestration.workers import has_worker, worker_of
 
@@ -62,7 +62,7 @@ class CourseRunLauncher(dg.DefaultRunLauncher):
 
     def _problem(self, run: dg.DagsterRun) -> str | None:
         if not has_worker(run):
-            return self._problem_before_first_step(run) if is_ours(run) else None
+            return self._problem_before_first_step(run) if _has_stall_limit(run) else None
         worker = worker_of(self._instance, run)
         if worker is None:  # on another machine, whose run monitoring checks it
             return None
@@ -70,7 +70,7 @@ class CourseRunLauncher(dg.DefaultRunLauncher):
         if beat is None:
             return "The worker process of this run has died, for example because its machine or container was stopped."
         limit = WorkerSettings().worker_stall_seconds
-        if is_ours(run) and self._seconds_since(run.run_id, beat) > limit:
+        if _has_stall_limit(run) and self._seconds_since(run.run_id, beat) > limit:
             return (
                 f"The worker of this run finished no batch for {limit:g} s (WORKER_STALL_SECONDS), so it was killed. "
                 "It was suspended, or waited for a device or service that does not answer."
@@ -118,3 +118,7 @@ class CourseRunLauncher(dg.DefaultRunLauncher):
             if any(worker.path.samefile(file.path) for file in process.open_files()):
                 return process
         return None
+
+
+def _has_stall_limit(run: dg.DagsterRun) -> bool:
+    return is_ours(run) or reads_files(run)

@@ -29,6 +29,7 @@ from orchestration.partitions import OWNERS, course_partitions, partition_keys, 
 from orchestration.resources import CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.run_config import OP, LaunchReason, RunConfig
 from orchestration.runs import courses_with_run
+from orchestration.traces import launch_tags
 
 MAX_RUNS_PER_TICK = 25
 """Submitting a run takes about half a second. The next tick launches further runs."""
@@ -38,6 +39,8 @@ with stage one, so at most a quarter of the time is spent on reading it."""
 PRIORITY_TAG = "dagster/priority"
 REQUESTED, AUTOMATIC, RETRIED = 1, 0, -1
 """Priorities of runs in Dagster's queue."""
+_REASONS = {REQUESTED: "request", AUTOMATIC: "change", RETRIED: "retry"}
+"""The reason of a launch in its trace."""
 
 
 @dg.sensor(
@@ -61,7 +64,7 @@ def stage_one_sensor(
     after, rest_until = _parse_cursor(context.cursor)
     if 0 < rest_until - time.time() <= MAX_REST_SECONDS:  # otherwise the clock was set back
         return dg.SkipReason("Reading a large catalogue takes time, so this tick does not read it")
-    started = time.monotonic()
+    started, started_ns = time.monotonic(), time.time_ns()
     signature, model_problem = _model_signature(gpu)
     known = partition_keys(context.instance)
     with_run = courses_with_run(context.instance)
@@ -92,7 +95,7 @@ def stage_one_sensor(
         return dg.SkipReason(_nothing_to_do(candidates))
     context.update_cursor(json.dumps([contents.cursor, 0.0], ensure_ascii=False))
     return dg.SensorResult(
-        run_requests=[_run_request(run) for run in runs],
+        run_requests=[_run_request(run, started_ns) for run in runs],
         dynamic_partitions_requests=[course_partitions.build_add_request(new)] if new else [],
         asset_events=[
             dg.AssetObservation(
@@ -165,12 +168,15 @@ def _kind(course: Course) -> tuple[int, bool]:
     return RETRIED if is_retry else AUTOMATIC, course.embedding_rebuild
 
 
-def _run_request(run: Sequence[DueCourse]) -> dg.RunRequest:
+def _run_request(run: Sequence[DueCourse], started_ns: int) -> dg.RunRequest:
     priority, rebuild = _kind(run[0][0])
+    trace = launch_tags(
+        "stage_one_sensor", started_ns, reason=_REASONS[priority], rebuild=rebuild, courses=len(run), first=run[0][0].id
+    )
     config = RunConfig(rebuild=rebuild, courses=[LaunchReason.of(course, content) for course, content in run])
     return dg.RunRequest(
         run_config=dg.RunConfig(ops={OP: config}),
-        tags={**partition_tags([course.id for course, _ in run]), PRIORITY_TAG: str(priority)},
+        tags={**partition_tags([course.id for course, _ in run]), PRIORITY_TAG: str(priority), **trace},
     )
 
 

@@ -1,11 +1,15 @@
-"""Routes that trigger the embedding of a course, report its progress and list all courses.
+"""Routes that trigger the embedding of a course, report its progress and list courses.
 
 The routes are not `async`, because they call blocking code; FastAPI runs each call on a separate thread.
 """
 
-from fastapi import APIRouter, Security
+from typing import Annotated
 
-from search_api.courses.schemas import CourseList, CourseSummary, EmbeddingState, TriggerResponse
+from fastapi import APIRouter, Query, Security
+
+from models.tables import EmbeddingStatus
+from search_api.courses.schemas import MAX_COURSES, CourseList, CourseSummary, EmbeddingState, TriggerResponse
+from search_api.courses.service import next_cursor
 from search_api.http import errors
 from search_api.http.auth import token_header
 from search_api.http.dependencies import AppServices, CourseId
@@ -44,24 +48,30 @@ def embedding_status(course_id: CourseId, services: AppServices) -> EmbeddingSta
         status=course.embedding_status,
         progress=course.embedding_progress,
         error=course.embedding_error,
+        due=course.embedding_due_since is not None,
     )
 
 
 @router.get(
     "/courses",
-    summary="All courses",
-    responses=openapi_responses(errors.DatabaseUnavailableError),
+    summary="Courses",
+    responses=openapi_responses(errors.InvalidRequestError, errors.DatabaseUnavailableError),
 )
-def list_courses(services: AppServices) -> CourseList:
-    """All courses with their embedding state. A course that is `done` can be searched."""
+def list_courses(
+    services: AppServices,
+    search: Annotated[str | None, Query(description="Only courses with this text in their id, in any case.")] = None,
+    status: Annotated[EmbeddingStatus | None, Query(description="Only courses with this embedding status.")] = None,
+    limit: Annotated[
+        int | None, Query(ge=1, le=MAX_COURSES, description="Courses on a page; by default, all are on one page.")
+    ] = None,
+    cursor: Annotated[
+        str | None, Query(description="The `next_cursor` of the page before; the other parameters must be the same.")
+    ] = None,
+) -> CourseList:
+    """Courses with their embedding state, ordered by id. A course that is `done` can be searched."""
+    page = services.courses.page(search, status, limit, cursor)
     return CourseList(
-        courses=[
-            CourseSummary(
-                course_id=course.id,
-                embedding_status=course.embedding_status,
-                embedding_progress=course.embedding_progress,
-                embedding_error=course.embedding_error,
-            )
-            for course in services.courses.all()
-        ]
+        courses=[CourseSummary.of(course, services.settings.dagster_url) for course in page.courses],
+        next_cursor=next_cursor(page),
+        total=page.total,
     )

@@ -1,16 +1,18 @@
-"""Access to the course rows: read one, list all, request an embedding. One transaction per call."""
+"""Access to the course rows: read one, list them, request an embedding. One transaction per call."""
 
+import base64
 import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from models import course_state, courses
-from models.courses import PublishedCourse
+from models.courses import CoursePage, PublishedCourse
 from models.database import CatalogueSettings, FileStamp, create_catalogue_engine, file_stamp, transaction
 from models.messages import not_found_message, running_message
+from models.overview import Overview, read_overview
 from models.tables import Course
 from models.text import quoted
-from search_api.http.errors import AlreadyRunningError, CourseNotFoundError
+from search_api.http.errors import AlreadyRunningError, CourseNotFoundError, InvalidRequestError
 
 logger = logging.getLogger(__name__)
 
@@ -88,10 +90,29 @@ class Courses:
         self._all = stamp, found
         return found
 
-    def all(self) -> list[Course]:
-        """All courses, by id."""
+    def page(self, search: str | None, status: str | None, limit: int | None, cursor: str | None) -> CoursePage:
+        """Some of the courses, by id (see `models.courses.course_page`).
+
+        Args:
+            search: Part of the id.
+            status: Embedding status.
+            limit: Maximum number of courses.
+            cursor: Where the page begins, as `next_cursor` returned it.
+
+        Raises:
+            InvalidRequestError: The cursor is none of ours.
+        """
+        try:
+            after = None if cursor is None else base64.b64decode(cursor, b"-_", validate=True).decode()
+            with transaction(self.engine) as session:
+                return courses.course_page(session, search=search, status=status, limit=limit, after=after)
+        except ValueError:
+            raise InvalidRequestError("cursor: must be the next_cursor of an answer") from None
+
+    def overview(self) -> Overview:
+        """How the courses are, as numbers."""
         with transaction(self.engine) as session:
-            return list(courses.list_courses(session))
+            return read_overview(session)
 
     def request_embedding(self, course_id: str) -> None:
         """Mark the course for embedding. The pipeline embeds it, after its next start if it is down now.
@@ -114,6 +135,11 @@ class Courses:
     def close(self) -> None:
         """Close the connections."""
         self.engine.dispose()
+
+
+def next_cursor(page: CoursePage) -> str | None:
+    """The cursor of the page after this one."""
+    return None if page.next_after is None else base64.urlsafe_b64encode(page.next_after.encode()).decode()
 
 
 def _not_found(course_id: str) -> CourseNotFoundError:

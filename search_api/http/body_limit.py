@@ -5,6 +5,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search_api.http.error_responses import error_response
 from search_api.http.errors import RequestTooLargeError
+from search_api.http.root_path import route_path
+
+UPLOAD_PATH = "/resources"
+FORM_BYTES = 64 * 1024
+"""Room for what the form of an upload has besides the content of its file."""
 
 
 class RequestSizeMiddleware:
@@ -12,18 +17,26 @@ class RequestSizeMiddleware:
 
     Starlette's `RequestBodyLimitMiddleware` does the same, but if Content-Length exceeds the limit, its answer does not
     have the API's error shape.
+
+    Args:
+        app: The app.
+        max_bytes: The limit.
+        max_upload_bytes: The limit on the file of an upload, which its route writes to the disk while it arrives.
     """
 
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_bytes: int, max_upload_bytes: int) -> None:
         self.app = app
         self.max_bytes = max_bytes
+        self.max_upload_bytes = max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and count the bytes of its body, or answer 413."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        if _content_length(scope) > self.max_bytes:
+        is_upload = is_form(scope) and route_path(scope) == UPLOAD_PATH
+        max_bytes = self.max_upload_bytes + FORM_BYTES if is_upload else self.max_bytes
+        if _content_length(scope) > max_bytes:
             await error_response(RequestTooLargeError())(scope, receive, send)
             return
 
@@ -33,12 +46,18 @@ class RequestSizeMiddleware:
             nonlocal received
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_bytes:
+            if received > max_bytes:
                 # FastAPI reads the body and re-raises only an HTTPException unchanged.
                 raise HTTPException(RequestTooLargeError.status)
             return message
 
         await self.app(scope, receive_counted, send)
+
+
+def is_form(scope: Scope) -> bool:
+    """Whether the body is a form that may contain a file."""
+    content_type: bytes = dict(scope["headers"]).get(b"content-type", b"")
+    return content_type.lower().startswith(b"multipart/form-data")
 
 
 def _content_length(scope: Scope) -> int:

@@ -7,6 +7,7 @@ from fastapi import Depends, Path, Request
 from search_api.services import ModelServices, Services
 
 CourseId = Annotated[str, Path(description="Any text, percent-encoded.", examples=["abc123"])]
+ResourceId = Annotated[str, Path(description="The id that the upload was answered with.")]
 
 
 async def _services(request: Request) -> Services:

@@ -18,11 +18,14 @@ from pydantic import (
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
+from documents import uploads
 from embedding.errors import EmbeddingError
 from embedding.vector_store.errors import VectorStoreError
 from models import database
 from models.json_values import DuplicateKeyError
+from models.resources import NotOurTablesError
 from models.text import quoted
 from search_api.http.errors import (
     ApiError,
@@ -33,19 +36,32 @@ from search_api.http.errors import (
     MethodNotAllowedError,
     NotFoundError,
     RequestTooLargeError,
+    StageOneOwnsTablesError,
     UnauthorizedError,
     UnsupportedMediaTypeError,
+    UploadsUnavailableError,
     VectorStoreFailedError,
 )
 
 logger = logging.getLogger(__name__)
 
-_DEPENDENCY_ERRORS = (database.DatabaseUnavailableError, EmbeddingError, VectorStoreError)
+_FOREIGN_ERRORS: Mapping[type[Exception], type[ApiError]] = {
+    database.DatabaseUnavailableError: DatabaseUnavailableError,
+    EmbeddingError: EmbeddingServiceUnavailableError,
+    NotOurTablesError: StageOneOwnsTablesError,
+    VectorStoreError: VectorStoreFailedError,
+    uploads.FileTooLargeError: RequestTooLargeError,
+    uploads.ImportRefusedError: InvalidRequestError,
+    uploads.UploadsUnavailableError: UploadsUnavailableError,
+}
+"""The errors of the other packages, whose messages are for callers too."""
 _FRAMEWORK_ERRORS: dict[int, type[ApiError]] = {
     error.status: error for error in (NotFoundError, MethodNotAllowedError, RequestTooLargeError)
 }
 CLIENT_GONE = 499
 """Status, in the metrics only, of a request whose client has gone before its end. Nginx uses the same number."""
+ERROR_CODE = "course_search.error_code"
+"""Key of the scope of a request: the code of the error that was sent."""
 _NOT_JSON = "The body is not valid JSON"
 
 
@@ -67,9 +83,29 @@ def error_body(error: ApiError) -> dict[str, Any]:
     return ErrorResponse(error=ErrorDetail(code=error.code, message=error.message)).model_dump()
 
 
-def error_response(error: ApiError, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """The response to a failed request; `headers` are added to those of the error."""
-    return JSONResponse(error_body(error), error.status, headers={**error.headers, **(headers or {})})
+def error_response(
+    error: ApiError, headers: Mapping[str, str] | None = None, more: Mapping[str, Any] | None = None
+) -> JSONResponse:
+    """The response to a failed request.
+
+    Args:
+        error: The error.
+        headers: Headers in addition to those of the error.
+        more: Fields of the body in addition to `error`.
+    """
+    return _ErrorJson(error, headers or {}, more or {})
+
+
+class _ErrorJson(JSONResponse):
+    """Leaves the code in the scope of the request, where the metrics find it."""
+
+    def __init__(self, error: ApiError, headers: Mapping[str, str], more: Mapping[str, Any]) -> None:
+        super().__init__({**error_body(error), **more}, error.status, headers={**error.headers, **headers})
+        self._code = error.code
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope[ERROR_CODE] = self._code
+        await super().__call__(scope, receive, send)
 
 
 def openapi_responses(*errors: type[ApiError]) -> dict[int | str, dict[str, Any]]:
@@ -100,7 +136,7 @@ def add_error_handlers(app: FastAPI) -> None:
     For other exceptions, the app needs a `ServerErrorMiddleware` with the handler `answer_error`. It raises them again
     after the answer, so the server logs them with their traceback.
     """
-    for raised in (ApiError, RequestValidationError, HTTPException, ClientDisconnect, *_DEPENDENCY_ERRORS):
+    for raised in (ApiError, RequestValidationError, HTTPException, ClientDisconnect, *_FOREIGN_ERRORS):
         app.add_exception_handler(raised, answer_error)
 
 
@@ -142,14 +178,10 @@ def _api_error(raised: Exception) -> ApiError:
             error = InvalidRequestError(f"{_NOT_JSON}: it must be UTF-8 and must not be nested too deeply")
         case HTTPException():
             error = _FRAMEWORK_ERRORS.get(raised.status_code, InternalError)()
-        case database.DatabaseUnavailableError():
-            error = DatabaseUnavailableError(str(raised))
-        case EmbeddingError():
-            error = EmbeddingServiceUnavailableError(str(raised))
-        case VectorStoreError():
-            error = VectorStoreFailedError(str(raised))
         case _:
-            error = InternalError()
+            known = (api_error for foreign, api_error in _FOREIGN_ERRORS.items() if isinstance(raised, foreign))
+            api_error = next(known, None)
+            error = InternalError() if api_error is None else api_error(str(raised))
     return error
 
 

@@ -48,7 +48,7 @@ class UnauthorizedError(ApiError):
 
 
 class CorsRefusedError(ApiError):
-    """The origin, method or a header of this cross-origin request is not allowed; CORS_ORIGINS names the origins."""
+    """A page of another origin may not send this request, or not with this method or header; see CORS_ORIGINS."""
 
     status, code = 403, "cors_refused"
 
@@ -63,6 +63,12 @@ class CourseNotFoundError(ApiError):
     """There is no course with this id."""
 
     status, code = 404, "course_not_found"
+
+
+class ResourceNotFoundError(ApiError):
+    """There is no uploaded file with this id."""
+
+    status, code = 404, "resource_not_found"
 
 
 class ChunkNotFoundError(ApiError):
@@ -99,6 +105,18 @@ class MethodNotAllowedError(ApiError):
     status, code = 405, "method_not_allowed"
 
 
+class CourseExistsError(ApiError):
+    """There is a course with this id already; add the files to it, or choose another id."""
+
+    status, code = 409, "course_exists"
+
+
+class StageOneOwnsTablesError(ApiError):
+    """The course tables of this database belong to stage one, so only stage one adds courses and resources."""
+
+    status, code = 409, "stage_one_owns_tables"
+
+
 class AlreadyRunningError(ApiError):
     """The course is being embedded now; it can be triggered again afterwards."""
 
@@ -112,13 +130,13 @@ class QueryLogOffError(ApiError):
 
 
 class RequestTooLargeError(ApiError):
-    """The request body is larger than MAX_REQUEST_BYTES."""
+    """The request body is larger than MAX_REQUEST_BYTES, or an uploaded file than UPLOAD_MAX_BYTES."""
 
     status, code = 413, "request_too_large"
 
 
 class UnsupportedMediaTypeError(ApiError):
-    """The body must be JSON, with the header Content-Type: application/json."""
+    """The body must be JSON, with the header Content-Type: application/json; an upload must be multipart/form-data."""
 
     status, code = 415, "unsupported_media_type"
 
@@ -174,6 +192,12 @@ class RerankModelUnavailableError(ApiError):
     """The rerank model is not available, or scored no document in time; the message says why."""
 
     status, code = 503, "rerank_model_unavailable"
+
+
+class UploadsUnavailableError(ApiError):
+    """The directory of the uploaded files (UPLOAD_DIR) cannot be used, or its disk is full; the message says why."""
+
+    status, code = 503, "uploads_unavailable"
 
 
 class VectorStoreFailedError(ApiError):

@@ -5,22 +5,20 @@ A caller may send an id of its own, so that the log lines of several programs ca
 
 import re
 import secrets
-from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from telemetry.logs import request_id_of_context, trace_ids_of_request
+from telemetry.traces import trace_ids
+
 NAME = "X-Request-Id"
-NO_REQUEST = "-"
-"""The id in log lines that belong to no request."""
 _ACCEPTED = re.compile(rb"[A-Za-z0-9._:/+=@~-]{1,128}")
 """No white space and no quotes: an id must not look like another part of a log line, or like a line of its own."""
-
-_current: ContextVar[str] = ContextVar("request_id", default=NO_REQUEST)
 
 
 def request_id() -> str:
     """The id of the request that is being answered; `-` if there is none."""
-    return _current.get()
+    return request_id_of_context.get()
 
 
 class RequestIdMiddleware:
@@ -38,7 +36,8 @@ class RequestIdMiddleware:
         sent = [value for header, value in scope["headers"] if header == name]
         value = sent[0] if len(sent) == 1 and _ACCEPTED.fullmatch(sent[0]) else secrets.token_hex(8).encode()
         # Not reset at the end: the server logs an unexpected error of the request after that, in the same context.
-        _current.set(value.decode())
+        request_id_of_context.set(value.decode())
+        trace_ids_of_request.set(trace_ids())
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -1,8 +1,10 @@
 """Both clients against the app behind a real HTTP server."""
 
+import io
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import httpx
@@ -74,11 +76,50 @@ def test_feedback(harness: AppHarness, client: Any) -> None:
 def test_courses_and_their_embedding(harness: AppHarness, client: Any) -> None:
     harness.add_course("c", EmbeddingStatus.FAILED, embedding_error="no disk space")
     state = {"embedding_status": "failed", "embedding_progress": 0.0, "embedding_error": "no disk space"}
-    assert client.courses() == [{"course_id": "c", **state}]
+    assert client.courses() == [{"course_id": "c", **state, "dagster_url": None}]
     with pytest.raises(errors.EmbeddingFailedError, match="no disk space"):
         client.wait_until_searchable("c")
     client.embed("c")
-    assert client.embedding_status("c") == {"course_id": "c", "status": "pending", "progress": 0.0, "error": None}
+    state = {"course_id": "c", "status": "pending", "progress": 0.0, "error": None, "due": True}
+    assert client.embedding_status("c") == state
+
+
+def test_pages_of_courses(harness: AppHarness, client: Any) -> None:
+    for course_id in ("a1", "a2", "a3", "b"):
+        harness.add_course(course_id)
+    first = client.course_page(search="A", limit=2)
+    second = client.course_page(search="A", limit=2, cursor=first["next_cursor"])
+    assert [course["course_id"] for page in (first, second) for course in page["courses"]] == ["a1", "a2", "a3"]
+    assert (first["total"], second["next_cursor"]) == (3, None)
+    assert [course["course_id"] for course in client.courses(search="b", limit=1)] == ["b"]
+
+
+def test_files_of_a_course(harness: AppHarness, client: Any, tmp_path: Path) -> None:
+    path = tmp_path / '课 "1".md'
+    path.write_bytes(b"# Title")
+    assert client.create_course("a/b")["embedding_status"] == "not_started"
+    with pytest.raises(errors.CourseExistsError):
+        client.create_course("a/b")
+    added = client.add_resource("a/b", path)
+    assert (added["name"], added["size"], added["status"]) == (path.name, 7, "pending")
+    assert client.add_resource("a/b", str(path)) == added
+    with path.open("rb") as stream:
+        stream.read(2)
+        named = client.add_resource("a/b", stream, name="other.md")
+        assert not stream.closed
+    assert (named["name"], named["size"]) == ("other.md", 7)
+    assert client.add_resource("a/b", io.BytesIO(b"x" * 3_000_000), name="large.md")["size"] == 3_000_000
+    assert client.resources("a/b")[:2] == [added, named]
+    assert client.resource(named["resource_id"]) == named
+    assert client.delete_resource(named["resource_id"]) == named
+    with pytest.raises(errors.ResourceNotFoundError):
+        client.resource(named["resource_id"])
+    with pytest.raises(errors.CourseNotFoundError):
+        client.add_resource("none", path)
+    with pytest.raises(ValueError, match="name of the file"):
+        client.add_resource("a/b", io.BytesIO(b"text"))
+    with pytest.raises(FileNotFoundError):
+        client.add_resource("a/b", tmp_path / "none.md")
 
 
 def test_wait_until_searchable(harness: AppHarness, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -191,6 +232,8 @@ ANSWERS = {
     "FacetValue": answers.Facet,
     "EmbeddingState": answers.EmbeddingState,
     "CourseSummary": answers.Course,
+    "CourseList": answers.CoursePage,
+    "Resource": answers.Resource,
     "RerankResponse": answers.Reranking,
     "RerankResult": answers.RerankResult,
     "EmbedResponse": answers.TextEmbeddings,

@@ -1,5 +1,7 @@
 """What is tried again, how often, when, and until when."""
 
+import io
+import os
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -113,6 +115,20 @@ def test_only_what_changes_nothing_is_sent_again_if_it_may_have_been_processed(
         result, pauses = play(connection.send(call), [outcome], clock)
         assert isinstance(result, errors.UnreachableError | errors.UnexpectedAnswerError)
         assert not pauses
+
+
+def test_upload_is_sent_again_as_a_whole(connection: Connection, clock: Clock) -> None:
+    """Twice the same file is the same as once. A stream that can be read only once cannot be sent again."""
+    lost = httpx.WriteError("reset")
+    result, pauses = play(connection.send(calls.add_resource("c", "a.md", io.BytesIO(b"text"))), [lost, FOUND], clock)
+    assert (result, len(pauses)) == ({"results": []}, 1)
+    reader, writer = os.pipe()
+    os.close(writer)
+    with open(reader, "rb") as once:  # noqa: PTH123 - a descriptor has no path
+        for outcome in (lost, httpx.ConnectError("refused"), BAD_GATEWAY):
+            result, pauses = play(connection.send(calls.add_resource("c", "a.md", once)), [outcome], clock)
+            assert isinstance(result, errors.UnreachableError | errors.UnexpectedAnswerError)
+            assert not pauses
 
 
 @pytest.mark.parametrize(

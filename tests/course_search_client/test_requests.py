@@ -13,7 +13,7 @@ from course_search_client import AsyncCourseSearch, CourseSearch
 from course_search_client.errors import UnexpectedAnswerError, UnreachableError
 from tests.course_search_client.clients import connect
 
-ANSWER = {"results": [], "courses": [], "a field of a newer app": 1}
+ANSWER = {"results": [], "courses": [], "resources": [], "a field of a newer app": 1}
 
 
 class Recorder:
@@ -74,6 +74,15 @@ CALLS: list[tuple[Callable[[Any], Any], tuple[str, str, Any]]] = [
     (lambda c: c.passage("a", "1/2#3?"), ("GET", "/courses/a/chunks/1%2F2%233%3F", None)),
     (lambda c: c.passage("..", "1", context=2), ("GET", "/courses/%2E%2E/chunks/1?context=2", None)),
     (lambda c: c.courses(), ("GET", "/courses", None)),
+    (
+        lambda c: c.courses(search="a b", status="done", limit=2),
+        ("GET", "/courses?search=a+b&status=done&limit=2", None),
+    ),
+    (lambda c: c.course_page(limit=2, cursor="YQ=="), ("GET", "/courses?limit=2&cursor=YQ%3D%3D", None)),
+    (lambda c: c.create_course("a/b"), ("POST", "/courses", {"course_id": "a/b"})),
+    (lambda c: c.resources("a/b"), ("GET", "/courses/a%2Fb/resources", None)),
+    (lambda c: c.resource("1/2"), ("GET", "/resources/1%2F2", None)),
+    (lambda c: c.delete_resource(".."), ("DELETE", "/resources/%2E%2E", None)),
     (lambda c: c.embedding_status("a"), ("GET", "/courses/a/embedding_status", None)),
     (lambda c: c.embed("a"), ("POST", "/courses/a/embed", None)),
     (

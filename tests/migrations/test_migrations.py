@@ -214,6 +214,35 @@ class TestExistingTables:
         assert rows(engine, "SELECT embedding_status, embedding_progress FROM course") == [("not_started", 0.0)]
 
 
+class TestMigration0007:
+    """The table of uploaded files."""
+
+    @pytest.mark.parametrize("ids", ["text", "integer"])
+    def test_a_downgrade_leaves_no_resource_that_nothing_would_finish(self, url: str, engine: Engine, ids: str) -> None:
+        """A course would wait for it without end. What was read stays, as if it were stage one's."""
+        create_stage_one(url, ids)
+        migrate(url)
+        check(url)
+        execute(
+            engine,
+            "INSERT INTO course (id) VALUES (1)",
+            "INSERT INTO resource (id, course_id, status) VALUES "
+            "(1, 1, 'succeeded'), (2, 1, 'pending'), (3, 1, 'failed'), (4, 1, 'processing')",
+        )
+        for number, (status, chunks) in enumerate([("succeeded", 5), ("pending", 0), ("failed", 2)], start=1):
+            execute(
+                engine,
+                "INSERT INTO course_search_resource (resource_id, course_id, name, size, sha256, status, progress, "
+                "chunks, position, attempts, created_at, updated_at) VALUES "
+                f"('{number}', '1', '{number}.pdf', 1, '', '{status}', 0, {chunks}, {number}, 0, "
+                "'2026-01-31 12:00:00', '2026-01-31 12:00:00')",
+            )
+        downgrade(url, "0006")
+        assert "course_search_resource" not in tables(engine)
+        remaining = [(str(row[0]), row[1]) for row in rows(engine, "SELECT id, status FROM resource ORDER BY id")]
+        assert remaining == [("1", "succeeded"), ("3", "succeeded"), ("4", "processing")]
+
+
 class TestMigration0006:
     """The tables of questions and feedback, which are ours."""
 

@@ -323,6 +323,12 @@ class CourseStates(RuleBasedStateMachine):
         self.check_restored()
 
     @rule()
+    def delete_last_passage(self) -> None:
+        assert self.call(lambda session: course_state.withdraw_deleted(session, "1"), ends_rebuild=True)
+        assert (self.after.embedding_status, self.after.embedding_fingerprint) == (NOT_STARTED, None)
+        self.check_restored()
+
+    @rule()
     def restore(self) -> None:
         fingerprint = f"saved at {self.now}"
         assert self.call(lambda session: course_state.mark_restored(session, "1", fingerprint))

@@ -59,4 +59,4 @@ class TestIngestion:
         event.listen(text_catalogue.engine, "before_cursor_execute", lambda *args: statements.append(args[2]))
         with text_catalogue.session() as session:
             assert len(ingestion.ingestion_by_course(session)) == 20
-        assert len([statement for statement in statements if not statement.startswith("SET LOCAL")]) == 3
+        assert len([statement for statement in statements if not statement.startswith("SET LOCAL")]) == 4

@@ -26,7 +26,7 @@ every_token = pytest.mark.parametrize(("settings", "name"), TOKENS)
 
 
 def test_paths_and_tokens_are_found() -> None:
-    assert len(PATHS) == 6
+    assert len(PATHS) == 7
     assert len(TOKENS) == 4
 
 

@@ -10,9 +10,10 @@ import pytest
 from pydantic import SecretStr
 
 from orchestration.definitions import defs
-from orchestration.partitions import JOB, course_partitions
+from orchestration.partitions import FILES_JOB, JOB, course_partitions
 from orchestration.resources import (
     CatalogueResource,
+    DocumentResource,
     ExaminationResource,
     GpuResource,
     SearchAppResource,
@@ -21,12 +22,14 @@ from orchestration.resources import (
     VectorStoreResource,
 )
 from orchestration.run_config import OP
+from orchestration.uploaded_files.run_config import FILES_OP
 
 REPOSITORY = defs.get_repository_def()
 RESOURCES: dict[str, type[SettingsResource]] = {
     "catalogue": CatalogueResource,
     "vector_store": VectorStoreResource,
     "snapshots": SnapshotResource,
+    "documents": DocumentResource,
     "examination": ExaminationResource,
     "gpu": GpuResource,
     "search_app": SearchAppResource,
@@ -65,6 +68,12 @@ def test_the_launchpad_describes_how_to_rebuild() -> None:
     assert "the run embeds the courses of its partitions" in config.fields["courses"].description
 
 
+def test_the_launchpad_describes_how_to_read_files_again() -> None:
+    schema: Any = defs.resolve_job_def(FILES_JOB).run_config_schema.run_config_schema_type
+    config = schema.fields["ops"].config_type.fields[FILES_OP].config_type.fields["config"].config_type
+    assert "If empty: all that wait" in config.fields["resource_ids"].description
+
+
 def test_every_asset_has_description_kinds_owners_and_group() -> None:
     for asset in REPOSITORY.asset_graph.asset_nodes:
         assert asset.description, asset.key
@@ -78,10 +87,10 @@ def test_every_check_has_a_description() -> None:
     assert [check.name for check in checks if not check.description] == []
 
 
-def test_the_job_and_every_sensor_have_description_and_owners() -> None:
-    job = defs.resolve_job_def(JOB)
-    assert job.description
-    assert job.owners
+def test_the_jobs_and_every_sensor_have_description_and_owners() -> None:
+    for job in map(defs.resolve_job_def, (JOB, FILES_JOB)):
+        assert job.description
+        assert job.owners
     for sensor in REPOSITORY.sensor_defs:
         assert sensor.description, sensor.name
         assert sensor.owners, sensor.name

@@ -38,6 +38,8 @@ def test_dg_list_defs_finds_assets_and_sensors() -> None:
     }
     assert {sensor["name"] for sensor in definitions["sensors"]} == {
         "stage_one_sensor",
+        "resource_sensor",
+        "withdrawn_course_sensor",
         "course_status_sensor",
         "deleted_course_sensor",
         "lost_collection_sensor",

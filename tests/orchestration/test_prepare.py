@@ -8,14 +8,18 @@ from sqlalchemy import Engine
 
 from orchestration.course_status.sensor import course_status_sensor
 from orchestration.deleted_courses.sensor import deleted_course_sensor
+from orchestration.deleted_courses.withdrawn import withdrawn_course_sensor
 from orchestration.launching.sensor import stage_one_sensor
 from orchestration.partitions import PARTITIONS_NAME
 from orchestration.prepare import prepare
+from orchestration.uploaded_files.sensor import resource_sensor
 from tests.orchestration.ticks import stage_one_tick, tick
 from tests.support.courses import change_course, read_course, write_course
 
 every_sensor = pytest.mark.parametrize(
-    "sensor", [stage_one_sensor, course_status_sensor, deleted_course_sensor], ids=lambda sensor: sensor.name
+    "sensor",
+    [stage_one_sensor, course_status_sensor, deleted_course_sensor, resource_sensor, withdrawn_course_sensor],
+    ids=lambda sensor: sensor.name,
 )
 
 

@@ -19,6 +19,7 @@ from orchestration.launching.sensor import stage_one_sensor
 from orchestration.partitions import COLLECTION, JOB, PARTITIONS_NAME
 from orchestration.resources import (
     CatalogueResource,
+    DocumentResource,
     ExaminationResource,
     GpuResource,
     SearchAppResource,
@@ -65,6 +66,7 @@ def all_resources() -> Resources:
         "catalogue": CatalogueResource(),
         "vector_store": VectorStoreResource(),
         "snapshots": SnapshotResource(),
+        "documents": DocumentResource(),
         "examination": ExaminationResource(),
         "gpu": GpuResource(),
         "search_app": SearchAppResource(),

@@ -66,6 +66,7 @@ def test_json_contains_all_fields(courses: Catalogue) -> None:
         "embedding_attempts": 0,
         "embedding_retry_at": None,
         "chunks": 2,
+        "unfinished_files": [],
     }
     assert rows["c"]["embedding_requested_at"] == NOON.isoformat()
     assert rows["电路"]["embedding_error"] == "no luck\n" + "x" * 200

@@ -459,7 +459,7 @@ class TestReason:
 
     def test_of_a_crash_is_what_the_code_server_noticed(self, instance: dg.DagsterInstance, catalogue: Engine) -> None:
         run = create_run(instance, {PARTITION_TAG: "1"}, Status.STARTED)
-        crash = "Run execution process was terminated by signal 9 (SIGKILL). The system may be out of memory."
+        crash = "[DagsterApiServer] Run execution process was terminated by signal 9 (SIGKILL)."
         instance.report_engine_event("Starting the run.", run)
         instance.report_engine_event(crash, run)
         instance.report_run_failed(run)

@@ -13,8 +13,9 @@ from orchestration.housekeeping import prune_runs as module
 from orchestration.housekeeping.prune_runs import prune, prune_runs
 from orchestration.instance.prepared import mark_prepared
 from orchestration.jobs import embed_course
-from orchestration.partitions import JOB, PARTITIONS_NAME
+from orchestration.partitions import FILES_JOB, JOB, PARTITIONS_NAME
 from tests.orchestration.ticks import Resources, create_run
+from tests.orchestration.uploaded_files.uploads import create_run as create_files_run
 from tests.support.courses import write_course
 
 pytestmark = pytest.mark.integration
@@ -102,6 +103,18 @@ def test_recent_unfinished_and_foreign_runs_are_kept(instance: dg.DagsterInstanc
     assert prune(instance, datetime.now(UTC) - timedelta(days=1)) == (0, 0)
     assert prune(instance, later()) == (1, 0)
     assert run_ids(instance) == {unfinished.run_id, foreign.run_id}
+
+
+@dg.job(name=FILES_JOB)
+def job_of_stage_one() -> None:
+    """Stage one's job with the name of ours, in another code location of the same instance."""
+
+
+def test_runs_that_read_files_are_deleted_but_not_those_of_stage_one(instance: dg.DagsterInstance) -> None:
+    create_files_run(instance, {}, {}, dg.DagsterRunStatus.CANCELED)
+    foreign = job_of_stage_one.execute_in_process(instance=instance)
+    assert prune(instance, later()) == (1, 0)
+    assert run_ids(instance) == {foreign.run_id}
 
 
 def test_runs_of_the_housekeeping_are_deleted_too_but_not_by_themselves(instance: dg.DagsterInstance) -> None:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import dagster as dg
+import yaml
 
 from orchestration.instance import prepared
 
@@ -24,3 +25,10 @@ def test_a_configuration_without_our_run_launcher_or_run_monitoring_is_named(tmp
     assert "run_launcher" in problem_with(tmp_path, without_launcher)
     unmonitored = SHIPPED.read_text().replace("run_monitoring:\n  enabled: true", "run_monitoring:\n  enabled: false")
     assert "run_monitoring" in problem_with(tmp_path, unmonitored)
+
+
+def test_the_shipped_configurations_differ_only_in_storage() -> None:
+    files = [yaml.safe_load(SHIPPED.with_name(name).read_text()) for name in ("dagster.yaml", "dagster-postgres.yaml")]
+    storages = [file.pop("storage", None) for file in files]
+    assert files[0] == files[1]
+    assert storages == [None, {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}]

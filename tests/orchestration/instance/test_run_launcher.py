@@ -10,10 +10,11 @@ import dagster as dg
 import pytest
 
 from orchestration.instance.run_launcher import CourseRunLauncher
-from orchestration.partitions import COLLECTION, SNAPSHOT
+from orchestration.partitions import COLLECTION, FILES_JOB, SNAPSHOT
 from orchestration.ui_metadata import CHECK_SPECS
 from orchestration.workers import WORKER_TAG
 from tests.orchestration.ticks import create_asset_run, create_run
+from tests.orchestration.uploaded_files.uploads import create_run as create_files_run
 from tests.orchestration.worker_processes import instance_on_disk, worker_process
 
 Status = dg.DagsterRunStatus
@@ -189,3 +190,24 @@ def test_a_run_without_worker_and_a_finished_run_can_be_terminated(instance: dg.
     instance.report_run_canceled(reload(instance, run))
     assert not instance.run_launcher.terminate(run.run_id)
     assert not instance.run_launcher.terminate("a run that was deleted")
+
+
+@dg.job(name=FILES_JOB)
+def job_of_stage_one() -> None:
+    """Stage one's job with the name of ours, in another code location of the same instance."""
+
+
+@pytest.mark.usefixtures("_no_start_timeout")
+def test_runs_that_read_files_are_supervised_but_not_those_of_stage_one(
+    instance: dg.DagsterInstance, tmp_path: Path, clock: Clock
+) -> None:
+    ours, late = (start(instance, create_files_run(instance, {}, {}, Status.STARTING)) for _ in range(2))
+    foreign = start(instance, instance.create_run_for_job(job_of_stage_one, status=Status.STARTING))
+    assert check_health(instance, foreign).status == Status.STARTED
+    assert check_health(instance, late).status == Status.FAILURE
+    with worker_process(tmp_path, ours.run_id) as worker:
+        assert check_health(instance, ours).status == Status.STARTED
+        clock.now += 11
+        assert check_health(instance, ours).status == Status.FAILURE
+        assert worker.exit_code() == -SIGKILL
+    assert "WORKER_STALL_SECONDS" in failure_of(instance, ours)

@@ -332,7 +332,7 @@ def test_a_course_that_was_not_ingested_when_its_run_started_is_launched_after_i
     fail_unfinished_runs(instance)
     write_course(catalogue, "1", {"a": "Copper"}, statuses=["succeeded", "processing"])
     assert not materialize(instance, resources, "1", run_config=request.run_config).success
-    assert "has not ingested" in (read_course(catalogue, "1").embedding_error or "")
+    assert "is not ingested" in (read_course(catalogue, "1").embedding_error or "")
     assert stage_one_tick(instance).launched == []
     write_course(catalogue, "1", {"a": "Copper"})
     assert stage_one_tick(instance).launched == [["1"]]

@@ -15,6 +15,7 @@ from starlette.testclient import TestClient
 
 from models import course_state, courses
 from models.database import IDLE_SECONDS, DatabaseUnavailableError, file_stamp, transaction
+from orchestration.partitions import COLLECTION
 from search_api.courses.service import Courses
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
 from tests.support.product import wait_until
@@ -27,19 +28,66 @@ def test_status_returns_the_course_row(harness: AppHarness, client: TestClient) 
         "status": "failed",
         "progress": 0.5,
         "error": "the disk was full",
+        "due": False,
     }
 
 
 def test_list_returns_all_courses_by_id(harness: AppHarness, client: TestClient) -> None:
-    assert client.get("/courses").json() == {"courses": []}
+    assert client.get("/courses").json() == {"courses": [], "next_cursor": None, "total": 0}
     harness.add_course("b", "running", embedding_progress=0.25)
     harness.add_course("a", "not_started")
+    rest = {"embedding_error": None, "dagster_url": None}
     assert client.get("/courses").json() == {
         "courses": [
-            {"course_id": "a", "embedding_status": "not_started", "embedding_progress": 0.0, "embedding_error": None},
-            {"course_id": "b", "embedding_status": "running", "embedding_progress": 0.25, "embedding_error": None},
-        ]
+            {"course_id": "a", "embedding_status": "not_started", "embedding_progress": 0.0} | rest,
+            {"course_id": "b", "embedding_status": "running", "embedding_progress": 0.25} | rest,
+        ],
+        "next_cursor": None,
+        "total": 2,
     }
+
+
+def test_list_can_be_read_in_pages_and_searched(harness: AppHarness, client: TestClient) -> None:
+    for number in range(5):
+        harness.add_course(f"Course-{number}/课", "done" if number % 2 else "failed")
+    harness.add_course("100%_a", "done")
+    found, cursor = [], None
+    while True:
+        page = client.get("/courses", params={"limit": 2, "search": "course", **({"cursor": cursor} if cursor else {})})
+        found += [course["course_id"] for course in page.json()["courses"]]
+        assert page.json()["total"] == 5
+        assert len(page.json()["courses"]) <= 2
+        if (cursor := page.json()["next_cursor"]) is None:
+            break
+    assert found == [f"Course-{number}/课" for number in range(5)]
+    for params, expected in [
+        ({"status": "done"}, ["100%_a", "Course-1/课", "Course-3/课"]),
+        ({"status": "failed", "search": "4"}, ["Course-4/课"]),
+        ({"search": "%"}, ["100%_a"]),
+        ({"search": "0_"}, []),
+        ({"search": "课", "limit": "1"}, ["Course-0/课"]),
+        ({"search": "\0"}, []),
+    ]:
+        answer = client.get("/courses", params=params).json()
+        assert [course["course_id"] for course in answer["courses"]] == expected
+
+
+@pytest.mark.parametrize(
+    "params", [{"cursor": "§"}, {"cursor": "abc"}, {"cursor": "/w=="}, {"limit": "0"}, {"status": "archived"}]
+)
+def test_illegal_parameter_of_the_list_is_refused(client: TestClient, params: dict[str, str]) -> None:
+    response = client.get("/courses", params=params)
+    assert (response.status_code, response.json()["error"]["code"]) == (422, "invalid_request")
+    assert next(iter(params)) in response.json()["error"]["message"]
+
+
+def test_list_links_to_the_partition_in_dagster(harness: AppHarness) -> None:
+    harness.add_course("a/b c")
+    with harness.client(dagster_url="http://dagster.example/") as client:
+        [course] = client.get("/courses").json()["courses"]
+    asset = COLLECTION.to_user_string()
+    expected = f"http://dagster.example/assets/{asset}?view=partitions&partition=a%2Fb%20c"
+    assert course["dagster_url"] == expected
 
 
 def test_list_shows_unknown_status_unchanged(harness: AppHarness, client: TestClient) -> None:
@@ -53,7 +101,7 @@ def test_trigger_sets_course_to_pending(harness: AppHarness, client: TestClient,
     response = client.post("/courses/c/embed")
     assert (response.status_code, response.json()) == (200, {"status": "embedding_started"})
     state = client.get("/courses/c/embedding_status").json()
-    assert state == {"course_id": "c", "status": "pending", "progress": 0.0, "error": None}
+    assert state == {"course_id": "c", "status": "pending", "progress": 0.0, "error": None, "due": True}
     with transaction(harness.engine) as session:
         course = courses.get_course(session, "c")
     assert course is not None

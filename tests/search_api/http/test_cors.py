@@ -1,6 +1,7 @@
 """Cross-origin requests: which answers a browser gives to a page of another origin."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import pytest
@@ -100,6 +101,44 @@ def test_by_default_no_other_origin_may_call_the_app(harness: AppHarness) -> Non
         assert not [name for name in client.get("/courses", headers=PREFLIGHT).headers if name.startswith("access-")]
     with harness.client(internal_token=TOKEN) as client:
         assert client.options("/courses", headers=PREFLIGHT).status_code == 401
+
+
+OWN = "http://testserver"
+OTHER = "https://other.example"
+
+
+@pytest.mark.parametrize(
+    ("headers", "is_refused"),
+    [
+        ({}, False),
+        ({"sec-fetch-site": "same-origin", "origin": OWN}, False),
+        ({"sec-fetch-site": "none"}, False),
+        ({"sec-fetch-site": "cross-site", "origin": OTHER}, True),
+        ({"sec-fetch-site": "same-site", "origin": "http://localhost:3000"}, True),
+        ({"sec-fetch-site": "cross-site", "origin": "null"}, True),
+        ({"sec-fetch-site": "cross-site"}, True),
+        ({"sec-fetch-site": "cross-site", "origin": ORIGIN}, False),
+        # an address without HTTPS
+        ({"origin": OWN}, False),
+        ({"origin": OTHER}, True),
+        ({"origin": "null"}, True),
+        ({"origin": OTHER, "content-type": "application/json"}, False),  # the browser has asked before
+        ({"origin": OTHER, "x-forwarded-host": "other.example"}, False),  # behind a proxy that changes Host
+    ],
+)
+def test_page_of_another_origin_changes_nothing(harness: AppHarness, headers: dict[str, str], is_refused: bool) -> None:
+    """A browser sends a form, or nothing, to another origin without asking first."""
+    harness.add_course("c")
+    form: dict[str, Any] = {"data": {"course_id": "c"}, "files": {"file": ("a.md", b"text")}}
+    with harness.client(cors_origins=ORIGIN) as client:
+        answers = [client.post("/courses/c/embed", headers=headers), client.delete("/resources/none", headers=headers)]
+        if "content-type" not in headers:
+            answers.append(client.post("/resources", headers=headers, **form))
+        for response in answers:
+            assert (response.status_code == 403) == is_refused
+            if is_refused:
+                assert response.json()["error"]["code"] == "cors_refused"
+        assert client.get("/courses", headers=headers).status_code == 200
 
 
 @pytest.mark.integration

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
 
 import pytest
 from httpx2 import Response
@@ -40,6 +41,32 @@ def _host_not_allowed(harness: AppHarness) -> Response:
 def _course_not_found(harness: AppHarness) -> Response:
     with harness.client() as client:
         return client.get("/courses/nobody/embedding_status")
+
+
+def _resource_not_found(harness: AppHarness) -> Response:
+    with harness.client() as client:
+        return client.delete("/resources/none")
+
+
+def _course_exists(harness: AppHarness) -> Response:
+    harness.add_course("c")
+    with harness.client() as client:
+        return client.post("/courses", json={"course_id": "c"})
+
+
+def _stage_one_owns_tables(harness: AppHarness) -> Response:
+    with sqlite3.connect(harness.database) as connection:
+        connection.execute("DROP TABLE chunk")
+        connection.execute("CREATE TABLE chunk (id VARCHAR PRIMARY KEY)")
+    connection.close()
+    with harness.client() as client:
+        return client.post("/courses", json={"course_id": "c"})
+
+
+def _uploads_unavailable(harness: AppHarness) -> Response:
+    Path("data").touch()
+    with harness.client() as client:
+        return client.post("/resources", data={"course_id": "c"}, files={"file": ("a.md", b"text")})
 
 
 def _chunk_not_found(harness: AppHarness) -> Response:

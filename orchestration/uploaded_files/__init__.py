@@ -1,0 +1,1 @@
+"""The job `process_resource` and its sensor: uploaded files become chunks."""

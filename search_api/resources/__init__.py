@@ -1,0 +1,1 @@
+"""Routes that create courses and upload files to them."""
