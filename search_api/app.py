@@ -4,7 +4,7 @@ The search app loads the embedding model into its process, unless EMBEDDING_SERV
 serves only that model, as the embedding service of search apps and pipelines on other machines.
 """
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from typing import Any
 
@@ -16,13 +16,14 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
+from documents.settings import DocumentSettings
 from search_api.app_settings import SearchSettings
 from search_api.courses.routes import router as course_routes
 from search_api.embeddings.routes import openai_router as openai_routes
 from search_api.embeddings.routes import router as embedding_routes
 from search_api.http.auth import InternalTokenMiddleware
 from search_api.http.body_limit import RequestSizeMiddleware
-from search_api.http.cors import CorsMiddleware
+from search_api.http.cors import CorsMiddleware, CrossOriginMiddleware
 from search_api.http.error_responses import add_error_handlers, answer_error
 from search_api.http.head import HeadMiddleware
 from search_api.http.request_id import RequestIdMiddleware
@@ -37,10 +38,13 @@ from search_api.page.routes import add_page
 from search_api.questions.routes import router as question_routes
 from search_api.reranking import service as reranking
 from search_api.reranking.routes import router as rerank_routes
+from search_api.resources.routes import router as resource_routes
+from search_api.resources.routes import upload_router as upload_routes
 from search_api.search.chunk_route import router as chunk_routes
 from search_api.search.routes import router as search_routes
 from search_api.search.routes import several_router as several_courses_routes
 from search_api.services import ModelServices, Services, open_model_services, open_services
+from telemetry.traces import flush, start_tracing
 
 _CONVENTIONS = """
 Every error is `{"error": {"code": "…", "message": "…"}}`: programs use the code, the message is for people.
@@ -54,9 +58,15 @@ EMBEDDING_DESCRIPTION = f"""
 Computes embedding vectors of texts.
 {_CONVENTIONS}"""
 
+PROBES = ("/healthz", "/readyz", "/metrics", "/v1/models")
+"""Paths without traces: they are asked every few seconds, and tell nothing. The pipeline asks for the models."""
 
 Running = Callable[[ASGIApp, Mapping[str, Any], SearchSettings], AbstractAsyncContextManager[Mapping[str, Any]]]
 """Runs a part of an app, given the state of its requests, and yields more of that state."""
+
+
+def _is_probe(scope: MutableMapping[str, Any]) -> bool:
+    return str(scope["path"]).endswith(PROBES)
 
 
 @asynccontextmanager
@@ -82,9 +92,19 @@ def create_app(
     from search_api.mcp.endpoint import McpRoute, running_tools  # takes half a second, and only this app needs it
 
     settings = settings or SearchSettings()
-    app = _new_app("Course search", DESCRIPTION, settings, services, search_routes.routes, running=running_tools)
+    app = _new_app(
+        "Course search",
+        DESCRIPTION,
+        settings,
+        services,
+        search_routes.routes,
+        service_name="course-search-api",
+        running=running_tools,
+    )
     app.include_router(chunk_routes)
     app.include_router(several_courses_routes)
+    app.include_router(upload_routes)
+    app.include_router(resource_routes)
     app.include_router(course_routes)
     app.include_router(embedding_routes)
     app.include_router(openai_routes)
@@ -103,7 +123,13 @@ def create_embedding_app(
     services: Callable[[SearchSettings], AbstractContextManager[ModelServices]] = open_model_services,
 ) -> FastAPI:
     """The embedding app; arguments and errors are the same as for `create_app`."""
-    app = _new_app("Course search: embedding", EMBEDDING_DESCRIPTION, settings or SearchSettings(), services)
+    app = _new_app(
+        "Course search: embedding",
+        EMBEDDING_DESCRIPTION,
+        settings or SearchSettings(),
+        services,
+        service_name="course-search-embedding",
+    )
     app.include_router(embedding_routes)
     app.include_router(openai_routes)
     app.include_router(liveness)
@@ -118,16 +144,17 @@ def _new_app(
     services: Callable[[SearchSettings], AbstractContextManager[ModelServices]],
     first_routes: Sequence[BaseRoute] = (),
     *,
+    service_name: str,
     running: Running = _nothing,
 ) -> FastAPI:
     """An app with token check, body limit, error handlers and metrics.
 
     `first_routes` are compared first. `running` runs while the app does, and yields what its route needs in the state.
+    `service_name` is the default in traces.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        configure_logging(log_queries=settings.log_queries)
         # Each call that waits for a model blocks a thread. Extra threads leave the default number to other calls.
         waiting = 2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
@@ -135,22 +162,38 @@ def _new_app(
             state = {"services": opened}
             async with running(app, state, settings) as part:
                 yield {**state, **part}
+        await anyio.to_thread.run_sync(flush)
 
+    configure_logging(log_queries=settings.log_queries)  # here, because the server logs its start before the lifespan
+    tracing = start_tracing(service_name)
     app = FastAPIOffline(
         title=title,
         version="1",
         description=description.strip(),
         lifespan=lifespan,
         routes=list(first_routes),
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # each request would look for providers
+        telemetry={
+            "tracing": tracing is not None,
+            "tracer_provider": tracing,
+            "exclude": _is_probe,
+            "operation_spans": False,  # each dependency and the validation of each answer
+            "metrics": False,  # each request would look for a provider
+            "logs": False,
+            "auto_configure": False,
+        },
         middleware=[  # outermost first: the token check needs the path, and comes before the body is read
             Middleware(RequestIdMiddleware),
             Middleware(ServerTimingMiddleware),
             *([Middleware(CorsMiddleware, origins=settings.allowed_origins)] if settings.allowed_origins else []),
             Middleware(ServerErrorMiddleware, handler=answer_error),  # within those that add headers to each answer
+            Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),
-            Middleware(RequestSizeMiddleware, max_bytes=settings.max_request_bytes),
+            Middleware(
+                RequestSizeMiddleware,
+                max_bytes=settings.max_request_bytes,
+                max_upload_bytes=DocumentSettings().upload_max_bytes,
+            ),
         ],
         generate_unique_id_function=lambda route: route.name,
         redirect_slashes=False,

@@ -8,6 +8,7 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+from documents.settings import DocumentSettings
 from embedding.embedder import LocalEmbedder
 from embedding.factory import open_embedder
 from embedding.interface import Embedder
@@ -27,9 +28,12 @@ from search_api.app_settings import SearchSettings
 from search_api.courses.service import Courses
 from search_api.embeddings.model_queue import QUERY_SECONDS
 from search_api.embeddings.service import EmbeddedQuery, EmbeddingService, QueryKey
+from search_api.operations.catalogue_reader import CatalogueReader
 from search_api.operations.checks import BoundedCheck
+from search_api.operations.measures import SearchMeasures
 from search_api.questions.service import QueryLog
 from search_api.reranking.service import RerankService
+from search_api.resources.service import Resources
 from search_api.search.service import CourseSearch
 from search_api.search.several_courses import STACKS, Published, SeveralCoursesSearch
 from search_api.search.snapshots import CourseSnapshots, SnapshotKey
@@ -51,7 +55,7 @@ class ModelServices:
     caches: Mapping[str, InstanceCache[Any, Any]]
 
     @cached_property
-    def checks(self) -> Mapping[str, BoundedCheck]:
+    def checks(self) -> Mapping[str, BoundedCheck[object]]:
         """The checks of what the app depends on, by its name in the answer of the readiness probe."""
         return {"model": BoundedCheck(self.embedding.check)}
 
@@ -67,9 +71,16 @@ class Services(ModelServices):
     several_courses: SeveralCoursesSearch
     reranking: RerankService
     questions: QueryLog
+    resources: Resources
+    measures: SearchMeasures
 
     @cached_property
-    def checks(self) -> Mapping[str, BoundedCheck]:
+    def catalogue_reader(self) -> CatalogueReader:
+        """Reads the catalogue for the metrics."""
+        return CatalogueReader(self.courses.overview)
+
+    @cached_property
+    def checks(self) -> Mapping[str, BoundedCheck[object]]:
         """The same for the search app."""
         return {
             "catalogue": BoundedCheck(self.courses.check),
@@ -147,6 +158,7 @@ def assemble_services(
     reranker_settings = RerankerSettings()
     url_template = settings.citation_url_template
     link_template = LinkTemplate.parse(url_template) if url_template else None
+    measures = SearchMeasures()
     snapshots = CourseSnapshots(
         courses=courses,
         vector_store=vector_store,
@@ -154,6 +166,7 @@ def assemble_services(
         cache=opened,
         together=together,
         serve_older=settings.serve_while_reembedding,
+        measures=measures,
     )
     questions = QueryLog(courses.engine, is_on=settings.query_log, days=settings.query_log_days)
     with (
@@ -204,6 +217,8 @@ def assemble_services(
             several_courses,
             reranking,
             questions,
+            Resources(courses.engine, DocumentSettings()),
+            measures,
         )
 
 

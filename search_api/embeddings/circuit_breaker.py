@@ -24,6 +24,11 @@ class CircuitBreaker:
         self._failure: str | None = None
         self._retry_at = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the service is known to be away, or there is no model."""
+        return self._failure is not None
+
     def check(self) -> None:
         """Check that the service is not known to be away.
 

@@ -12,7 +12,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from contextvars import copy_context
 from functools import partial
 
 from embedding.errors import EmbeddingError, EmbeddingServiceError
@@ -21,6 +22,8 @@ from embedding.service.client import ModelFailedError, RequestRefusedError, Requ
 from search_api.embeddings.circuit_breaker import CircuitBreaker
 from search_api.http.caller import unless_caller_leaves
 from search_api.http.errors import OverloadedError
+from search_api.operations.measures import ModelMeasures
+from telemetry.traces import record_span, span
 
 QUERY_BATCH_SIZE = 16
 """Maximum number of queries in a batch; the first query of a larger one would wait too long for the last."""
@@ -40,13 +43,18 @@ accepts by default, so a large call costs the others as much as a small one."""
 
 
 @contextmanager
-def take_slot(slots: threading.Semaphore) -> Iterator[None]:
+def take_slot(slots: threading.Semaphore, on_refusal: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Hold one of the slots during the block.
+
+    Args:
+        slots: The slots.
+        on_refusal: Called if none is free.
 
     Raises:
         OverloadedError: No slot is free.
     """
     if not slots.acquire(blocking=False):
+        on_refusal()
         raise OverloadedError
     try:
         yield
@@ -61,12 +69,20 @@ class ModelQueue:
         model: Returns the model; called before every batch.
         queue_limit: Maximum number of calls that may wait in each of the two queues, in addition to the running call.
         breaker: Refuses calls while the embedding service is known to be away.
+        measures: What is measured.
     """
 
-    def __init__(self, model: Callable[[], Embedder], queue_limit: int, breaker: CircuitBreaker | None = None) -> None:
+    def __init__(
+        self,
+        model: Callable[[], Embedder],
+        queue_limit: int,
+        breaker: CircuitBreaker | None = None,
+        measures: ModelMeasures | None = None,
+    ) -> None:
         self._model = model
         self._breaker = breaker or CircuitBreaker()
-        self.query_slots = threading.Semaphore(queue_limit + 1)
+        self._measures = measures or ModelMeasures()
+        self._query_slots = threading.Semaphore(queue_limit + 1)
         self._bulk_slots = threading.Semaphore(queue_limit + 1)
         self._queries: deque[_QueryCall] = deque()
         self._bulk_calls: set[Future[Embeddings]] = set()
@@ -95,6 +111,14 @@ class ModelQueue:
         """Whether `close` was called; all further calls are refused."""
         return self._is_closed
 
+    def query_slot(self) -> AbstractContextManager[None]:
+        """Hold a slot of the queue for queries during the block.
+
+        Raises:
+            OverloadedError: The queue is full.
+        """
+        return take_slot(self._query_slots, self._measures.queries.refused.inc)
+
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """The vectors of queries. Calls with many queries are split into batches, with other calls in between.
 
@@ -104,7 +128,7 @@ class ModelQueue:
             EmbeddingError: The model failed.
         """
         self._breaker.check()
-        with take_slot(self.query_slots):
+        with self.query_slot():
             parts: list[Embeddings] = []
             for start in range(0, len(texts), QUERY_BATCH_SIZE):
                 if self._is_bulk_stopped and parts:
@@ -113,7 +137,7 @@ class ModelQueue:
             return concatenate_embeddings(parts, parts[0].vectors.shape[1] if parts else self._model().dimensions)
 
     def submit_queries(self, texts: Sequence[str]) -> list[Future[Embeddings]]:
-        """Append queries to the queue, for a caller that holds one of the `query_slots`.
+        """Append queries to the queue, for a caller that holds a `query_slot`.
 
         Returns:
             One result per text. A text whose result is cancelled before its batch begins is not computed.
@@ -136,7 +160,7 @@ class ModelQueue:
         query finds that the embedding service is away, they end before their next request to it.
         """
         self._breaker.check()
-        with take_slot(self._bulk_slots):
+        with take_slot(self._bulk_slots, self._measures.bulk.refused.inc):
             starts = range(0, max(len(texts), 1), BULK_PASS_SIZE)
             parts = [self._embed_one_pass(texts[start : start + BULK_PASS_SIZE]) for start in starts]
             return concatenate_embeddings(parts, parts[0].vectors.shape[1])
@@ -159,9 +183,17 @@ class ModelQueue:
 
     def _embed_one_pass(self, texts: Sequence[str]) -> Embeddings:
         has_left = threading.Event()
+        queued_at, queued_ns = time.perf_counter(), time.time_ns()
+        measures = self._measures.bulk
 
         def compute() -> Embeddings:
-            return self._model().embed_documents(texts, pause=pause)
+            started = time.perf_counter()
+            measures.wait_seconds.observe(started - queued_at)
+            record_span("queue", queued_ns)
+            with span("batch", texts=len(texts)):
+                embeddings = self._model().embed_documents(texts, pause=pause)
+            measures.computed(embeddings.token_counts, time.perf_counter() - started)
+            return embeddings
 
         def pause() -> None:
             if has_left.is_set():
@@ -176,7 +208,7 @@ class ModelQueue:
         with self._changed:
             if self._is_bulk_stopped:
                 raise _stopping()
-            call = self._bulk.submit(compute)
+            call = self._bulk.submit(copy_context().run, compute)
             self._bulk_calls.add(call)
         try:
             with unless_caller_leaves(leave):
@@ -247,10 +279,12 @@ class ModelQueue:
     def _take_batch(self) -> "list[_QueryCall]":
         """Remove the first calls from the queue, as many as fit into a batch, and those whose callers have gone."""
         batch: list[_QueryCall] = []
+        now = time.perf_counter()
         while self._queries and len(batch) < QUERY_BATCH_SIZE:
             call = self._queries.popleft()
             if call.result.set_running_or_notify_cancel():
                 batch.append(call)
+                self._measures.queries.wait_seconds.observe(now - call.queued_at)
         return batch
 
     def _embed_batch(self, calls: Sequence["_QueryCall"]) -> None:
@@ -261,7 +295,7 @@ class ModelQueue:
         """
         deadline = time.monotonic() + QUERY_SECONDS
         try:
-            results = self._compute([call.text for call in calls])
+            results = self._compute_traced(calls)
         except Exception as error:  # noqa: BLE001 - the callers raise it
             repeats = len(calls) > 1 and is_about_texts(error)
             for call in calls:
@@ -273,11 +307,33 @@ class ModelQueue:
         for call, result in zip(calls, results, strict=True):
             call.result.set_result(result)
 
+    def _compute_traced(self, calls: Sequence["_QueryCall"]) -> list[Embeddings]:
+        """The same as `_compute`. Each caller's trace shows its time in the queue and the batch.
+
+        Requests to an embedding service are parts of the trace of the first caller.
+        """
+        first, *others = calls
+        started_ns = time.time_ns()
+        for call in calls:
+            call.context.run(record_span, "queue", call.queued_ns)
+
+        def compute() -> list[Embeddings]:
+            with span("batch", texts=len(calls)):
+                return self._compute([call.text for call in calls])
+
+        try:
+            return first.context.run(compute)
+        finally:
+            for call in others:
+                call.context.run(record_span, "batch", started_ns, texts=len(calls))
+
     def _compute(self, texts: Sequence[str]) -> list[Embeddings]:
         """Embed the queries at once; one result per text."""
         model = self._model()
         with self._breaker.attempt():
+            started = time.perf_counter()
             together = model.embed_queries(texts)
+            self._measures.queries.computed(together.token_counts, time.perf_counter() - started)
         results = []
         for index, used in enumerate(together.token_counts):
             whole = together.whole_token_counts
@@ -303,7 +359,10 @@ class _QueryCall:
 
     def __init__(self, text: str) -> None:
         self.text = text
+        self.queued_at = time.perf_counter()
         self.result: Future[Embeddings] = Future()
+        self.queued_ns = time.time_ns()
+        self.context = copy_context()  # has the trace and the id of the request
 
 
 def is_about_texts(error: Exception) -> bool:

@@ -20,9 +20,10 @@ from embedding.service.remote_embedder import RemoteEmbedder
 from embedding.vectors import Vectors
 from retrieval.cache import InstanceCache
 from search_api.embeddings.circuit_breaker import CircuitBreaker
-from search_api.embeddings.model_queue import QUERY_SECONDS, ModelQueue, is_about_texts, take_slot
+from search_api.embeddings.model_queue import QUERY_SECONDS, ModelQueue, is_about_texts
 from search_api.http.caller import unless_caller_leaves
 from search_api.http.errors import EmbeddingServiceUnavailableError
+from search_api.operations.measures import ModelMeasures
 
 logger = logging.getLogger(__name__)
 
@@ -75,13 +76,15 @@ class EmbeddingService:
         self._queries = queries
         self._embedder: Embedder | None = None
         self._breaker = CircuitBreaker()
+        self.measures = ModelMeasures()
+        """What is measured of the computations."""
         self._shared: dict[QueryKey, _SharedQuery] = {}
         self._sharing = threading.RLock()
         try:
             self._models.get(_KEY, self._load)
         except EmbeddingError as error:
             logger.error("The embedding model is not available: %s", error)
-        self._queue = ModelQueue(self._use_model, queue_limit, self._breaker)
+        self._queue = ModelQueue(self._use_model, queue_limit, self._breaker, self.measures)
 
     @property
     def model(self) -> Embedder:
@@ -100,6 +103,16 @@ class EmbeddingService:
             return self._models.get(_KEY, self._load)
         except EmbeddingError as error:
             raise EmbeddingServiceUnavailableError(str(error)) from error
+
+    @property
+    def is_known_to_be_away(self) -> bool:
+        """Whether calls are refused, because there is no model, or its service does not answer."""
+        return self._breaker.is_open
+
+    @property
+    def waiting(self) -> Mapping[str, int]:
+        """How many queries and bulk calls wait for the model, by the name of their queue."""
+        return {"queries": self._queue.waiting_queries, "bulk": self._queue.waiting_bulk_calls}
 
     def check(self) -> None:
         """Check that texts can be embedded. If a remote embedding service is used, this sends a request.
@@ -148,7 +161,7 @@ class EmbeddingService:
         deadline = time.monotonic() + (QUERY_SECONDS if remote else threading.TIMEOUT_MAX)
         refusal: EmbeddingError | None = None
         # Also calls that wait for queries of others take a slot, because each blocks a thread.
-        with take_slot(self._queue.query_slots), self._join([QueryKey(signature, text) for text in missing]) as shared:
+        with self._queue.query_slot(), self._join([QueryKey(signature, text) for text in missing]) as shared:
             for query in shared:
                 try:
                     embedded[query.key.text] = query.answer.result(max(0.0, deadline - time.monotonic()))

@@ -14,7 +14,7 @@ from embedding.errors import EmbeddingError
 from embedding.vector_store.errors import VectorStoreError
 from models.database import DatabaseUnavailableError
 from search_api.http.dependencies import AppModelServices, AppServices
-from search_api.http.error_responses import error_body, openapi_responses
+from search_api.http.error_responses import error_response, openapi_responses
 from search_api.http.errors import ApiError, NotReadyError
 from search_api.operations.checks import CHECK_SECONDS, BoundedCheck
 from search_api.operations.schemas import (
@@ -65,18 +65,17 @@ async def model_ready(services: AppModelServices) -> dict[str, Any] | JSONRespon
     return await _answer(services.checks, required="model")
 
 
-async def _answer(checks: Mapping[str, BoundedCheck], required: str) -> dict[str, Any] | JSONResponse:
+async def _answer(checks: Mapping[str, BoundedCheck[object]], required: str) -> dict[str, Any] | JSONResponse:
     """The state of all components, checked at the same time; 503 if the required one is not available."""
     states = dict(zip(checks, await asyncio.gather(*map(_state, checks.values())), strict=True))
     failed = [f"{name}: {state.message}" for name, state in states.items() if not state.ok]
     components = {name: state.model_dump() for name, state in states.items()}
     if states[required].ok:
         return {"status": "degraded" if failed else "ready", "components": components}
-    error = error_body(NotReadyError("; ".join(failed)))
-    return JSONResponse({**error, "status": "not_ready", "components": components}, NotReadyError.status)
+    return error_response(NotReadyError("; ".join(failed)), more={"status": "not_ready", "components": components})
 
 
-async def _state(check: BoundedCheck) -> Component:
+async def _state(check: BoundedCheck[object]) -> Component:
     try:
         await check.run()
     except TimeoutError:

@@ -1,72 +1,59 @@
-"""Prometheus metrics at `/metrics`: request durations, cache statistics and dropped questions.
+"""Prometheus metrics at `/metrics`: what events counted, and what is read for each scrape.
 
-Each app has a separate registry instead of the default one of prometheus_client, which all apps of a process would
-share. Cache statistics are read from the caches on each request to `/metrics`.
+Each app has registries of its own instead of the default one of prometheus_client, which all apps of a process would
+share. `search_api.operations.families` lists the metrics.
 """
 
+import asyncio
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from datetime import UTC, datetime
 
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from retrieval.cache import InstanceCache
+from models.overview import Overview
+from models.tables import EmbeddingStatus, ResourceStatus
 from search_api.http.dependencies import AppModelServices
-from search_api.questions.service import QueryLog
-from search_api.services import Services
-
-BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-"""Upper bounds in seconds: from a search with a cached query to a slow search on a CPU."""
+from search_api.http.error_responses import ERROR_CODE
+from search_api.http.server_timing import PHASES
+from search_api.operations import families
+from search_api.operations.measures import RequestMeasures
+from search_api.services import ModelServices, Services
 
 NO_ROUTE = "none"
 """Label of static files, unknown paths and requests refused before routing. It bounds the number of series."""
-
-_CACHE_COUNTERS = {
-    "hits": "Lookups that found the value in the cache.",
-    "misses": "Lookups that did not find the value in the cache.",
-    "evictions": "Values removed to make room for others.",
-    "expirations": "Values removed because their time to live ended.",
-    "loads": "Loads that succeeded.",
-    "load_failures": "Loads that failed.",
-    "load_seconds": "Total seconds of successful loads.",
-}
-_CACHE_GAUGES = {
-    "entries": "Values in the cache.",
-    "max_entries": "Maximum number of values in the cache.",
-}
+OTHER_STATUS = "other"
 
 
 def add_metrics(app: FastAPI) -> None:
     """Measure all requests and serve `/metrics`, which is not in the OpenAPI document."""
-    registry = CollectorRegistry()
-    seconds = Histogram(
-        "course_search_http_request_duration_seconds",
-        "Seconds until the last byte of the response was sent.",
-        ["route", "status"],
-        buckets=BUCKETS,
-        registry=registry,
-    )
-    app.add_middleware(RequestMetricsMiddleware, seconds=seconds)
+    disable_created_metrics()  # type: ignore[no-untyped-call]  # series that Prometheus does not need
+    requests = RequestMeasures()
+    app.add_middleware(RequestMetricsMiddleware, measures=requests)
 
     @app.get("/metrics", include_in_schema=False)
-    def metrics(services: AppModelServices) -> Response:
-        texts = [generate_latest(registry), generate_latest(CacheCollector(services.caches))]
+    async def metrics(services: AppModelServices) -> Response:
+        collectors: list[Collector] = [requests.registry, services.embedding.measures.registry]
+        collectors.append(ModelCollector(services))
         if isinstance(services, Services):
-            texts.append(generate_latest(DroppedQuestionCollector(services.questions)))
+            collectors += [services.measures.registry, SearchCollector(services)]
+            collectors.append(CatalogueCollector(await services.catalogue_reader.overview()))
+        # On a thread, because it takes milliseconds; not on one of those that answer requests, which may all wait.
+        texts = await asyncio.to_thread(lambda: [generate_latest(collector) for collector in collectors])
         return Response(b"".join(texts), media_type=CONTENT_TYPE_LATEST)
 
 
 class RequestMetricsMiddleware:
     """Counts and times requests. It is the outermost middleware, so it includes requests that others refuse."""
 
-    def __init__(self, app: ASGIApp, seconds: Histogram) -> None:
+    def __init__(self, app: ASGIApp, measures: RequestMeasures) -> None:
         self.app = app
-        self.seconds = seconds
+        self.measures = measures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and measure it."""
@@ -85,37 +72,73 @@ class RequestMetricsMiddleware:
         try:
             await self.app(scope, receive, send_and_record_status)
         finally:
+            seconds = time.perf_counter() - started
             route = getattr(scope.get("route"), "path", NO_ROUTE)
-            self.seconds.labels(route, status).observe(time.perf_counter() - started)
+            self.measures.ended(route, status, seconds, scope.get(ERROR_CODE), scope.get(PHASES, {}))
 
 
-class CacheCollector(Collector):
-    """Cache statistics as Prometheus metric families, labelled with the name of the cache."""
+class ModelCollector(Collector):
+    """The present state of the embedding model and of the caches."""
 
-    def __init__(self, caches: Mapping[str, InstanceCache[Any, Any]]) -> None:
-        self._caches = caches
-
-    def collect(self) -> Iterator[Metric]:
-        """The current statistics; each cache is read once, so its values are consistent."""
-        stats = {name: cache.get_cache_stats() for name, cache in self._caches.items()}
-        for family, fields in ((CounterMetricFamily, _CACHE_COUNTERS), (GaugeMetricFamily, _CACHE_GAUGES)):
-            for field, meaning in fields.items():
-                metric = family(f"course_search_cache_{field}", meaning, labels=["cache"])
-                for name, figures in stats.items():
-                    metric.add_metric([name], getattr(figures, field))
-                yield metric
-
-
-class DroppedQuestionCollector(Collector):
-    """How many questions and feedback could not be recorded, although QUERY_LOG is on."""
-
-    def __init__(self, questions: QueryLog) -> None:
-        self._questions = questions
+    def __init__(self, services: ModelServices) -> None:
+        self._services = services
 
     def collect(self) -> Iterator[Metric]:
-        """The current number."""
-        yield CounterMetricFamily(
-            "course_search_questions_dropped",
-            "Questions and feedback that could not be written to the catalogue.",
-            value=self._questions.dropped,
+        """Each cache is read once, so its values are consistent."""
+        embedding = self._services.embedding
+        yield families.QUEUE_WAITING.read({(queue,): number for queue, number in embedding.waiting.items()})
+        yield families.BREAKER_OPEN.read({(): embedding.is_known_to_be_away})
+        stats = {name: cache.get_cache_stats() for name, cache in self._services.caches.items()}
+        for field, family in families.CACHE_FAMILIES.items():
+            yield family.read({(name,): getattr(figures, field) for name, figures in stats.items()})
+
+
+class SearchCollector(Collector):
+    """The present state of the snapshots, and how many questions could not be recorded, although QUERY_LOG is on."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def collect(self) -> Iterator[Metric]:
+        """The current numbers."""
+        number, size = self._services.snapshots.mapped()
+        yield families.SNAPSHOTS_MAPPED.read({(): number})
+        yield families.SNAPSHOTS_MAPPED_BYTES.read({(): size})
+        yield families.QUESTIONS_DROPPED.read({(): self._services.questions.dropped})
+
+
+class CatalogueCollector(Collector):
+    """What the catalogue says, if it answered.
+
+    Args:
+        overview: The state of the courses and the counters of the pipeline; None if it did not answer.
+    """
+
+    def __init__(self, overview: Overview | None) -> None:
+        self._overview = overview
+
+    def collect(self) -> Iterator[Metric]:
+        """The state that was read, with the age of what is due now."""
+        overview = self._overview
+        yield families.CATALOGUE_UP.read({(): overview is not None})
+        if overview is None:
+            return
+        courses = dict.fromkeys(EmbeddingStatus, 0)
+        others = sum(number for status, number in overview.courses.items() if status not in courses)
+        known = {status: overview.courses.get(status, 0) for status in courses}
+        yield families.COURSES.read(
+            {**{(str(status),): number for status, number in known.items()}, (OTHER_STATUS,): others}
         )
+        scheduled = known[EmbeddingStatus.FAILED] - overview.given_up
+        yield families.COURSES_FAILED.read({("scheduled",): scheduled, ("none",): overview.given_up})
+        yield families.OLDEST_DUE_SECONDS.read({(): _age(overview.due_since)})
+        yield families.UPLOADS.read({(str(status),): overview.uploads.get(status, 0) for status in ResourceStatus})
+        yield families.OLDEST_UPLOAD_SECONDS.read({(): _age(overview.waiting_since)})
+        for name, family in families.PIPELINE_FAMILIES.items():
+            values = {kind: value for (counter, kind), value in overview.counters.items() if counter == name}
+            yield family.read({(kind,) if kind else (): value for kind, value in values.items()})
+
+
+def _age(since: datetime | None) -> float:
+    """Seconds since a time; 0 if there is none, or if a clock is ahead."""
+    return 0.0 if since is None else max(0.0, (datetime.now(UTC) - since).total_seconds())
