@@ -3,11 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+AXE := node_modules/axe-core/axe.min.js
 BASELINES := .venv-baselines
 ENGINE_BASELINES := .baselines
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format bench-engine bench-memory bench-pipeline bench-search eval lock clean
+.PHONY: help install demo up fetch-model test lint format docs bench-engine bench-memory bench-pipeline bench-search eval lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,7 +25,7 @@ $(READY): pyproject.toml constraints.txt requirements-demo.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement requirements-demo.txt
 	@touch $@
 
-demo: $(READY) ## Load two sample courses, embed them, ask a few questions, stop
+demo: $(READY) ## Load two sample courses, add a third one from files, ask a few questions, stop
 	@$(BIN)/course-search demo
 
 up: $(READY) ## Start everything and keep it running; Ctrl-C stops it
@@ -33,7 +34,13 @@ up: $(READY) ## Start everything and keep it running; Ctrl-C stops it
 fetch-model: $(READY) ## Download the weights of Qwen3-Embedding-0.6B (1.2 GB)
 	@$(BIN)/course-search fetch-model
 
-test: $(READY) ## Run all tests
+# axe-core checks the accessibility of the search page. Without npm these tests are skipped.
+$(AXE): package.json
+	@if command -v npm > /dev/null; then \
+	  npm install --no-package-lock --ignore-scripts --no-audit --no-fund --loglevel=error && touch $@ || \
+	  echo "axe-core could not be installed: the tests of accessibility will be skipped"; fi
+
+test: $(READY) $(AXE) ## Run all tests
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY) ## Check format, lint, types and import contracts
@@ -41,6 +48,9 @@ lint: $(READY) ## Check format, lint, types and import contracts
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(READY) ## Write the reference in docs/reference from the code
+	$(BIN)/python -m docs.reference.generate
 
 format: $(READY) ## Format the code and fix what can be fixed
 	$(BIN)/ruff format .
@@ -79,4 +89,4 @@ lock: ## Update all pinned versions in constraints.txt, except torch
 	$(BIN)/python -m pip freeze --exclude-editable --exclude pip --exclude setuptools | sed 's/+cpu//' > constraints.txt
 
 clean: ## Remove virtual environments and caches; courses are kept
-	rm -rf $(VENV) $(BASELINES) $(ENGINE_BASELINES) .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(BASELINES) $(ENGINE_BASELINES) node_modules .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

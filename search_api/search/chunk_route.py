@@ -32,7 +32,7 @@ class ChunkRoute(APIRoute):
         sent = (scope.get("raw_path") or b"").decode("ascii", "replace").split("/")[-4:]
         if sent[::2] == ["courses", "chunks"] and route_path(scope) == "/" + "/".join(map(unquote, sent)):
             child_scope["path_params"] = {"course_id": unquote(sent[1]), "chunk_id": unquote(sent[3])}
-        elif route_path(scope).endswith("/embedding_status"):
+        elif route_path(scope).endswith(("/embedding_status", "/resources")):
             return Match.NONE, {}
         return match, child_scope
 

@@ -6,12 +6,14 @@ from math import inf
 from typing import Any, Final, NamedTuple
 
 from models.text import quoted
+from retrieval.citations import citation
 from retrieval.diversity import diverse
 from retrieval.filters import PLAIN_FIELDS, FilterError
 from retrieval.lecture_order import NoLectureOrderError
 from retrieval.relevance import MIN_RELEVANCE
 from retrieval.search import Hit, RankedHits, Results
 from retrieval.selection import FacetCounts, Grouping, Ranks, Selection, accepted, facet, group
+from retrieval.snapshots.fields import Scalar
 from retrieval.snapshots.snapshot import CourseSnapshot
 from search_api.http.errors import InvalidRequestError
 from search_api.search.conversion import groups_of
@@ -19,6 +21,8 @@ from search_api.search.schemas import MAX_OFFSET, SearchRequest
 
 MAX_FACET_VALUES: Final = 100
 """Values of a facet, those with the most hits."""
+TITLES: Final = {"lecture_id": "lecture_title", "section_id": "section_title"}
+"""Fields whose values have a title, and its place in a citation."""
 GROUP_FIELDS: Final = {"course": ("course_id",), "lecture": ("lecture_id",), "section": ("lecture_id", "section_id")}
 
 
@@ -29,6 +33,8 @@ class Counts(NamedTuple):
     """The ranks of those that are relevant enough, and have a score that is high enough."""
     facets: dict[str, FacetCounts]
     """By field; without fields that the course does not have."""
+    snapshot: CourseSnapshot
+    """The course."""
 
 
 class Page(NamedTuple):
@@ -60,7 +66,7 @@ def counted(snapshot: CourseSnapshot, ranked: RankedHits, request: SearchRequest
     least = -inf if request.rerank == "model" else least_score(request, best)
     ranks = accepted(ranked, request.min_relevance, least)
     known = [name for name in request.facets if name in snapshot.fields or name in PLAIN_FIELDS or not len(snapshot)]
-    return Counts(ranks, {name: facet(snapshot, ranked, ranks, name) for name in known})
+    return Counts(ranks, {name: facet(snapshot, ranked, ranks, name) for name in known}, snapshot)
 
 
 def facets_of(counts: Sequence[Counts], request: SearchRequest) -> dict[str, list[dict[str, Any]]] | None:
@@ -80,8 +86,19 @@ def facets_of(counts: Sequence[Counts], request: SearchRequest) -> dict[str, lis
             where = "the course" if len(counts) == 1 else "the courses"
             raise InvalidRequestError(f"facets: no chunk of {where} has the field {quoted(name)}")
         values = sum(of_courses, FacetCounts()).most_common(MAX_FACET_VALUES)
-        facets[name] = [{"value": value, "count": count} for (_, value), count in values]
+        facets[name] = [{"value": key[1], "title": _title(counts, name, key), "count": count} for key, count in values]
     return facets or None
+
+
+def _title(counts: Sequence[Counts], name: str, key: tuple[type, Scalar]) -> str | None:
+    """The title of the lecture or section with this id, from a chunk of it; None for other fields."""
+    snapshot = next((each.snapshot for each in counts if key in each.facets.get(name, ())), None)
+    if name not in TITLES or snapshot is None:
+        return None
+    field = snapshot.fields[name]
+    row = int(field.having([field.code_of[key]])[0])
+    title: str | None = citation(snapshot.metadata(row), snapshot.info.course_id, None)[TITLES[name]]
+    return title
 
 
 def best_score(ranked: RankedHits, request: SearchRequest) -> float:

@@ -52,6 +52,7 @@ async def search_course(course_id: CourseId, request: SearchRequest, services: A
     answer = services.search.search_at_once(course_id, request)
     if answer is None:
         answer = await run_in_threadpool(services.search.search, course_id, request)
+    services.measures.count_answer(answer)
     # FastAPI would validate the answer, which takes longer than the search.
     return Response(to_json(answer), media_type="application/json")
 
@@ -78,4 +79,6 @@ def search_courses(request: CoursesSearchRequest, services: AppServices) -> Resp
     relevance, which can be compared between courses.
     """
     check_at_most(services.settings.search_max_top_k, request.top_k, "top_k")
-    return Response(to_json(services.several_courses.search(request)), media_type="application/json")
+    answer = services.several_courses.search(request)
+    services.measures.count_answer(answer)
+    return Response(to_json(answer), media_type="application/json")

@@ -562,6 +562,9 @@ class FacetValue(BaseModel):
     """A value of a metadata field."""
 
     value: str | int | float | bool
+    title: str | None = Field(
+        description="Title of the lecture or section with this id; null without one, and for other fields."
+    )
     count: int = Field(description="Number of results with this value.")
 
 

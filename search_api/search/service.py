@@ -39,6 +39,7 @@ from search_api.search.pages import (
 )
 from search_api.search.schemas import SearchRequest
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
+from telemetry.traces import span
 
 SHORT_SEARCH = 8_000_000
 """Up to this number of vector elements (queries × chunks × dimensions), a search takes less time than a change of
@@ -139,7 +140,8 @@ class CourseSearch:
     ) -> dict[str, Any]:
         """What is answered from the snapshot of a course, which is opened again if it is replaced or damaged."""
         for _ in range(ATTEMPTS):
-            course = self._courses.published(course_id)
+            with span("catalogue"):
+                course = self._courses.published(course_id)
             self.require_searchable(course)
             try:
                 with phase("open"):

@@ -71,6 +71,7 @@ from search_api.search.pages import (
 from search_api.search.schemas import CoursesSearchRequest
 from search_api.search.service import ATTEMPTS, CourseSearch, is_stale, not_embedded, query_of
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
+from telemetry.traces import span
 
 LEAST_STACKED = 16
 """Number of courses from which on they are screened together (`retrieval.stack`)."""
@@ -226,7 +227,8 @@ class SeveralCoursesSearch:
             DatabaseUnavailableError: The catalogue is unavailable.
         """
         for _ in range(ATTEMPTS):
-            asked = self._asked(request)
+            with span("catalogue"):
+                asked = self._asked(request)
             try:
                 return self._answer(asked, request)
             except (IndexError, KeyError, TypeError, ValueError):

@@ -29,6 +29,7 @@ from retrieval.snapshots.store import SnapshotError, SnapshotStore, SnapshotStor
 from search_api.courses.service import Courses
 from search_api.embeddings.model_queue import take_slot
 from search_api.http.errors import EmbeddingNotReadyError, OverloadedError
+from search_api.operations.measures import SearchMeasures
 
 logger = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class CourseSnapshots:
         cache: The open snapshots.
         together: Those that only searches of several courses have opened.
         serve_older: Whether an older generation may answer while the published one cannot be had.
+        measures: What is measured.
     """
 
     def __init__(
@@ -93,6 +95,7 @@ class CourseSnapshots:
         cache: InstanceCache[SnapshotKey, CourseSnapshot],
         together: InstanceCache[SnapshotKey, CourseSnapshot],
         serve_older: bool,
+        measures: SearchMeasures,
     ) -> None:
         self._courses = courses
         self._vector_store = vector_store
@@ -100,6 +103,7 @@ class CourseSnapshots:
         self._cache = cache
         self._together = together
         self._serve_older = serve_older
+        self._builds = measures.snapshot_builds
         self._building: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._fetched: dict[str, _Fetched] = {}
         self._pauses: dict[SnapshotKey, float] = {}
@@ -182,13 +186,32 @@ class CourseSnapshots:
             self._close_all()
         return any(damaged)
 
-    def build(self, course: PublishedCourse) -> CourseSnapshot:
-        """Build the snapshot of a published course from its collection; errors as for `open`."""
+    def build(self, course: PublishedCourse, trigger: str) -> CourseSnapshot:
+        """Build the snapshot of a published course from its collection; errors as for `open`.
+
+        Args:
+            course: The course.
+            trigger: What needs it, as the metrics name it.
+        """
+        try:
+            snapshot, result = self._built(course)
+        except (EmbeddingNotReadyError, PublishedMeanwhileError):
+            self._builds[trigger, "not_ready"].inc()
+            raise
+        except Exception:
+            self._builds[trigger, "failed"].inc()
+            raise
+        if result:
+            self._builds[trigger, result].inc()
+        return snapshot
+
+    def _built(self, course: PublishedCourse) -> tuple[CourseSnapshot, str]:
+        """The snapshot, and the result as the metrics name it; empty if another thread had built it."""
         published = CourseFingerprint.parse(course.embedding_fingerprint)
         with self._building[course.id]:
             if published is not None:
                 with suppress(SnapshotError):  # built meanwhile
-                    return self._store.open(course.id, published)
+                    return self._store.open(course.id, published), ""
             try:
                 built = build_snapshot(self._vector_store.open(course.id), course.embedding_generation)
             except CollectionNotFoundError as error:  # also raised if it is deleted meanwhile
@@ -196,17 +219,21 @@ class CourseSnapshots:
                     f"Course {quoted(course.id)} has no collection; trigger its embedding again"
                 ) from error
             if published is None:
-                return built.in_memory()
+                return built.in_memory(), "built"
             if not built.is_of(published):
                 self._require_unchanged(course)
                 self._require_done(course)
-                return built.in_memory()
+                return built.in_memory(), "built"
             try:
                 self._store.save(course.id, built)
             except SnapshotStoreError as error:
                 logger.warning("The snapshot of course %s is built again at every load: %s", quoted(course.id), error)
-                return built.in_memory()
-            return self._store.open(course.id, published)
+                return built.in_memory(), "not_saved"
+            return self._store.open(course.id, published), "built"
+
+    def mapped(self) -> tuple[int, int]:
+        """How many files are mapped into memory, and their size in bytes."""
+        return self._store.mapped()
 
     def start(self) -> None:
         """Start the background thread."""
@@ -268,7 +295,7 @@ class CourseSnapshots:
                     self._store.delete(course.id)  # the publication was withdrawn
                 return math.inf
             if self._store.find(course.id, published) is None:
-                self.build(course)
+                self.build(course, "fetch")
             self._store.keep_only(course.id, published, keep_newer=True)
         except VectorStoreUnreachableError:
             raise
@@ -312,7 +339,7 @@ class CourseSnapshots:
 
     def _build(self, course: PublishedCourse, patience_seconds: float) -> OpenedSnapshot:
         with take_slot(self._places):
-            snapshot = self._cache.get(_key(course), lambda: self.build(course), patience_seconds)
+            snapshot = self._cache.get(_key(course), lambda: self.build(course, "search"), patience_seconds)
         return OpenedSnapshot(snapshot, course.embedding_generation, is_current=True)
 
     def _older(self, course: PublishedCourse) -> OpenedSnapshot | None:
