@@ -92,6 +92,11 @@ class SearchSettings(Settings):
         "https://school.example/courses/{course_id}/lectures/{lecture_id}. A placeholder is a field of the citation or "
         "of the metadata; without a value for it, there is no link.",
     )
+    dagster_url: str | None = Field(
+        None,
+        description="Where people reach the Dagster UI, for links to the runs of a course, like "
+        "https://dagster.example. `course-search up` sets it.",
+    )
     log_queries: bool = Field(
         False,
         description="Whether the log of the app may show what was searched. Without it, no line contains a query.",

@@ -1,5 +1,6 @@
 """Fixtures for all tests."""
 
+import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,7 +63,8 @@ def pytest_sessionfinish() -> None:
 @pytest.fixture(autouse=True)
 def _isolated_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Run every test in an empty directory, without settings of the product in the environment."""
-    for name in SETTING_NAMES:
+    traced = [name for name in os.environ if name.startswith("OTEL_")]
+    for name in (*SETTING_NAMES, *traced):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -15,8 +15,10 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 from typing import Any
 from uuid import uuid4
+from weakref import WeakKeyDictionary
 
 from pydantic import Field
 
@@ -74,6 +76,8 @@ class SnapshotStore:
         self._root = settings.snapshot_dir
         self._unverified: set[Path] = set()
         self._verified: dict[Path, tuple[int, int]] = {}
+        self._mapped: WeakKeyDictionary[CourseSnapshot, int] = WeakKeyDictionary()
+        self._mapping = Lock()
 
     def open(self, course_id: str, published: CourseFingerprint) -> CourseSnapshot:
         """Map the snapshot of this content and model. Its digest is not computed (see `is_damaged`).
@@ -85,6 +89,12 @@ class SnapshotStore:
         if path is None:
             raise SnapshotError(f"There is no snapshot in {self._root / directory_name(course_id)}")
         return self._open(path, course_id)
+
+    def mapped(self) -> tuple[int, int]:
+        """How many files are mapped into memory by this object, and their size in bytes."""
+        with self._mapping:
+            sizes = list(self._mapped.values())
+        return len(sizes), sum(sizes)
 
     def open_latest(self, course_id: str, generation: int) -> CourseSnapshot | None:
         """Map the newest usable snapshot of the course that was made for this or an earlier generation.
@@ -245,6 +255,8 @@ class SnapshotStore:
             snapshot = CourseSnapshot(arrays, CollectionInfo(course_id, model_name, model_signature), int(generation))
             if self._verified.get(path) != _stamp(path):
                 self._unverified.add(path)
+            with self._mapping:
+                self._mapped[snapshot] = sum(array.nbytes for array in arrays.values())
         except (FileFormatError, OSError, KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"{path} is not a snapshot of this version: {error}") from error
         return snapshot

@@ -27,6 +27,7 @@ from search_api.http.errors import HostNotAllowedError
 from search_api.http.request_id import NAME, request_id
 from search_api.mcp.allowed_hosts import AllowedHosts
 from search_api.mcp.server import new_server
+from telemetry.traces import trace_headers
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +65,8 @@ async def running_tools(
 
     async def call_app(scope: Scope, receive: Receive, send: Send) -> None:
         id_of_call = (NAME.lower().encode(), request_id().encode())
-        called = {**scope, "headers": [*scope["headers"], id_of_call], "state": dict(state)}
+        trace = [(name.encode(), value.encode()) for name, value in trace_headers().items()]
+        called = {**scope, "headers": [*scope["headers"], id_of_call, *trace], "state": dict(state)}
         await app(called, _body_and_then(receive, _agent.get()), send)
 
     token = settings.internal_token.get_secret_value() if settings.internal_token else None

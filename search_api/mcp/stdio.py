@@ -10,8 +10,11 @@ import anyio
 from mcp.server.stdio import stdio_server
 
 from course_search_client import AsyncCourseSearch, CourseSearchError
+from models.log_settings import LogSettings
 from models.settings import without_password
 from search_api.mcp.server import new_server
+from telemetry import PACKAGES
+from telemetry.logs import configure_logs
 
 logger = logging.getLogger(__name__)
 
@@ -27,8 +30,8 @@ def serve_stdio(url: str, token: str | None) -> None:
         ValueError: The address cannot be used.
     """
     client = AsyncCourseSearch(url, token)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logger.setLevel(logging.INFO)
+    logs = LogSettings()
+    configure_logs(logs.log_format, logs.log_level, PACKAGES)
     # A thread waits for input. Python's own handler of Ctrl-C would wait for that thread.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     anyio.run(_serve, client, url)

@@ -211,4 +211,4 @@ def test_certificates_of_the_environment_are_used(monkeypatch: pytest.MonkeyPatc
     """In a private network the certificate is often the organization's own; the proxy settings must not undo this."""
     monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
     with pytest.raises(FileNotFoundError):
-        http_client.http_client("https://10.0.0.7")
+        http_client.http_client("https://10.0.0.7", "a server")

@@ -11,8 +11,10 @@ from models.tables import Chunk, Course, Resource
 
 
 def empty_catalogue(path: Path) -> Engine:
-    """Create a SQLite catalogue with its tables."""
+    """Create a SQLite catalogue with its tables, which are ours by the names that migration 0001 gives their keys."""
     engine = create_catalogue_engine(CatalogueSettings(database_url=f"sqlite:///{path}"), create_file=True)
+    for table in ("course", "resource", "chunk"):
+        SQLModel.metadata.tables[table].primary_key.name = f"course_search_{table}_pkey"
     SQLModel.metadata.create_all(engine)
     return engine
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from mcp import Client
 
-from models.tables import Course
+from models.courses import CoursePage
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
 from search_api.http.request_id import request_id
@@ -142,11 +142,11 @@ def test_id_of_a_call_is_that_of_the_request_that_its_tool_makes(
     """So the log lines of a search are found by the id of the call."""
     ids = []
 
-    def record_id() -> list[Course]:
+    def record_id(*_: object) -> CoursePage:
         ids.append(request_id())
-        return []
+        return CoursePage([], None, 0)
 
-    monkeypatch.setattr(harness.app_services.courses, "all", record_id)
+    monkeypatch.setattr(harness.app_services.courses, "page", record_id)
     for mode in ("auto", "legacy"):
         over_http(url, call("list_courses"), mode=mode, headers={"X-Request-Id": mode})
     assert ids == ["auto", "legacy"]
@@ -202,7 +202,7 @@ def test_unexpected_error_is_logged_and_not_told(
     def fail(*_: object) -> None:
         raise KeyError("unexpected detail")
 
-    monkeypatch.setattr(harness.app_services.courses, "all", fail)
+    monkeypatch.setattr(harness.app_services.courses, "page", fail)
     result = over_http(url, call("list_courses"))
     assert result.is_error
     assert "internal_error" in text(result)

@@ -117,13 +117,17 @@ def test_facets_count_all_results_not_only_those_shown(client: TestClient) -> No
     answer = search(client, top_k=1, facets=["lecture_id", "tags"], filters={"page": {"lt": 9}})
     assert answer["total"] == 9
     assert answer["facets"] == {
-        "lecture_id": [{"value": f"l{number}", "count": 3} for number in range(3)],
-        "tags": [{"value": "even", "count": 5}, {"value": "odd", "count": 4}, {"value": "rare", "count": 4}],
+        "lecture_id": [
+            {"value": f"l{number}", "title": f"Lecture {number + 1}: Metals", "count": 3} for number in range(3)
+        ],
+        "tags": [
+            {"value": tag, "title": None, "count": count} for tag, count in (("even", 5), ("odd", 4), ("rare", 4))
+        ],
     }
     assert search(client, facets=["source_type"])["facets"] == {"source_type": []}
     assert "'pages'" in error(client, facets=["pages"])
     few = search(client, method="vector", facets=["tags"], thresholds={"score": 0.75})
-    assert (few["total"], few["facets"]["tags"][0]) == (3, {"value": "even", "count": 2})
+    assert (few["total"], few["facets"]["tags"][0]) == (3, {"value": "even", "title": None, "count": 2})
 
 
 def test_facets_tell_true_from_1_and_count_a_passage_once(harness: AppHarness, client: TestClient) -> None:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import pytest
 from pydantic import ValidationError
 from starlette.testclient import TestClient
@@ -38,8 +38,8 @@ def texts(client: TestClient, **body: Any) -> list[str]:
 
 
 def test_request_index_and_page_have_the_same_filters() -> None:
-    page = (FILES / "page.js").read_text(encoding="utf-8")
-    assert f"const FILTERS = {json.dumps(PLAIN_FIELDS)};" in page
+    page = (FILES / "address.js").read_text(encoding="utf-8")
+    assert f"export const FILTERS = {json.dumps(PLAIN_FIELDS)};" in page
 
 
 def test_search_with_query_top_k_and_filters(harness: AppHarness, client: TestClient) -> None:
