@@ -160,6 +160,6 @@ def _announced_urls(process: subprocess.Popen[str]) -> Iterator[tuple[str, str]]
         seen += line
         if match := re.fullmatch(r"  ([A-Z][A-Za-z ]+?)\s+(http\S+)\n", line):
             yield match[1], match[2]
-        if "course-search load" in line:
+        if "course-search add" in line:
             return
     raise AssertionError(f"up ended early:\n{seen}")
