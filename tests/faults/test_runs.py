@@ -59,6 +59,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_a_file_is_replaced(deployment:
     wait_until(lambda: deployment.documents("uploaded") is None, LIMIT_SECONDS, lambda: "its texts are not removed")
 
 
+@on_postgres
 def test_a_worker_that_wakes_up_after_its_run_failed_changes_nothing(deployment: Deployment) -> None:
     worker = deployment.freeze_half_way("frozen", lambda: deployment.launch("frozen"))
     run_id = deployment.row("frozen").embedding_run_id or ""
@@ -72,6 +73,7 @@ def test_a_worker_that_wakes_up_after_its_run_failed_changes_nothing(deployment:
     deployment.assert_state("frozen", "done")
 
 
+@on_postgres
 def test_terminating_a_run_cancels_only_the_course_it_had_begun(deployment: Deployment) -> None:
     """The other course is as before: due, so the sensor launches it. The suspended worker is killed."""
     worker = deployment.freeze_half_way("cancelled-1", lambda: deployment.launch("cancelled-1", "cancelled-2"))
@@ -130,6 +132,7 @@ def test_cancelling_runs_in_the_queue_leaves_every_course_as_it_was(deployment: 
     deployment.wait_for("occupant", "done")
 
 
+@on_sqlite
 def test_a_frozen_worker_is_killed_and_replaced(deployment: Deployment) -> None:
     """Also the worker of a run that selects only the snapshot."""
     course_id = "stalled"
@@ -156,6 +159,7 @@ def test_a_course_that_is_running_without_a_run_is_embedded(deployment: Deployme
     deployment.assert_state("ownerless", "done")
 
 
+@on_sqlite
 def test_a_killed_rebuild_remains_a_rebuild(deployment: Deployment) -> None:
     deployment.write("rebuilt", MANY)
     deployment.wait_for("rebuilt", "done")
