@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import psutil
 import psycopg2
@@ -336,8 +337,11 @@ class TestPooler:
     def test_every_transaction_has_the_limits_and_other_clients_do_not_get_them(self, pooled_url: str) -> None:
         engine = create_catalogue_engine(settings(pooled_url, timeout_seconds=7))
         limits = text("SELECT current_setting('lock_timeout'), current_setting('statement_timeout'), pg_backend_pid()")
-        ours, others = set(), set()
-        for _ in range(4):
+        ours: set[tuple[Any, ...]] = set()
+        others: set[tuple[Any, ...]] = set()
+        for round_ in range(50):  # which server connection a client gets depends on the time
+            if round_ >= 4 and {row[2] for row in ours} & {row[2] for row in others}:
+                break
             with transaction(engine) as session:
                 ours.add(tuple(session.execute(limits).one()))
             with closing(psycopg2.connect(pooled_url)) as other, other.cursor() as cursor:
@@ -345,8 +349,7 @@ class TestPooler:
                 others.update(cursor.fetchall())
         assert {row[:2] for row in ours} == {("7s", "84s")}
         assert {row[:2] for row in others} == {("0", "0")}
-        assert {row[2] for row in ours} >= {row[2] for row in others}
-        assert len(ours) == 2, "the pooler changes the server connection"
+        assert {row[2] for row in ours} & {row[2] for row in others}, "others use the same server connections"
         engine.dispose()
 
     def test_lock_wait_times_out(self, pooled_url: str) -> None:
