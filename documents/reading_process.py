@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from documents.document import Document, UnreadableFileError
-from models.text import without_surrogates
+from models.text import storable
 
 _PR_SET_PDEATHSIG = 1
 _OPEN_FILES = 64
@@ -55,18 +55,13 @@ def _messages(job: dict[str, Any], report: "_Progress") -> Iterator[dict[str, An
         yield {
             "document": {
                 "source_type": document.source_type,
-                "title": _storable(document.title),
-                "language": _storable(document.language),
+                "title": document.title and storable(document.title),
+                "language": document.language and storable(document.language),
             }
         }
         for block in document.blocks:
-            yield {"block": vars(block) | {"text": _storable(block.text)}}
+            yield {"block": vars(block) | {"text": storable(block.text)}}
         yield {"complete": True}
-
-
-def _storable(text: str | None) -> str | None:
-    """The text without what databases and JSON refuse: unpaired surrogates and NUL."""
-    return without_surrogates(text).replace("\0", "") if text else text
 
 
 def _read(path: Path, name: str, reader: str | None, report: "_Progress") -> Document:

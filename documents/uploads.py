@@ -17,6 +17,8 @@ from types import TracebackType
 from typing import BinaryIO, Self
 from urllib.parse import quote
 
+from models.files import sync_directory
+
 INCOMING = "incoming"
 """Directory of the temporary files, below UPLOAD_DIR: a rename within one file system is atomic."""
 LEFTOVER_SECONDS = 24 * 3600.0
@@ -88,7 +90,7 @@ class Uploads:
         path = self.path(resource_id, upload.sha256)
         with _availability():
             upload.file.replace(path)
-            _sync_directory(self.directory)
+            sync_directory(self.directory)
         return path
 
     def remove(self, resource_id: str, sha256: str) -> None:
@@ -234,11 +236,3 @@ def _remove_leftovers(incoming: Path) -> None:
         with suppress(FileNotFoundError):  # another process removes it too, or has just finished it
             if file.stat().st_mtime < oldest:
                 file.unlink()
-
-
-def _sync_directory(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -135,6 +135,8 @@ def check_course_id(value: str) -> None:
         raise ValueError("must not begin or end with white space")
     if len(value) > MAX_COURSE_ID_CHARACTERS:
         raise ValueError(f"must have at most {MAX_COURSE_ID_CHARACTERS} characters")
+    if value in {".", ".."}:
+        raise ValueError("must not be . or .., because browsers remove them from addresses")
 
 
 def read_lines(file: str, stream: BinaryIO) -> Iterator[tuple[Position, Chunk | str]]:

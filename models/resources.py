@@ -35,7 +35,7 @@ from models.course_state import MAX_ERROR_CHARACTERS, RETRY_SECONDS
 from models.ids import is_text
 from models.jsonl_rows import check_course_id
 from models.tables import Chunk, Course, Resource, ResourceStatus, UploadedResource
-from models.text import is_blank, is_unicode, without_surrogates
+from models.text import is_blank, is_unicode, storable
 
 MAX_NAME_CHARACTERS = 255
 BATCH = 500
@@ -110,8 +110,6 @@ def create_course(session: Session, course_id: str) -> bool:
         NotOurTablesError: Stage one owns the tables.
     """
     check_course_id(course_id)
-    if course_id in {".", ".."}:
-        raise ValueError("must not be . or .., because browsers remove them from addresses")
     if not own_tables(session):
         raise NotOurTablesError
     statement = text("INSERT INTO course (id) VALUES (:id) ON CONFLICT DO NOTHING")
@@ -316,7 +314,7 @@ def fail(session: Session, resource: UploadedResource, reason: str, now: datetim
 
     Chunks of earlier content stay.
     """
-    values = {"error": _shown(reason), "updated_at": now}
+    values = {"error": storable(reason)[:MAX_ERROR_CHARACTERS], "updated_at": now}
     return _write(session, resource.resource_id, ResourceStatus.FAILED, values, *_is_unchanged(resource))
 
 
@@ -329,7 +327,7 @@ def try_again(session: Session, resource: UploadedResource, reason: str, now: da
         return fail(session, resource, reason, now)
     values = {
         "progress": 0.0,
-        "error": _shown(reason),
+        "error": storable(reason)[:MAX_ERROR_CHARACTERS],
         "attempts": resource.attempts + 1,
         "updated_at": now,
     }
@@ -387,11 +385,6 @@ def _is_unchanged(known: UploadedResource) -> tuple[ColumnElement[bool], ...]:
     )
 
 
-def _shown(reason: str) -> str:
-    """The reason as the database can store it."""
-    return without_surrogates(reason.replace("\0", ""))[:MAX_ERROR_CHARACTERS]
-
-
 def _write(
     session: Session,
     resource_id: str,
@@ -419,7 +412,7 @@ def _chunk_rows(resource: UploadedResource, chunks: Iterable[NewChunk], source_t
     seen: dict[str, int] = {}
     orders: dict[tuple[int, int], int] = {}
     for chunk in chunks:
-        content = _storable(chunk.text)
+        content = storable(chunk.text)
         digest = hashlib.sha256(content.encode()).hexdigest()[:_HASH_CHARACTERS]
         seen[digest] = number = seen.get(digest, 0) + 1
         place = chunk.lecture, chunk.section
@@ -434,8 +427,7 @@ def _chunk_rows(resource: UploadedResource, chunks: Iterable[NewChunk], source_t
             "source_type": source_type,
             "extra": {
                 **{
-                    name: _storable(value) if isinstance(value, str) else value
-                    for name, value in chunk.metadata.items()
+                    name: storable(value) if isinstance(value, str) else value for name, value in chunk.metadata.items()
                 },
                 "order_in_section": order,
                 "lecture_number": f"{resource.position}.{chunk.lecture}",
@@ -443,10 +435,6 @@ def _chunk_rows(resource: UploadedResource, chunks: Iterable[NewChunk], source_t
                 "resource_id": resource.resource_id,
             },
         }
-
-
-def _storable(value: str) -> str:
-    return without_surrogates(value.replace("\0", ""))
 
 
 _NO_SYNC: Any = {"execution_options": {"synchronize_session": False}}

@@ -42,6 +42,11 @@ def without_surrogates(text: str) -> str:
     return text if is_unicode(text) else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def storable(text: str) -> str:
+    """The text without what databases refuse: NUL characters and unpaired surrogates."""
+    return without_surrogates(text.replace("\0", ""))
+
+
 def quoted(text: str) -> str:
     """Format untrusted text for a message: in quotes, escaped, and shortened in the middle if it is long."""
     return _SHORT.repr(text)

@@ -26,6 +26,7 @@ from orchestration.resources import (
     VectorStoreResource,
 )
 from orchestration.run_config import OP, RunConfig, reasons_of
+from orchestration.runs import require_unfinished
 from orchestration.traces import traced_run
 from orchestration.ui_metadata import CHECK_SPECS
 from orchestration.workers import register_worker
@@ -99,7 +100,7 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
         course_ids = list(reasons) or context.partition_keys
         failures: dict[str, str] = {}
         for course_id in course_ids:
-            _require_unfinished(context)
+            require_unfinished(context.instance, context.run.run_id)
             course = CourseRun(
                 context,
                 worker,
@@ -131,10 +132,3 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
                 metadata={"failed": dg.MetadataValue.json(failures)},
                 allow_retries=False,
             )
-
-
-def _require_unfinished(context: dg.AssetExecutionContext) -> None:
-    """A run that was ended in Dagster no longer occupies the pool, so its worker must not begin with another course."""
-    run = context.instance.get_run_by_id(context.run.run_id)
-    if run is None or run.is_finished:
-        raise dg.Failure("The run was ended in Dagster, so its worker stops.", allow_retries=False)

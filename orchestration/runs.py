@@ -41,6 +41,23 @@ def reads_files(run: dg.DagsterRun) -> bool:
     return run.job_name == FILES_JOB and FILES_TAG in run.tags
 
 
+def require_unfinished(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Check that Dagster has not ended the run of a worker: others may do its work by now.
+
+    Raises:
+        dagster.Failure: It has.
+    """
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        raise dg.Failure("The run was ended in Dagster, so its worker stops.", allow_retries=False)
+
+
+def is_being_cancelled(instance: dg.DagsterInstance, run_id: str) -> bool:
+    """Whether an operator has cancelled the run, and not a shutdown interrupted it."""
+    run = instance.get_run_by_id(run_id)
+    return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
+
+
 @dataclass(frozen=True)
 class LaunchedRun:
     """A run with its courses."""

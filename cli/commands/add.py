@@ -154,7 +154,9 @@ def _wait_for_files(engine: Engine, files: Sequence[UploadedResource], *, silent
                 rows = {resource_id: get_resource(session, resource_id) for resource_id in waiting}
             for resource_id, row in rows.items():
                 known = latest[resource_id]
-                if row is None or row.status not in ACTIVE:
+                if row is not None and row.status in ACTIVE:
+                    bars.update(tasks[resource_id], completed=row.progress)
+                else:
                     waiting.remove(resource_id)
                     bars.remove_task(tasks[resource_id])
                     if not silent:
@@ -164,7 +166,6 @@ def _wait_for_files(engine: Engine, files: Sequence[UploadedResource], *, silent
                         update={"status": ResourceStatus.FAILED, "error": "The file was deleted"}
                     )
                 else:
-                    bars.update(tasks[resource_id], completed=row.progress) if resource_id in waiting else None
                     changed_at = changed_at if row.updated_at == known.updated_at else time.monotonic()
                     latest[resource_id] = row
             if not waiting:

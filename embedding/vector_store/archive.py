@@ -36,6 +36,7 @@ from embedding.vector_store.collection_names import collection_name
 from embedding.vector_store.collections import WRITE_BATCH, CollectionInfo
 from embedding.vector_store.records import Record
 from embedding.vectors import Vectors, are_sound
+from models.files import sync_directory
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 
 FORMAT = 2
@@ -208,7 +209,7 @@ def create_archive(path: Path) -> Iterator[ArchiveWriter]:
         with open_archive(partial):
             pass
         partial.rename(path)
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
@@ -353,12 +354,3 @@ def _digest_before_seal(file: BinaryIO) -> bytes:
 def _copy(source: BinaryIO, target: IO[bytes]) -> None:
     source.seek(0)
     shutil.copyfileobj(source, target, 2**20)
-
-
-def _sync_directory(directory: Path) -> None:
-    """Sync a rename in the directory to disk, so that it survives a power failure."""
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -34,6 +34,7 @@ from orchestration.course_run.snapshot import write_snapshot
 from orchestration.course_status.endings import CANCELLED, INTERRUPTED
 from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.run_config import LaunchReason
+from orchestration.runs import is_being_cancelled
 from orchestration.workers import Worker
 from retrieval.relevance import Calibration
 from retrieval.search import Method
@@ -206,7 +207,7 @@ class CourseRun:
         if isinstance(error, GeneratorExit):  # Dagster could not store an event
             reason = "Dagster stopped the step; the log of the run says why."
         elif isinstance(error, INTERRUPTIONS):
-            is_cancelled = self._is_being_cancelled()
+            is_cancelled = is_being_cancelled(self._context.instance, self._run_id)
             reason, retry = (CANCELLED, Retry.NEVER) if is_cancelled else (INTERRUPTED, Retry.NOW)
             kind = "cancelled" if is_cancelled else "interrupted"
         try:
@@ -359,10 +360,6 @@ class CourseRun:
             self._snapshot_store.keep_only(self._course_id, published)
         except SnapshotStoreError as error:  # the course is already published; the next run deletes older snapshots
             self._context.log.warning(str(error))
-
-    def _is_being_cancelled(self) -> bool:
-        run = self._context.instance.get_run_by_id(self._run_id)
-        return run is not None and run.status in (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 
 
 INTERRUPTIONS = (KeyboardInterrupt, SystemExit, dg.DagsterExecutionInterruptedError, GeneratorExit)

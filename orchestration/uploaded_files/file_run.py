@@ -28,6 +28,7 @@ from orchestration.counting import count
 from orchestration.course_run.failures import places_of, reason_of
 from orchestration.course_run.run import INTERRUPTIONS
 from orchestration.resources import CatalogueResource, DocumentResource, GpuResource
+from orchestration.runs import is_being_cancelled
 from orchestration.workers import Worker
 
 READING: Final = 0.8
@@ -210,12 +211,7 @@ class FileRuns:
         """Record why the file was not read; None if the run must end."""
         now, reason = datetime.now(UTC), reason_of(error)
         if isinstance(error, INTERRUPTIONS):
-            run = self._context.instance.get_run_by_id(self._context.run_id)
-            is_cancelled = run is not None and run.status in (
-                dg.DagsterRunStatus.CANCELING,
-                dg.DagsterRunStatus.CANCELED,
-            )
-            if is_cancelled:
+            if is_being_cancelled(self._context.instance, self._context.run_id):
                 self._write(lambda session: resources.fail(session, claimed, CANCELLED, now))
             else:
                 self._write(lambda session: resources.release(session, claimed, now))

@@ -13,6 +13,7 @@ from models.tables import ResourceStatus
 from models.text import counted
 from orchestration.partitions import FILES_JOB, FILES_TAG, OWNERS
 from orchestration.resources import CatalogueResource, DocumentResource, GpuResource
+from orchestration.runs import require_unfinished
 from orchestration.traces import traced_run
 from orchestration.uploaded_files.file_run import FileReport, FileRuns, Outcome
 from orchestration.uploaded_files.run_config import FILES_OP, FilesConfig
@@ -34,7 +35,7 @@ def read_files(
     reports: list[FileReport] = []
     with traced_run(context.run):
         for resource_id in config.resource_ids or _all_that_wait(catalogue):
-            _require_unfinished(context)
+            require_unfinished(context.instance, context.run_id)
             with span("file", resource_id=resource_id):
                 report = runs.process(resource_id)
             reports.append(report)
@@ -78,13 +79,6 @@ def read_files(
 def _all_that_wait(catalogue: CatalogueResource) -> list[str]:
     files = catalogue.attempt(active_resources)
     return [file.resource_id for file in files if file.status == ResourceStatus.PENDING]
-
-
-def _require_unfinished(context: dg.OpExecutionContext) -> None:
-    """A run that was ended in Dagster is no longer known to read files, so its worker must not begin with another."""
-    run = context.instance.get_run_by_id(context.run_id)
-    if run is None or run.is_finished:
-        raise dg.Failure("The run was ended in Dagster, so its worker stops.", allow_retries=False)
 
 
 @dg.job(
