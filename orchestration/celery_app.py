@@ -9,6 +9,7 @@ import logging
 import os
 import signal
 from contextlib import suppress
+from importlib import import_module
 from typing import Any
 
 import dagster as dg
@@ -115,6 +116,8 @@ def run_worker(broker: str, name: str, concurrency: int) -> int:
     Returns:
         The exit code.
     """
+    import_module("orchestration.definitions")  # the processes of the runs inherit it, and begin at once
+
     worker = create_app(broker).Worker(hostname=name, concurrency=concurrency, loglevel="WARNING")
     worker.start()
     return int(worker.exitcode or 0)

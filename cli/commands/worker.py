@@ -10,6 +10,7 @@ from cli.all_settings import ALL_SETTINGS
 from cli.dagster_home import CannotStartError, configure_dagster
 from cli.launcher_settings import LauncherSettings
 from models.log_settings import LogSettings
+from models.settings import without_password
 from orchestration.worker_settings import CelerySettings
 from telemetry import PACKAGES
 from telemetry.logs import configure_logs
@@ -40,4 +41,6 @@ def worker(
 
     from orchestration.celery_app import run_worker
 
-    raise typer.Exit(run_worker(broker, f"{os.getpid()}@{socket.gethostname()}", concurrency))
+    name = f"{os.getpid()}@{socket.gethostname()}"
+    typer.echo(f"The worker {name} takes runs from {without_password(broker)}. Ctrl-C stops it.")
+    raise typer.Exit(run_worker(broker, name, concurrency))

@@ -4,12 +4,10 @@ Runs that embed go to the workers. All others (uploaded files, housekeeping, run
 machine of the daemon, which has the files and the backups.
 """
 
-from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any
 
 import dagster as dg
 from dagster._core.launcher import LaunchRunContext  # noqa: TID251 - Dagster does not export it
-from dagster._serdes import ConfigurableClassData
 from dagster_celery.launcher import CeleryRunLauncher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 from kombu.exceptions import OperationalError
@@ -32,11 +30,6 @@ class CeleryCourseRunLauncher(CourseRunLauncher):
         super().__init__(**options)
         broker = CelerySettings().broker_url()
         self._celery = CeleryRunLauncher(QUEUE, broker=broker, backend=broker, config_source=CONFIG)
-
-    @classmethod
-    def from_config_value(cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]) -> Self:
-        """Called by Dagster."""
-        return cls(inst_data=inst_data, **config_value)
 
     def register_instance(self, instance: dg.DagsterInstance) -> None:
         """Called by Dagster."""
