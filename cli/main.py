@@ -21,6 +21,7 @@ from cli.commands.restore import restore
 from cli.commands.status import status
 from cli.commands.up import up
 from cli.commands.vector_store import vector_store
+from cli.commands.worker import worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -45,6 +46,7 @@ app.command()(restore)
 app.command()(fetch_model)
 app.command()(vector_store)
 app.command()(embedding_service)
+app.command()(worker)
 app.command()(mcp)
 
 
