@@ -18,6 +18,7 @@ from cli.commands.mcp import mcp
 from cli.commands.questions import questions
 from cli.commands.rebuild import rebuild
 from cli.commands.restore import restore
+from cli.commands.search_app import search_app
 from cli.commands.status import status
 from cli.commands.up import up
 from cli.commands.vector_store import vector_store
@@ -45,6 +46,7 @@ app.command()(restore)
 app.command()(fetch_model)
 app.command()(vector_store)
 app.command()(embedding_service)
+app.command()(search_app)
 app.command()(mcp)
 
 

@@ -42,7 +42,6 @@ from telemetry.logs import configure_logs
 
 LOOPBACK = "127.0.0.1"
 USUAL_SEARCH_PORT, USUAL_DAGSTER_PORT, USUAL_CHROMA_PORT = 8000, 3000, 8001
-APP = "search_api.app:create_app"
 ROOT = Path(__file__).parents[2]
 WORKSPACE = ("-w", str(ROOT / "workspace.yaml"))
 COMMAND = (sys.executable, "-m", "cli")
@@ -150,7 +149,6 @@ def run_product(
     as_json = LogSettings().log_format == "json"
     env = {
         **(DAGSTER_LOGS_JSON if as_json else {}),
-        "UVICORN_ACCESS_LOG": "false",  # it takes a fifth of the time around a search, and its file has no limit
         **environ,
         **model_environment(EmbeddingSettings()),
         "CHROMA_URL": chroma_url or f"http://{LOOPBACK}:{chroma_port}",
@@ -169,7 +167,8 @@ def run_product(
             console.print(problem.strip(), style="yellow", markup=False)
         search = supervisor.start(
             "search",
-            [_script("uvicorn"), "--factory", APP, "--host", settings.search_host, "--port", str(search_port)],
+            [*COMMAND, "search-app", "--host", settings.search_host, "--port", str(search_port)],
+            _shared_model(supervisor) if settings.search_workers > 1 else None,
         )
         webserver = supervisor.start(
             "dagster-webserver",
@@ -228,6 +227,21 @@ def _print_service(settings: EmbeddingSettings) -> None:
     else:
         url = without_password(settings.embedding_service_url or "")
         console.print(f"Embedding model: {settings.embedding_model_name} ({url})")
+
+
+def _shared_model(supervisor: Supervisor) -> dict[str, str]:
+    """Start the embedding service of the search app's processes, unless one is configured.
+
+    Returns:
+        The environment variables with its address.
+    """
+    if EmbeddingSettings().embedding_service_url:
+        return {}
+    url = f"http://{LOOPBACK}:{(port := free_port())}"
+    service = supervisor.start("embedding", [*COMMAND, "embedding-service", "--port", str(port)])
+    supervisor.wait_ready(service, f"{url}/healthz")
+    token = SearchSettings().internal_token
+    return {"EMBEDDING_SERVICE_URL": url, **({"EMBEDDING_SERVICE_TOKEN": token.get_secret_value()} if token else {})}
 
 
 def _search_link(search_url: str) -> str:
