@@ -130,7 +130,9 @@ def _outage(model_problem: EmbeddingError | None, vector_store: VectorStoreResou
     """Why every run would fail for a reason that passes; empty if none is known."""
     if isinstance(model_problem, EmbeddingServiceUnreachableError):
         return str(model_problem)
-    return "" if vector_store.store().answers() else "The vector store is unreachable. Start it with `make up`."
+    return (
+        "" if vector_store.store().answers() else "The vector store is unreachable. Start it with `course-search up`."
+    )
 
 
 def _record(
