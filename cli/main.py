@@ -24,6 +24,7 @@ from cli.commands.search_app import search_app
 from cli.commands.status import status
 from cli.commands.up import up
 from cli.commands.vector_store import vector_store
+from cli.commands.worker import worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -61,6 +62,7 @@ app.command()(fetch_model)
 app.command()(vector_store)
 app.command()(embedding_service)
 app.command()(search_app)
+app.command()(worker)
 app.command()(mcp)
 
 

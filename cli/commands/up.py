@@ -7,7 +7,6 @@ until Ctrl-C. A part that cannot start is an error; a part that ends later is st
 import io
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.all_settings import ALL_SETTINGS
+from cli.dagster_home import CannotStartError, configure_dagster
 from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
 from cli.processes import ProcessFailedError, Supervisor, free_port
 from embedding.errors import EmbeddingError, ModelUnavailableError
@@ -37,7 +37,6 @@ from embedding.model_files.model_directory import read_model_directory
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
 from embedding.vector_store.server import VectorStoreSettings
-from models.database import postgres_url
 from models.log_settings import LogSettings
 from models.settings import without_password
 from orchestration.search_link import SearchLinkSettings
@@ -58,10 +57,6 @@ DAGSTER_LOGS_JSON = {"DAGSTER_WEBSERVER_LOG_FORMAT": "json", "DAGSTER_CLI_API_GR
 
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
-
-
-class CannotStartError(Exception):
-    """The product cannot start with this configuration; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -165,7 +160,9 @@ def run_product(
         "PYTHONUNBUFFERED": "1",
         "SEARCH_URL": _search_link(search_url),
     }
-    _configure_dagster(settings, home, env)
+    env |= configure_dagster(settings, home, console.print)
+    if "CELERY_BROKER_URL" in env:
+        console.print("Courses are embedded by the workers that `course-search worker` starts (CELERY_BROKER_URL)")
     with _signals_as_interrupt(), Supervisor(home.parent / "logs", env, keep_open=[lock]) as supervisor:
         supervisor.run("migrations", [*COMMAND, "migrate"])
         if not chroma_url:
@@ -268,22 +265,6 @@ def _search_link(search_url: str) -> str:
     """Base URL of the links in the Dagster UI: SEARCH_URL if it is set, else the started search app."""
     settings = SearchLinkSettings()
     return settings.search_url if "search_url" in settings.model_fields_set else search_url
-
-
-def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, str]) -> None:
-    """Write dagster.yaml to the instance, unless DAGSTER_HOME is set and already contains one."""
-    template = "dagster.yaml"
-    if settings.dagster_postgres_url:
-        template = "dagster-postgres.yaml"
-        try:
-            env["DAGSTER_POSTGRES_URL"] = postgres_url(settings.dagster_postgres_url)
-        except ValueError as error:
-            raise CannotStartError(f"DAGSTER_POSTGRES_URL is {error}") from error
-    target = home / "dagster.yaml"
-    if "dagster_home" in settings.model_fields_set and target.exists():
-        console.print(f"The Dagster instance is configured by {target}")
-    else:
-        shutil.copyfile(INSTANCE / template, target)
 
 
 def _choose_port(host: str, configured: int | None, usual: int, *, any_port: bool) -> int:

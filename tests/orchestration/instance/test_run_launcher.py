@@ -1,7 +1,6 @@
 """The run launcher ends runs whose worker died or makes no progress, and reports all other runs as running."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
@@ -29,7 +28,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def _no_start_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that has not registered is late at once."""
-    monkeypatch.setattr("orchestration.instance.run_launcher.START_TIMEOUT", timedelta(0))
+    monkeypatch.setattr("orchestration.instance.run_launcher.START_SECONDS", -1)
 
 
 class Clock:
@@ -45,7 +44,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setenv("WORKER_STALL_SECONDS", "10")
     clock = Clock()
-    monkeypatch.setattr("orchestration.instance.run_launcher.time", clock)
+    monkeypatch.setattr("orchestration.heartbeats.time", clock)
     return clock
 
 
@@ -149,7 +148,7 @@ def test_a_run_that_does_not_reach_its_first_step_is_failed(
 ) -> None:
     run = start(instance, create(instance, {}, Status.STARTING))
     assert check_health(instance, run).status == Status.STARTED
-    monkeypatch.setattr("orchestration.instance.run_launcher.START_TIMEOUT", timedelta(0))
+    monkeypatch.setattr("orchestration.instance.run_launcher.START_SECONDS", -1)
     assert check_health(instance, run).status == Status.FAILURE
     assert "did not reach its first step in time" in failure_of(instance, run)
 
