@@ -68,8 +68,9 @@ def server(tmp_path: Path) -> Iterator[Server]:
     texts = {"1": "copper conducts", "2": "glass insulates"}
     engine = empty_catalogue(tmp_path / "catalogue.db")
     with transaction(engine) as session:
-        published = {"embedding_generation": 1, "embedding_fingerprint": str(snapshots.fingerprint(texts))}
-        session.add(Course(id="c", embedding_status=EmbeddingStatus.DONE, **published))
+        course = Course(id="c", embedding_status=EmbeddingStatus.DONE, embedding_generation=1)
+        course.embedding_fingerprint = str(snapshots.fingerprint(texts))
+        session.add(course)
     engine.dispose()
     SnapshotStore(SnapshotSettings(snapshot_dir=tmp_path / "snapshots")).save("c", snapshots.build(texts))
     (tmp_path / "temporary").mkdir()
