@@ -25,6 +25,7 @@ VALUES: dict[str, Any] = yaml.safe_load(VALUES_TEXT)
 GPU_VALUES: dict[str, Any] = yaml.safe_load((DEPLOY / "helm" / "dagster-gpu-values.yaml").read_text("utf-8"))
 CLIENT = {"course-search/chroma": "client"}
 CONFINED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
+PROGRAMS = {"course-search", "python"}
 SECRETS = {"DATABASE_URL", "DAGSTER_POSTGRES_URL", "INTERNAL_TOKEN", "EMBEDDING_SERVICE_TOKEN"}
 PATHS = {*re.findall(r'"(/[a-z]+)": \{', openapi_document()), "/api/v2/heartbeat"}
 
@@ -67,9 +68,11 @@ def test_containers_run_what_exists() -> None:
     for container in containers():
         assert container["image"] == "course-search"
         command = container["command"]
-        if command[0] == "sh":
-            command = re.split(r"(?:&&|\|\|) exec ", command[2])[-1].split()
-        require_command(command)
+        scripts = re.split(r"&&|\|\|", command[2]) if command[0] == "sh" else [" ".join(command)]
+        ours = [words for script in scripts if (words := script.replace("exec ", "").split())[0] in PROGRAMS]
+        assert ours
+        for words in ours:
+            require_command(words)
         require_settings([variable["name"] for variable in container.get("env", ())])
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert probe not in container or container[probe]["httpGet"]["path"] in PATHS
@@ -133,7 +136,8 @@ def test_instance_of_the_chart_is_like_ours() -> None:
     assert queue["tagConcurrencyLimits"] == ours["concurrency"]["runs"]["tag_concurrency_limits"]
     pools = VALUES["additionalInstanceConfig"]["concurrency"]["pools"]
     assert pools["granularity"] == ours["concurrency"]["pools"]["granularity"]
-    assert queue["maxConcurrentRuns"] > pools["default_limit"], "uploaded files are read meanwhile"
+    [limit] = re.findall(r"concurrency set gpu (\d+)", (KUBERNETES / "jobs.yaml").read_text("utf-8"))
+    assert queue["maxConcurrentRuns"] > int(limit), "uploaded files are read meanwhile"
     assert VALUES["dagsterDaemon"]["runMonitoring"]["enabled"] is ours["run_monitoring"]["enabled"] is True
     assert VALUES["retention"]["sensor"]["purgeAfterDays"] == ours["retention"]["sensor"]["purge_after_days"]
 
