@@ -3,6 +3,19 @@
 import os
 from tempfile import TemporaryDirectory
 
+from models.log_settings import LogSettings
+
+JSON_LINES = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {name: {"()": "telemetry.logs.JsonFormatter"} for name in ("default", "access")},
+    "handlers": {name: {"class": "logging.StreamHandler", "formatter": name} for name in ("default", "access")},
+    "loggers": {
+        "uvicorn": {"handlers": ["default"], "level": "INFO", "propagate": False},
+        "uvicorn.access": {"handlers": ["access"], "level": "INFO", "propagate": False},
+    },
+}
+"""Configuration of uvicorn's log."""
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable of prometheus_client: the directory where the processes of an app share what they count."""
 WORKER_SECONDS = 30
@@ -29,4 +42,8 @@ def serve(app: str, host: str, port: int, workers: int = 1) -> None:
         uvicorn(command)
     with TemporaryDirectory(prefix="course-search-metrics-") as directory:
         os.environ[METRICS_DIRECTORY] = directory  # the processes read it when they start
-        uvicorn([*command, "--timeout-worker-healthcheck", str(WORKER_SECONDS)])
+        command += ["--timeout-worker-healthcheck", str(WORKER_SECONDS)]
+        with uvicorn.make_context("uvicorn", command) as context:
+            if LogSettings().log_format == "json" and context.params["log_config"] is None:
+                context.params["log_config"] = JSON_LINES  # the process that starts the others does not load the app
+            uvicorn.invoke(context)

@@ -22,7 +22,7 @@ from models.database import (
 )
 
 BEAT_SECONDS = 5.0
-LOST_SECONDS = 45.0
+LOST_SECONDS = 30.0
 """A worker that has said nothing for this time is dead, or its machine is frozen or cut off."""
 MAX_GAP_SECONDS = 15.0
 """Longest time between two observations that counts. In a longer one the observer itself may have been held up."""

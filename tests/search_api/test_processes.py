@@ -1,5 +1,6 @@
 """The search app as several processes: one address, one set of metrics, replacements, a clean end."""
 
+import json
 import re
 import signal
 import socket
@@ -38,6 +39,7 @@ class Server:
     process: psutil.Popen
     url: str
     temporary: Path
+    log: Path
 
     def workers(self) -> list[psutil.Process]:
         """The processes that answer."""
@@ -82,12 +84,13 @@ def server(tmp_path: Path) -> Iterator[Server]:
         "CHROMA_URL": nowhere,
         "EMBEDDING_SERVICE_URL": nowhere,
         "SEARCH_WORKERS": str(PROCESSES),
+        "LOG_FORMAT": "json",
         "TMPDIR": f"{tmp_path}/temporary",
     }
     command = [sys.executable, "-m", "cli", "search-app", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = psutil.Popen(command, env=environment(tmp_path, settings), stdout=log, stderr=subprocess.STDOUT)
-    server = Server(process, f"http://127.0.0.1:{port}", tmp_path / "temporary")
+    server = Server(process, f"http://127.0.0.1:{port}", tmp_path / "temporary", tmp_path / "log")
     try:
         wait_until(
             lambda: (tmp_path / "log").read_text().count("startup complete") == PROCESSES,
@@ -145,6 +148,8 @@ def test_several_processes_are_one_app(server: Server) -> None:
     server.process.wait(START_SECONDS)
     assert psutil.wait_procs(family, 60)[1] == []
     assert list(server.temporary.iterdir()) == []
+    lines = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert any("died" in line["message"] for line in lines), "also of the process that starts the others"
 
 
 def _is_worker(process: psutil.Process) -> bool:
