@@ -50,7 +50,9 @@ def configure_dagster(settings: LauncherSettings, home: Path, announce: Callable
         except ValueError as error:
             raise CannotStartError(f"DAGSTER_POSTGRES_URL is {error}") from error
     target = home / "dagster.yaml"
-    if "dagster_home" in settings.model_fields_set and target.exists() and target.read_bytes() != file.read_bytes():
+    if target.exists() and target.read_bytes() == file.read_bytes():  # it may be read-only
+        return env
+    if "dagster_home" in settings.model_fields_set and target.exists():
         announce(f"The Dagster instance is configured by {target}")
     else:
         shutil.copyfile(file, target)

@@ -33,7 +33,7 @@ from search_api.http.stop_signal import on_stop_signal
 from search_api.logs import configure_logging
 from search_api.operations.caches import router as cache_routes
 from search_api.operations.health import app_readiness, liveness, model_readiness
-from search_api.operations.metrics import add_metrics
+from search_api.operations.metrics import add_metrics, shared_metrics
 from search_api.page.routes import add_page
 from search_api.questions.routes import router as question_routes
 from search_api.reranking import service as reranking
@@ -158,8 +158,12 @@ def _new_app(
         # Each call that waits for a model blocks a thread. Extra threads leave the default number to other calls.
         waiting = 2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
-        with services(settings) as opened, on_stop_signal(opened.embedding.stop_bulk):
-            state = {"services": opened}
+        with (
+            services(settings) as opened,
+            on_stop_signal(opened.embedding.stop_bulk),
+            shared_metrics(opened) as processes,
+        ):
+            state = {"services": opened, "processes": processes}
             async with running(app, state, settings) as part:
                 yield {**state, **part}
         await anyio.to_thread.run_sync(flush)

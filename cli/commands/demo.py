@@ -60,10 +60,11 @@ def demo() -> None:
         console.print("Stopped.")
         raise typer.Exit(130) from error
     except (CannotStartError, DemoFailedError, DirectoryInUseError, ProcessFailedError) as error:
-        console.print(str(error), style="bold red", markup=False)
+        console.print(str(error), style="bold red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
     console.print(
-        "[bold green]The demo succeeded; everything is stopped.[/] `make up` starts the product for your own courses."
+        "[bold green]The demo succeeded; everything is stopped.[/] `course-search up` starts the product for your "
+        "own courses."
     )
 
 

@@ -185,7 +185,7 @@ class ChromaConnection:
             ) from error
         except httpx.HTTPError as error:
             raise VectorStoreUnreachableError(
-                f"Chroma at {self._url} cannot be reached ({error}); start it with `make up` "
+                f"Chroma at {self._url} cannot be reached ({error}); start it with `course-search up` "
                 "or `course-search vector-store`, or set CHROMA_URL"
             ) from error
         except httpx.InvalidURL:

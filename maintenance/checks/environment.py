@@ -73,7 +73,9 @@ def check_catalogue(engine: Engine) -> Iterator[Finding]:
         yield Finding("catalogue", Level.ERROR, message, "A newer version migrated it: update this installation")
     elif revision.current != revision.head:
         message = f"{url} is at revision {revision.current or 'none'}, not at {revision.head}"
-        yield Finding("catalogue", Level.ERROR, message, "Run `alembic upgrade head`; `make up` does so automatically")
+        yield Finding(
+            "catalogue", Level.ERROR, message, "Run `course-search migrate`; `course-search up` does so automatically"
+        )
     else:
         yield Finding("catalogue", Level.OK, f"{url} answers and is at revision {revision.head}")
 
@@ -117,8 +119,11 @@ def check_model() -> Iterator[Finding]:
         message = f"{used.embedding_model_name} at {location}, signature {signature}"
         yield Finding("model", Level.OK, message)
     else:
-        message = f"There are no weights at {configured.embedding_model_path}: `make up` uses the demo model (English)"
-        advice = "For real use run `make fetch-model`; all courses are then embedded again"
+        message = (
+            f"There are no weights at {configured.embedding_model_path}: `course-search up` uses the demo model "
+            "(English)"
+        )
+        advice = "For real use run `course-search fetch-model`; all courses are then embedded again"
         yield Finding("model", Level.WARNING, message, advice)
 
 

@@ -14,8 +14,8 @@ from orchestration.worker_settings import CelerySettings
 
 SENSOR_INTERVAL_SECONDS = 2
 SKIPS_UNLESS_PREPARED = (
-    "Skips every tick if DAGSTER_HOME is not set, or if its instance was not prepared for this product by `make up` or "
-    "`python -m orchestration.prepare`."
+    "Skips every tick if DAGSTER_HOME is not set, or if its instance was not prepared for this product by "
+    "`course-search up` or `python -m orchestration.prepare`."
 )
 _MARK = "course_search/prepared"
 
@@ -32,8 +32,9 @@ def reason_to_skip(instance: dg.DagsterInstance) -> str | None:
     home = os.environ.get("DAGSTER_HOME")
     subject = f"The Dagster instance in DAGSTER_HOME ({home})" if home else "DAGSTER_HOME is not set, and this instance"
     return (
-        f"{subject} was not prepared for this product, so the sensors skip every tick. `make up` prepares an instance "
-        "and starts everything; if you start the processes separately, run `python -m orchestration.prepare` first."
+        f"{subject} was not prepared for this product, so the sensors skip every tick. `course-search up` prepares an "
+        "instance and starts everything; if you start the processes separately, run `python -m orchestration.prepare` "
+        "first."
     )
 
 

@@ -134,7 +134,7 @@ def _outage(
     if isinstance(model_problem, EmbeddingServiceUnreachableError):
         return str(model_problem)
     if not vector_store.store().answers():
-        return "The vector store is unreachable. Start it with `make up`."
+        return "The vector store is unreachable. Start it with `course-search up`."
     launcher = instance.run_launcher
     return launcher.outage() if isinstance(launcher, CourseRunLauncher) else ""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from cli.commands.up import APP, COMMAND, ROOT, WORKSPACE
+from cli.commands.up import COMMAND, ROOT, WORKSPACE
 from cli.processes import free_port
 from orchestration.instance.files import instance_file
 from tests.support.product import START_SECONDS, Product, environment, wait_until
@@ -62,7 +62,7 @@ class Parts(Product):
         scripts = Path(sys.executable).parent
         commands: dict[str, list[Any]] = {
             "chroma": [*COMMAND, "vector-store", "--port", port],
-            "search": [scripts / "uvicorn", "--factory", APP, "--port", port],
+            "search": [*COMMAND, "search-app", "--port", port],
             "webserver": [scripts / "dagster-webserver", *WORKSPACE, "--port", port],
             "daemon": [sys.executable, "-m", "orchestration.daemon", "run", *WORKSPACE],
         }
