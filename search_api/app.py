@@ -6,6 +6,7 @@ serves only that model, as the embedding service of search apps and pipelines on
 
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from importlib.metadata import version
 from typing import Any
 
 import anyio.to_thread
@@ -172,7 +173,7 @@ def _new_app(
     tracing = start_tracing(service_name)
     app = FastAPIOffline(
         title=title,
-        version="1",
+        version=version("course-search"),
         description=description.strip(),
         lifespan=lifespan,
         routes=list(first_routes),
