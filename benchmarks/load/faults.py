@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from benchmarks.load.answers import Answers
-from benchmarks.load.client import Client
+from benchmarks.load.client import Client, Exchange
 from benchmarks.load.phases import Load, progress, summary
 from benchmarks.load.proxy import Fault, Proxy
 from benchmarks.serving import search_app
@@ -78,26 +77,22 @@ def _cases(chroma: Proxy, service: Proxy) -> list[_Case]:
 
 
 async def _with_fault(load: Load, case: _Case, host: str, port: int, seconds: float) -> dict[str, Any]:
-    during, after = load.new_answers(f"{case.name}"), load.new_answers(f"after: {case.name}")
+    during, after = load.new_answers(case.name), load.new_answers(f"after: {case.name}")
+    during.degraded_is_expected = after.degraded_is_expected = True
     ended = 0.0
 
-    async def inject() -> None:
-        nonlocal ended
+    def add(exchange: Exchange) -> None:
+        (after if ended and exchange.due >= ended else during).add(exchange)
+
+    client = Client(host, port, add)
+    try:
         async with case.fault:
+            asking = asyncio.create_task(client.open_loop(load.mix.next, RATE, seconds + 2 * MOST_RECOVERY_SECONDS))
             await asyncio.sleep(seconds)
         ended = time.monotonic()
-
-    async def ask(answers: Answers, seconds: float) -> None:
-        client = Client(host, port, answers.add)
-        try:
-            await client.open_loop(load.mix.next, RATE, seconds)
-        finally:
-            client.close()
-
-    injected = asyncio.create_task(inject())
-    await asyncio.sleep(0.2)  # the fault has begun
-    await asyncio.gather(injected, ask(during, seconds - 0.4))
-    await ask(after, max(MOST_RECOVERY_SECONDS, seconds / 2))
+        await asking
+    finally:
+        client.close()
     expected = {f"{kind}: 503 {case.code}" for kind in case.kinds}
     allowed = {error: count for error, count in during.errors.items() if _without_hint(error) in expected}
     for error in allowed:
@@ -108,7 +103,6 @@ async def _with_fault(load: Load, case: _Case, host: str, port: int, seconds: fl
     slowest = max((each for kind in during.seconds.values() for each in kind), default=0.0)
     if slowest > MOST_ANSWER_SECONDS:
         during.problem(f"an answer took {slowest:.1f} s")
-    during.degraded_is_expected = after.degraded_is_expected = True
     return {
         "fault": case.name,
         "expected_errors": allowed,

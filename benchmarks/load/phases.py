@@ -101,19 +101,17 @@ async def steady(load: Load, rate: float, seconds: float, figures: dict[str, Any
 
 async def overload(load: Load, capacity: float, seconds: float) -> dict[str, Any]:
     """An open loop above capacity, and then at half of it: what is refused, and how soon nothing is any more."""
-    answers = load.new_answers("overload")
-    client = load.product.client(answers.add)
+    answers, after = load.new_answers("overload"), load.new_answers("after the overload")
+    client, later = load.product.client(answers.add), load.product.client(after.add)
     try:
-        await client.open_loop(load.mix.next, OVERLOAD * capacity, seconds)
+        above = asyncio.create_task(client.open_loop(load.mix.next, OVERLOAD * capacity, seconds))
+        await asyncio.sleep(seconds)
+        ended = time.monotonic()
+        await later.open_loop(load.mix.next, 0.5 * capacity, min(RECOVERY_SECONDS, seconds))
+        await above
     finally:
         client.close()
-    ended = time.monotonic()
-    after = load.new_answers("after the overload")
-    client = load.product.client(after.add)
-    try:
-        await client.open_loop(load.mix.next, 0.5 * capacity, min(RECOVERY_SECONDS, seconds))
-    finally:
-        client.close()
+        later.close()
     return {
         "rate": round(OVERLOAD * capacity, 1),
         "asked": answers.asked,
