@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from benchmarks.load.client import Client, Exchange
-from benchmarks.load.phases import Load, progress, summary
+from benchmarks.load.phases import Load, progress, summary, warm_up
 from benchmarks.load.proxy import Fault, Proxy
 from benchmarks.serving import search_app
 from models.database import CatalogueSettings, catalogue_url
@@ -54,7 +54,7 @@ async def faults(load: Load, seconds: float, figures: list[dict[str, Any]]) -> N
             service.target = _port(started)
             settings |= {"EMBEDDING_SERVICE_URL": service.url, "CHROMA_URL": chroma.url}
             url = urlsplit(await asyncio.to_thread(_start, apps, settings, "", "healthz"))
-            await _warm_up(load, str(url.hostname), url.port or 0)
+            await warm_up(load, "warm-up of the second app", str(url.hostname), url.port or 0)
             for case in _cases(chroma, service):
                 progress.print(f"fault: {case.name}")
                 figures.append(await _with_fault(load, case, str(url.hostname), url.port or 0, seconds))
@@ -116,17 +116,6 @@ async def _with_fault(load: Load, case: _Case, host: str, port: int, seconds: fl
 
 def _without_hint(error: str) -> str:
     return error.removesuffix(", no Retry-After")
-
-
-async def _warm_up(load: Load, host: str, port: int) -> None:
-    """Ask everything that is asked again and again, so that its vector is known."""
-    answers = load.new_answers("warm-up of the second app")
-    client = Client(host, port, answers.add)
-    try:
-        for call in load.mix.all_known():
-            await client.ask(call)
-    finally:
-        client.close()
 
 
 def _start(apps: ExitStack, settings: dict[str, str], app: str, ready: str) -> str:

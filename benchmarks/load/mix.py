@@ -25,7 +25,7 @@ SHARES: Mapping[str, float] = {
     "status": 3,
 }
 """In per cent. The queries of the kinds without `new` are repeated, so their vectors are cached."""
-KNOWN_QUERIES = 10
+KNOWN_QUERIES = 5
 """Known queries of a course."""
 
 

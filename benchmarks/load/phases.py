@@ -11,12 +11,14 @@ import psutil
 from rich.console import Console
 
 from benchmarks.load.answers import Answers
+from benchmarks.load.client import Client
 from benchmarks.load.mix import Mix
 from benchmarks.load.processes import ProcessSampler
 from benchmarks.load.product import LoadedProduct
 
 progress = Console(stderr=True, highlight=False)
 
+WARM_UP_CLIENTS = 8
 CLIENTS = (1, 2, 4, 8, 16, 32)
 """Busy connections of the closed loops that find the capacity."""
 ENOUGH_MORE = 1.05
@@ -45,6 +47,21 @@ class Load:
         return self.answers.setdefault(phase, Answers(self.editions))
 
 
+async def warm_up(load: Load, phase: str, host: str, port: int) -> None:
+    """Ask everything that is asked again and again, so that its vectors are known."""
+    client = Client(host, port, load.new_answers(phase).add)
+    calls = load.mix.all_known()
+
+    async def ask_next() -> None:
+        for call in calls:
+            await client.ask(call)
+
+    try:
+        await asyncio.gather(*(ask_next() for _ in range(WARM_UP_CLIENTS)))
+    finally:
+        client.close()
+
+
 async def find_capacity(load: Load, seconds: float) -> dict[str, Any]:
     """Closed loops with more and more connections, until more of them are not answered faster.
 
@@ -52,6 +69,7 @@ async def find_capacity(load: Load, seconds: float) -> dict[str, Any]:
         load: The load.
         seconds: Time of each loop.
     """
+    await warm_up(load, "warm-up", load.product.host, load.product.port)
     steps: list[dict[str, Any]] = []
     answers = load.new_answers("capacity")
     best = 0.0

@@ -127,7 +127,7 @@ def metadata_of(snapshot: CourseSnapshot, row: int) -> dict[str, Any]:
     metadata = snapshot.metadata(row)
     if snapshot.metadata_length(row) <= MAX_METADATA_CHARACTERS:
         return metadata
-    sizes = {name: len(json.dumps(name)) + len(json.dumps(value)) for name, value in metadata.items()}
+    sizes = {name: len(json.dumps({name: value})) for name, value in metadata.items()}
     kept, left = {name for name in _KEPT if name in metadata}, MAX_METADATA_CHARACTERS
     for name in sorted(sizes.keys() - kept, key=lambda name: (sizes[name], name)):
         left -= sizes[name]

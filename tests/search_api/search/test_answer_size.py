@@ -14,15 +14,16 @@ from search_api.search.schemas import MAX_COPIES, MAX_METADATA_CHARACTERS, MAX_T
 from tests.search_api.app_harness import AppHarness, StubCollection
 
 
-def add(harness: AppHarness, *chunks: tuple[str, dict[str, Any]]) -> StubCollection:
-    collection = harness.add_searchable_course("c", *(text for text, _ in chunks))
-    collection.records = [
+def add(harness: AppHarness, *chunks: tuple[str, dict[str, Any]]) -> None:
+    records = [
         Record(
             f"chunk-{number}", text, {"course_id": "c", "section_id": "1", "order_in_section": number} | more, "hash"
         )
         for number, (text, more) in enumerate(chunks)
     ]
-    return collection
+    cosines = [1 - number / 100 for number in range(len(chunks))]
+    harness.add_course("c")
+    harness.stub_store.by_course["c"] = StubCollection("c", harness.embedder.signature, records, cosines)
 
 
 def search(client: TestClient, **options: Any) -> Any:
