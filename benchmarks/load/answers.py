@@ -180,5 +180,6 @@ class States:
         at = bisect_right(spans, start, key=lambda span: span[0]) - 1
         if at >= 0 and end <= spans[at][1]:
             return spans[at][2], {spans[at][2][0]}
-        last = bisect_right(spans, end, key=lambda span: span[0])
+        last = bisect_right(spans, end, key=lambda span: span[0]) - 1
+        last += last < 0 or end > spans[last][1]
         return None, {span[2][0] for span in spans[max(0, at) : last + 1]}

@@ -667,7 +667,7 @@ class SearchResponse(FoundPassages):
     )
     stale: bool = Field(
         description="The course is not `done`, or this app has another model or no snapshot of the published "
-        "generation yet; the results are from the last generation that it has."
+        "generation yet, or the catalogue does not answer; the results are from the last generation that it has."
     )
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**_EXAMPLE_ANSWER, "generation": 3}]})

@@ -186,10 +186,10 @@ def product(directory: Path) -> Iterator[LoadedProduct]:
             content.add_hashed(record.chunk_id, record.content_hash, len(record.text))
         cosines = np.linspace(1, 0.5, PASSAGES).tolist()
         info = CollectionInfo(course_id(number), "stub-model", harness.embedder.signature)
-        harness.stub_store.by_course[info.course_id] = StubCollection(info.course_id, info.signature, records, cosines)
+        harness.stub_store.by_course[info.course_id] = StubCollection(info.course_id, info.model_signature, records, cosines)
         with transaction(harness.engine) as session:
             assert course_state.claim_course(session, info.course_id, "run")
-            assert course_state.publish(session, info.course_id, "run", str(content.build(info.signature)))
+            assert course_state.publish(session, info.course_id, "run", str(content.build(info.model_signature)))
     environment = {"DATABASE_URL": f"sqlite:///{harness.database}", "PYTHONPATH": str(ROOT)}
     with (
         serving(create_app(SearchSettings(), harness.services)) as url,
