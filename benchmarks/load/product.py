@@ -22,6 +22,8 @@ from models import courses
 from models.database import CatalogueSettings, create_catalogue_engine, transaction
 from models.loading import load
 
+CHROMA = "chroma"
+"""The program that the command `vector-store` becomes."""
 PUBLISHED_SECONDS = 900.0
 
 
@@ -38,7 +40,7 @@ class LoadedProduct:
     @property
     def chroma_port(self) -> int:
         """The port of its Chroma server."""
-        return int(_running("vector-store")[0].cmdline()[-1])
+        return int(_running(CHROMA)[0].cmdline()[-1])
 
     def client(self, on_end: Callable[[Exchange], None]) -> Client:
         """A client of its search app."""
@@ -48,7 +50,7 @@ class LoadedProduct:
         """The processes that stay, by name; not those of single runs."""
         return {
             "search app": partial(_running, APP),
-            "Chroma": partial(_running, "vector-store"),
+            "Chroma": partial(_running, CHROMA),
             "Dagster daemon": lambda: _running("orchestration.daemon")[:1],
             "Dagster code servers": lambda: [
                 process for process in _running("orchestration.daemon")[1:] if "grpc" in process.cmdline()
@@ -100,12 +102,12 @@ def loaded_product(number: int, passages: int, model: Path | None, more: Mapping
             )
 
 
-def _running(part: str) -> list[psutil.Process]:
-    """The program that this process has started with an argument that has this part, and its descendants."""
+def _running(name: str) -> list[psutil.Process]:
+    """The program that this process has started with an argument of this name, and its descendants."""
     for process in psutil.Process().children():
-        if any(part in argument for argument in process.cmdline()):
+        if any(Path(argument).name == name for argument in process.cmdline()):
             return [process, *process.children(recursive=True)]
-    raise psutil.NoSuchProcess(0, part)
+    raise psutil.NoSuchProcess(0, name)
 
 
 def _publish(supervisor: Supervisor, number: int, passages: int) -> None:

@@ -26,8 +26,9 @@ from search_api.http.errors import AlreadyRunningError, CourseNotFoundError, Inv
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 0.5
-"""How long a read of the catalogue may take before others use the last known rows. It takes a millisecond."""
+PATIENCE_SECONDS = 2.0
+"""How long a read of the catalogue may take before others use the last known rows. It takes a millisecond, and longer
+on a machine without a free core."""
 RETRY_SECONDS = 1.0
 """Pause before the catalogue is read again after a failure, by one search at a time."""
 OLDEST_SECONDS = 3600.0

@@ -31,7 +31,8 @@ from models.fingerprint import FingerprintBuilder
 from models.loading import load
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
-from tests.search_api.app_harness import AppHarness, StubCollection
+from search_api.courses import service
+from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness, StubCollection
 from tests.support.servers.asgi import serving
 
 COURSES, PASSAGES = 4, 6
@@ -186,7 +187,9 @@ def product(directory: Path) -> Iterator[LoadedProduct]:
             content.add_hashed(record.chunk_id, record.content_hash, len(record.text))
         cosines = np.linspace(1, 0.5, PASSAGES).tolist()
         info = CollectionInfo(course_id(number), "stub-model", harness.embedder.signature)
-        harness.stub_store.by_course[info.course_id] = StubCollection(info.course_id, info.model_signature, records, cosines)
+        harness.stub_store.by_course[info.course_id] = StubCollection(
+            info.course_id, info.model_signature, records, cosines
+        )
         with transaction(harness.engine) as session:
             assert course_state.claim_course(session, info.course_id, "run")
             assert course_state.publish(session, info.course_id, "run", str(content.build(info.model_signature)))
@@ -204,6 +207,7 @@ def test_short_run_passes_its_checks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(main, "loaded_product", lambda *_: product(tmp_path))
+    monkeypatch.setattr(service, "PATIENCE_SECONDS", LIMIT_SECONDS)  # a busy machine is no outage
     out = tmp_path / "figures.json"
     short = {"courses": COURSES, "passages": PASSAGES, "changed": 0, "seconds": 1, "step-seconds": 0.1}
     options = [f"--{name}={value}" for name, value in short.items()]
