@@ -8,7 +8,7 @@ BASELINES := .venv-baselines
 ENGINE_BASELINES := .baselines
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format docs bench-engine bench-memory bench-pipeline bench-search eval lock clean
+.PHONY: help install demo up fetch-model test lint format docs bench-engine bench-memory bench-pipeline bench-search load eval lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ $(BASELINES)/.ready: benchmarks/search_speed/baseline-requirements.txt
 	$(PYTHON) -m venv $(BASELINES)
 	$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+load: $(READY) ## Put the product under load for DURATION (1200) seconds, and inject faults; OUT=file.json saves the figures
+	$(BIN)/python -m benchmarks.load.main $(if $(DURATION),--seconds $(DURATION)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 eval: $(READY) ## Evaluate search quality on the retrieval sets in DATA; OUT=file.json saves the figures, ARGS='--perturb all --refusals …' asks more
 	$(BIN)/python -m benchmarks.search_quality.main $(DATA) $(if $(OUT),--out $(OUT)) $(ARGS)

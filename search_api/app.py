@@ -27,6 +27,7 @@ from search_api.http.body_limit import RequestSizeMiddleware
 from search_api.http.cors import CorsMiddleware, CrossOriginMiddleware
 from search_api.http.error_responses import add_error_handlers, answer_error
 from search_api.http.head import HeadMiddleware
+from search_api.http.overload import OverloadMiddleware
 from search_api.http.request_id import RequestIdMiddleware
 from search_api.http.root_path import RootPathMiddleware
 from search_api.http.server_timing import ServerTimingMiddleware
@@ -194,6 +195,7 @@ def _new_app(
             Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),
+            Middleware(OverloadMiddleware),
             Middleware(
                 RequestSizeMiddleware,
                 max_bytes=settings.max_request_bytes,

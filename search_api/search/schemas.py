@@ -30,6 +30,8 @@ MAX_OFFSET = 1000
 MAX_GROUP_SIZE = 10
 MAX_FACETS = 10
 MAX_COPIES = 20
+MAX_TEXT_CHARACTERS = 20_000
+MAX_METADATA_CHARACTERS = 10_000
 
 
 def _integer_as_text(value: object) -> object:
@@ -428,6 +430,7 @@ _EXAMPLE_PASSAGE: dict[str, Any] = {
         "link": "https://school.example/files/12.pdf#page=12",
         "label": "Making a board > Solder mask, p. 12",
     },
+    "cut": [],
 }
 
 
@@ -437,6 +440,11 @@ class Passage(BaseModel):
     text: str
     metadata: Metadata
     citation: Citation
+    cut: list[Literal["text", "metadata"]] = Field(
+        description="What is longer than an answer may have: `text` ends after at most 20,000 characters, and of "
+        "`metadata` with more than 10,000 as JSON the largest values are left out. The chunk itself "
+        "(`GET /courses/{course_id}/chunks/{chunk_id}`) is whole."
+    )
 
 
 class Neighbours(BaseModel):
@@ -486,11 +494,14 @@ class SearchResult(Passage):
     language: str | None = Field(
         description="Language of the passage as stage one recorded it; otherwise, from the script, `zh`, `ja` or `ko`."
     )
-    copies: list[Metadata] = Field(description="Metadata of the first 20 other chunks with exactly the same text.")
+    copies: list[Metadata] = Field(
+        description="Metadata of the first other chunks with exactly the same text: at most 20, and 20,000 characters."
+    )
     copy_count: int = Field(description="Number of all other chunks with exactly the same text.")
     near_copies: list[Metadata] = Field(
-        description="Metadata of the first 20 chunks with nearly the same text, which are no results of their own: of "
-        "a lecture that was uploaded twice with slight edits, for example. The result is the one that scores highest."
+        description="Metadata of the first chunks with nearly the same text, as many, which are no results of their "
+        "own: of a lecture that was uploaded twice with slight edits, for example. The result is the one that scores "
+        "highest."
     )
     near_copy_count: int = Field(description="Number of all chunks with nearly the same text.")
     context: Neighbours | None = Field(description="null if not requested.")
@@ -643,7 +654,8 @@ class FoundPassages(BaseModel):
     )
     groups: list[ResultGroup] | None = Field(description="The groups, best first; null without `group_by`.")
     facets: dict[str, list[FacetValue]] | None = Field(
-        description="For each requested field, its values with the most results, at most 100; null if not requested."
+        description="For each requested field, its values with the most results, at most 100, without texts of "
+        "more than 1000 characters; null if not requested."
     )
 
 
@@ -655,7 +667,7 @@ class SearchResponse(FoundPassages):
     )
     stale: bool = Field(
         description="The course is not `done`, or this app has another model or no snapshot of the published "
-        "generation yet; the results are from the last generation that it has."
+        "generation yet, or the catalogue does not answer; the results are from the last generation that it has."
     )
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**_EXAMPLE_ANSWER, "generation": 3}]})
