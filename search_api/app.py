@@ -6,6 +6,7 @@ serves only that model, as the embedding service of search apps and pipelines on
 
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from functools import cache
 from typing import Any
 
 import anyio.to_thread
@@ -21,7 +22,7 @@ from search_api.app_settings import SearchSettings
 from search_api.courses.routes import router as course_routes
 from search_api.embeddings.routes import openai_router as openai_routes
 from search_api.embeddings.routes import router as embedding_routes
-from search_api.http.auth import InternalTokenMiddleware
+from search_api.http.auth import InternalTokenMiddleware, without_token
 from search_api.http.body_limit import RequestSizeMiddleware
 from search_api.http.cors import CorsMiddleware, CrossOriginMiddleware
 from search_api.http.error_responses import add_error_handlers, answer_error
@@ -200,6 +201,9 @@ def _new_app(
         redoc_url=None,
         static_url="/docs/static",
     )
+    if not settings.tokens:
+        complete = app.openapi
+        app.openapi = cache(lambda: without_token(complete()))  # type: ignore[method-assign]
     add_metrics(app)
     app.add_middleware(HeadMiddleware)  # outermost, because it changes what all others see
     add_error_handlers(app)

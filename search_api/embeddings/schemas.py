@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fai
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from search_api.http.request_body import Integer, RequestBody, Text, require_unicode
+from search_api.http.request_body import PositiveInteger, RequestBody, Text, require_unicode
 
 
 class EmbedRequest(RequestBody):
@@ -76,7 +76,7 @@ class EmbeddingsRequest(RequestBody):
     encoding_format: Literal["float", "base64"] | None = Field(
         "float", description="`base64`: little-endian 32-bit floats, a quarter of the size."
     )
-    dimensions: Integer | None = Field(
+    dimensions: PositiveInteger | None = Field(
         None,
         description="Number of elements to keep of each vector, from the first, scaled to unit length: at least 32, or "
         "all if the model has fewer. Only useful with models trained for it (Matryoshka), like Qwen3-Embedding.",
