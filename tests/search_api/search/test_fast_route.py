@@ -1,11 +1,11 @@
 """Where a search runs: a short one on the event loop, any other on a thread; and which requests FastAPI handles."""
 
-from concurrent.futures import json
+import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 import pytest
-import ThreadPoolExecutor
 from starlette.concurrency import run_in_threadpool
 from starlette.testclient import TestClient
 
