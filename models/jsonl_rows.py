@@ -37,7 +37,6 @@ class Position:
 
 
 def _id_as_text(value: object) -> object:
-    value = whole_number(value)
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 

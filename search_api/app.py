@@ -22,8 +22,10 @@ from search_api.app_settings import SearchSettings
 from search_api.courses.routes import router as course_routes
 from search_api.embeddings.routes import openai_router as openai_routes
 from search_api.embeddings.routes import router as embedding_routes
+from search_api.http.allowed_hosts import AllowedHosts, LoopbackHostMiddleware
 from search_api.http.auth import InternalTokenMiddleware, without_token
 from search_api.http.body_limit import RequestSizeMiddleware
+from search_api.http.browser_headers import BrowserHeadersMiddleware
 from search_api.http.cors import CorsMiddleware, CrossOriginMiddleware
 from search_api.http.error_responses import add_error_handlers, answer_error
 from search_api.http.head import HeadMiddleware
@@ -186,7 +188,13 @@ def _new_app(
             Middleware(RequestIdMiddleware),
             Middleware(ServerTimingMiddleware),
             *([Middleware(CorsMiddleware, origins=settings.allowed_origins)] if settings.allowed_origins else []),
+            Middleware(BrowserHeadersMiddleware),
             Middleware(ServerErrorMiddleware, handler=answer_error),  # within those that add headers to each answer
+            *(
+                []
+                if settings.tokens
+                else [Middleware(LoopbackHostMiddleware, hosts=AllowedHosts(settings.mcp_allowed_hosts))]
+            ),
             Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),

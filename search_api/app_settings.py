@@ -67,7 +67,8 @@ class SearchSettings(Settings):
     mcp_allowed_hosts: str = Field(
         "localhost",
         description="Host names under which agents may address /mcp, besides IP addresses and localhost, with commas "
-        "between them; * for all.",
+        "between them; * for all. Without INTERNAL_TOKEN they apply to the whole API where it is reached by a loopback "
+        "address, so that no page of the internet calls it through a browser of this machine.",
     )
     max_request_bytes: int = Field(
         16 * 1024 * 1024,
