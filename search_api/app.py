@@ -169,6 +169,7 @@ def _new_app(
 
     configure_logging(log_queries=settings.log_queries)  # here, because the server logs its start before the lifespan
     tracing = start_tracing(service_name)
+    hosts = AllowedHosts(settings.mcp_allowed_hosts)
     app = FastAPIOffline(
         title=title,
         version="1",
@@ -190,11 +191,7 @@ def _new_app(
             *([Middleware(CorsMiddleware, origins=settings.allowed_origins)] if settings.allowed_origins else []),
             Middleware(BrowserHeadersMiddleware),
             Middleware(ServerErrorMiddleware, handler=answer_error),  # within those that add headers to each answer
-            *(
-                []
-                if settings.tokens
-                else [Middleware(LoopbackHostMiddleware, hosts=AllowedHosts(settings.mcp_allowed_hosts))]
-            ),
+            *([] if settings.tokens else [Middleware(LoopbackHostMiddleware, hosts=hosts)]),
             Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),
