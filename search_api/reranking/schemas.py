@@ -13,6 +13,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from search_api.app_settings import MOST_TEXTS
 from search_api.embeddings.schemas import Usage
 from search_api.http.request_body import PositiveInteger, RequestBody, Text, require_unicode
 
@@ -44,6 +45,7 @@ class RerankRequest(RequestBody):
         FailFast(),
     ] = Field(
         min_length=1,
+        max_length=MOST_TEXTS,
         description='At most OPENAI_MAX_TEXTS (2048) texts, or objects like `{"text": "…"}`, the likely best first: if '
         "there is no time for all, the first ones are scored. Long ones are truncated to RERANKER_MAX_TOKENS.",
     )

@@ -22,6 +22,7 @@ from pydantic_core import PydanticCustomError
 from models.json_values import whole_number
 from retrieval.filters import Filter, FilterError, parse_filter
 from retrieval.lecture_order import UpTo
+from search_api.app_settings import MOST_COURSES
 from search_api.http.request_body import Integer, PositiveInteger, RequestBody, Text, require_unicode
 from search_api.search.filter_schema import MetadataFilter
 
@@ -59,8 +60,8 @@ FacetName = Annotated[str, Field(min_length=1), AfterValidator(require_unicode)]
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"\S"}
 Queries = Annotated[
     list[Text],
+    Field(min_length=1, max_length=MAX_QUERIES),  # first, so that a list is not validated beyond its limit
     BeforeValidator(_as_list),
-    Field(min_length=1, max_length=MAX_QUERIES),
     WithJsonSchema(
         {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": MAX_QUERIES}]}
     ),
@@ -287,7 +288,7 @@ class CoursesSearchRequest(SearchRequest):
                     BeforeValidator(_as_course, json_schema_input_type=FilterValue | SearchedCourseRequest),
                 ]
             ],
-            Field(min_length=1, json_schema_extra={"uniqueItems": True}),
+            Field(min_length=1, max_length=MOST_COURSES, json_schema_extra={"uniqueItems": True}),
         ]
         | None
     ) = Field(
