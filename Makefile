@@ -8,7 +8,7 @@ BASELINES := .venv-baselines
 ENGINE_BASELINES := .baselines
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format docs bench-engine bench-memory bench-pipeline bench-search load eval lock clean
+.PHONY: help install demo up fetch-model test audit fuzz lint format docs bench-engine bench-memory bench-pipeline bench-search bench-scale load eval lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,12 @@ $(AXE): package.json
 
 test: $(READY) $(AXE) ## Run all tests
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
+
+fuzz: $(READY) ## Send requests that the OpenAPI documents allow, and others, to both apps; EXAMPLES=100 a kind and operation
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/python -m pytest -s tests/search_api/test_schema.py
+
+audit: $(READY) ## Look for known vulnerabilities of the pinned packages
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(if $(SERVICE),--vulnerability-service $(SERVICE))
 
 lint: $(READY) ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .

@@ -130,7 +130,12 @@ def _load_weights(path: Path, precision: Precision, language_model: bool) -> "Pr
     try:
         model: PreTrainedModel
         model, info = auto_class.from_pretrained(  # sets eval mode
-            path, dtype=precision, local_files_only=True, trust_remote_code=False, output_loading_info=True
+            path,
+            dtype=precision,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+            output_loading_info=True,
         )
     except Exception as error:
         raise ModelUnavailableError(path, f"its model cannot be loaded ({_reason(error)})") from error

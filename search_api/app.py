@@ -6,6 +6,7 @@ serves only that model, as the embedding service of search apps and pipelines on
 
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -22,8 +23,10 @@ from search_api.app_settings import SearchSettings
 from search_api.courses.routes import router as course_routes
 from search_api.embeddings.routes import openai_router as openai_routes
 from search_api.embeddings.routes import router as embedding_routes
-from search_api.http.auth import InternalTokenMiddleware
+from search_api.http.allowed_hosts import AllowedHosts, LoopbackHostMiddleware
+from search_api.http.auth import InternalTokenMiddleware, without_token
 from search_api.http.body_limit import RequestSizeMiddleware
+from search_api.http.browser_headers import BrowserHeadersMiddleware
 from search_api.http.cors import CorsMiddleware, CrossOriginMiddleware
 from search_api.http.error_responses import add_error_handlers, answer_error
 from search_api.http.head import HeadMiddleware
@@ -172,6 +175,7 @@ def _new_app(
 
     configure_logging(log_queries=settings.log_queries)  # here, because the server logs its start before the lifespan
     tracing = start_tracing(service_name)
+    hosts = AllowedHosts(settings.mcp_allowed_hosts)
     app = FastAPIOffline(
         title=title,
         version=version("course-search"),
@@ -191,7 +195,9 @@ def _new_app(
             Middleware(RequestIdMiddleware),
             Middleware(ServerTimingMiddleware),
             *([Middleware(CorsMiddleware, origins=settings.allowed_origins)] if settings.allowed_origins else []),
+            Middleware(BrowserHeadersMiddleware),
             Middleware(ServerErrorMiddleware, handler=answer_error),  # within those that add headers to each answer
+            *([] if settings.tokens else [Middleware(LoopbackHostMiddleware, hosts=hosts)]),
             Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),
@@ -207,6 +213,9 @@ def _new_app(
         redoc_url=None,
         static_url="/docs/static",
     )
+    if not settings.tokens:
+        complete = app.openapi
+        app.openapi = cache(lambda: without_token(complete()))  # type: ignore[method-assign]
     add_metrics(app)
     app.add_middleware(HeadMiddleware)  # outermost, because it changes what all others see
     add_error_handlers(app)
