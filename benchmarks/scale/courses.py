@@ -1,7 +1,7 @@
 """Generated courses, written to the tables of stage one. The same seed gives the same courses on every machine."""
 
 from collections.abc import Sequence
-from itertools import batched
+from itertools import product
 
 import numpy as np
 from sqlalchemy import Engine, insert, update
@@ -14,12 +14,12 @@ WORDS = (60, 120)
 """Fewest and most words of a chunk."""
 DUPLICATES = 0.02
 """Share of the chunks that repeat an earlier one, as slides do."""
-_VOCABULARY = [
-    first + second + third
-    for first in "ba co di fu ga he ki lo mu ne po ra si tu ve wo xy za".split()
-    for second in "ban cor dal fen gir hol kam lus mer nop".split()
-    for third in "ent ing or al is um et ar on ex id as op ul it".split()
-]
+_SYLLABLES = (
+    "ba co di fu ga he ki lo mu ne po ra si tu ve wo xy za",
+    "ban cor dal fen gir hol kam lus mer nop",
+    "ent ing or al is um et ar on ex id as op ul it",
+)
+_VOCABULARY = ["".join(word) for word in product(*(syllables.split() for syllables in _SYLLABLES))]
 WRITE_ROWS = 5_000
 
 
@@ -61,8 +61,8 @@ class MadeUpCourses:
         with self._engine.begin() as connection:
             connection.execute(insert(Course), [{"id": course_id}])
             connection.execute(insert(Resource), [{"id": course_id, "course_id": course_id, "status": "processing"}])
-            for part in batched(rows, WRITE_ROWS):
-                connection.execute(insert(Chunk), list(part))
+            for start in range(0, number, WRITE_ROWS):
+                connection.execute(insert(Chunk), rows[start : start + WRITE_ROWS])
         self.chunks[course_id] = number
         self.questions[course_id] = " ".join(texts[number // 2].split()[:6])
 

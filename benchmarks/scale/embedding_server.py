@@ -24,7 +24,9 @@ _words = np.random.default_rng(0).standard_normal((BUCKETS, DIMENSIONS), dtype=n
 
 def vectors_of(texts: list[str]) -> NDArray[np.float32]:
     """The unit vectors of texts, (texts, 1024)."""
-    sums = np.stack([_words[[zlib.crc32(word.encode()) % BUCKETS for word in text.split() or [""]]].sum(0) for text in texts])
+    sums = np.stack(
+        [_words[[zlib.crc32(word.encode()) % BUCKETS for word in text.split() or [""]]].sum(0) for text in texts]
+    )
     unit: NDArray[np.float32] = sums / np.linalg.norm(sums, axis=1, keepdims=True)
     return unit
 

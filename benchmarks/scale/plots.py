@@ -22,8 +22,10 @@ def plot(title: str, unit: str, sizes: Sequence[float], lines: Mapping[str, Sequ
         return HEIGHT - BOTTOM - (math.log10(value) - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        f'font-size="12"><rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>',
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
+            f'font-size="12"><rect width="{WIDTH}" height="{HEIGHT}" fill="#fff"/>'
+        ),
         f'<text x="{LEFT}" y="20" font-size="14">{escape(title)} ({escape(unit)})</text>',
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 8}" text-anchor="middle">courses</text>',
     ]
