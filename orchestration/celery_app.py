@@ -76,8 +76,16 @@ def create_app(broker: str) -> Celery:
     Args:
         broker: URL of a Redis server, which is the result backend too.
     """
-    app = make_app({"broker": broker, "backend": broker, "config_source": CONFIG, "task_default_queue": QUEUE})
-    create_execute_job_task(app, base=RunOnce, ignore_result=False)
+    app = make_app(
+        {  # type: ignore[no-untyped-call]
+            "broker": broker,
+            "backend": broker,
+            "config_source": CONFIG,
+            "task_default_queue": QUEUE,
+        }
+    )
+    options: dict[str, Any] = {"base": RunOnce}
+    create_execute_job_task(app, **options)
     return app
 
 
