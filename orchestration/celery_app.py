@@ -76,14 +76,8 @@ def create_app(broker: str) -> Celery:
     Args:
         broker: URL of a Redis server, which is the result backend too.
     """
-    app = make_app(
-        {  # type: ignore[no-untyped-call]
-            "broker": broker,
-            "backend": broker,
-            "config_source": CONFIG,
-            "task_default_queue": QUEUE,
-        }
-    )
+    arguments = {"broker": broker, "backend": broker, "config_source": CONFIG, "task_default_queue": QUEUE}
+    app = make_app(arguments)  # type: ignore[no-untyped-call]
     options: dict[str, Any] = {"base": RunOnce}
     create_execute_job_task(app, **options)
     return app
