@@ -76,8 +76,10 @@ def create_app(broker: str) -> Celery:
     Args:
         broker: URL of a Redis server, which is the result backend too.
     """
-    app = make_app({"broker": broker, "backend": broker, "config_source": CONFIG, "task_default_queue": QUEUE})
-    create_execute_job_task(app, base=RunOnce, ignore_result=False)
+    arguments = {"broker": broker, "backend": broker, "config_source": CONFIG, "task_default_queue": QUEUE}
+    app = make_app(arguments)  # type: ignore[no-untyped-call]
+    options: dict[str, Any] = {"base": RunOnce}
+    create_execute_job_task(app, **options)
     return app
 
 

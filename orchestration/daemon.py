@@ -20,11 +20,11 @@ BACKFILL_PAUSE_SECONDS = 2
 _monitor_starting_run = run_monitoring.monitor_starting_run
 
 
-def monitor_starting_run(instance: dg.DagsterInstance, record: dg.RunRecord, logger: logging.Logger) -> None:
+def monitor_starting_run(instance: dg.DagsterInstance, run_record: dg.RunRecord, logger: logging.Logger) -> None:
     """Fail a run that has not begun in time, unless it waits for a worker."""
     launcher = instance.run_launcher
-    if not (isinstance(launcher, CourseRunLauncher) and launcher.is_waiting(record.dagster_run)):
-        _monitor_starting_run(instance, record, logger)
+    if not (isinstance(launcher, CourseRunLauncher) and launcher.is_waiting(run_record.dagster_run)):
+        _monitor_starting_run(instance, run_record, logger)
 
 
 def main() -> None:

@@ -71,7 +71,7 @@ class CeleryCourseRunLauncher(CourseRunLauncher):
             return super().terminate(run_id)
         self._instance.report_run_canceling(run)
         self._revoke(run, "SIGTERM")
-        if run.status is not dg.DagsterRunStatus.STARTED:
+        if run.status is dg.DagsterRunStatus.STARTING:
             self._instance.report_run_canceled(run, "The run was terminated before a worker had begun with it.")
         return True
 

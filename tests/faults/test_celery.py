@@ -35,9 +35,9 @@ from tests.support.tiny_models import make_tiny_qwen3
 COURSES = [f"course-{number:02}" for number in range(50)]
 LARGE = COURSES[5]
 """It takes four batches, and its worker is killed in the third one."""
-LIMIT_SECONDS = 200.0
+LIMIT_SECONDS = 240.0
 
-pytestmark = [pytest.mark.postgres, pytest.mark.e2e]
+pytestmark = [pytest.mark.postgres, pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @dataclass(frozen=True)

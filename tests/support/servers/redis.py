@@ -19,7 +19,7 @@ def redis_server(directory: Path, password: str = "secret") -> Iterator[str]:
     assert spec is not None
     assert spec.origin is not None
     port = free_port()
-    command = [Path(spec.origin).with_name("bin") / "redis-server", "--port", str(port), "--requirepass", password]
+    command = [str(Path(spec.origin).with_name("bin") / "redis-server"), "--port", str(port), "--requirepass", password]
     options = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(directory)]
     with subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL) as process:
         try:
