@@ -48,7 +48,7 @@ __all__ = ["postgres_server", "postgres_url"]
 FIXTURES = Path(__file__).with_name("fixtures")
 FIRST = "0.1.0"
 QUESTIONS = {
-    "lab-en": ("hold-off", "hold-off"),
+    "lab-en": ("What is hold-off for?", "hold-off"),
     "pcb-en": ("What is prepreg?", "prepreg"),
     "pcb-zh": ("阻焊层", "阻焊"),
 }
@@ -66,7 +66,7 @@ class Written(NamedTuple):
 
 RELEASES = {
     FIRST: Written({"pcb-en": 44, "pcb-zh": 44}, NO_CONTEXT),
-    "1.0.0": Written({"lab-en": 17, "pcb-en": 44, "pcb-zh": 44}, ContextFields.parse("lecture_title,section_title")),
+    "1.0.0": Written({"lab-en": 7, "pcb-en": 44, "pcb-zh": 44}, ContextFields.parse("lecture_title,section_title")),
 }
 
 
