@@ -252,7 +252,7 @@ class SnapshotStore:
             arrays = map_arrays(path)
             owner, key, generation, model_name, model_signature, file_format = Strings(arrays, "origin")
             if (owner, key, file_format) != (course_id, _key_of(path), str(_FORMAT)):
-                raise SnapshotError(f"{path} is of course {owner}, of another content or of another version")
+                raise SnapshotError(f"{path} is of course {owner} or of another content or version")
             snapshot = CourseSnapshot(arrays, CollectionInfo(course_id, model_name, model_signature), int(generation))
             if self._verified.get(path) != _stamp(path):
                 self._unverified.add(path)
