@@ -83,6 +83,20 @@ def test_service_is_confined(service: dict[str, Any]) -> None:
     assert service.get("depends_on", {}).keys() <= SERVICES.keys()
 
 
+def test_all_that_the_image_installs_has_a_version() -> None:
+    extras = re.findall(r"'\.\[(.+)\]'", CONTAINERFILE)[0].split(",")
+    optional = PROJECT["project"]["optional-dependencies"]
+    requirements = [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in optional[extra])]
+    names = {re.split(r"[\[<>=~! ;]", requirement)[0] for requirement in requirements}
+    known = {name.lower().replace("_", "-") for name in CONSTRAINTS}
+    assert {name for name in names if name.lower().replace("_", "-") not in known} == set(), "run `make lock`"
+
+
+def test_pages_name_the_tag_of_this_version() -> None:
+    pages = [CONTAINERFILE, *(path.read_text("utf-8") for path in (ROOT / "docs" / "guides").glob("*.md"))]
+    assert {tag for page in pages for tag in re.findall(r"course-search:(\d[\w.]*)", page)} == {VERSION}
+
+
 @our_services
 def test_service_runs_what_exists(service: dict[str, Any]) -> None:
     assert service["image"] == f"course-search:{VERSION}"
