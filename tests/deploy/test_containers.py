@@ -14,7 +14,16 @@ import yaml
 from dotenv import dotenv_values
 from jsonschema import Draft7Validator
 
-from tests.deploy.programs import DEPLOY, DIRECTORIES, PROJECT, ROOT, VERSION, require_command, require_settings
+from tests.deploy.programs import (
+    CONSTRAINTS,
+    DEPLOY,
+    DIRECTORIES,
+    PROJECT,
+    ROOT,
+    VERSION,
+    require_command,
+    require_settings,
+)
 
 CONTAINERFILE = (DEPLOY / "Containerfile").read_text("utf-8")
 IMAGE = CONTAINERFILE.rpartition("\nFROM ")[2]
