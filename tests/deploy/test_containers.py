@@ -14,7 +14,16 @@ import yaml
 from dotenv import dotenv_values
 from jsonschema import Draft7Validator
 
-from tests.deploy.programs import DEPLOY, DIRECTORIES, PROJECT, ROOT, VERSION, require_command, require_settings
+from tests.deploy.programs import (
+    CONSTRAINTS,
+    DEPLOY,
+    DIRECTORIES,
+    PROJECT,
+    ROOT,
+    VERSION,
+    require_command,
+    require_settings,
+)
 
 CONTAINERFILE = (DEPLOY / "Containerfile").read_text("utf-8")
 IMAGE = CONTAINERFILE.rpartition("\nFROM ")[2]
@@ -58,7 +67,8 @@ def test_the_build_sees_the_sources_and_nothing_else() -> None:
     assert (ROOT / ".dockerignore").read_text("utf-8") == ignored, "Docker and Podman look for different files"
     lines = [line for line in ignored.splitlines() if line and not line.startswith("#")]
     assert lines[0] == "*"
-    seen = {line[1:] for line in lines if line.startswith("!")}
+    seen = {line[1:].removesuffix("/*.py") for line in lines if line.startswith("!")}
+    assert "!models/*.py" in lines, "without the weights, which lie in its subdirectories"
     packages = {
         pattern.rstrip("*").replace(".", "/")
         for pattern in PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
@@ -81,6 +91,20 @@ def test_service_is_confined(service: dict[str, Any]) -> None:
     assert "healthcheck" in service or service["image"].startswith("course-search"), "our image has one"
     assert {str(mount).split(":")[0] for mount in service.get("volumes", ())} <= COMPOSE["volumes"].keys()
     assert service.get("depends_on", {}).keys() <= SERVICES.keys()
+
+
+def test_all_that_the_image_installs_has_a_version() -> None:
+    extras = re.findall(r"'\.\[(.+)\]'", CONTAINERFILE)[0].split(",")
+    optional = PROJECT["project"]["optional-dependencies"]
+    requirements = [*PROJECT["project"]["dependencies"], *(each for extra in extras for each in optional[extra])]
+    names = {re.split(r"[\[<>=~! ;]", requirement)[0] for requirement in requirements}
+    known = {name.lower().replace("_", "-") for name in CONSTRAINTS}
+    assert {name for name in names if name.lower().replace("_", "-") not in known} == set(), "run `make lock`"
+
+
+def test_pages_name_the_tag_of_this_version() -> None:
+    pages = [CONTAINERFILE, *(path.read_text("utf-8") for path in (ROOT / "docs" / "guides").glob("*.md"))]
+    assert {tag for page in pages for tag in re.findall(r"course-search:(\d[\w.]*)", page)} == {VERSION}
 
 
 @our_services

@@ -118,7 +118,8 @@ def test_only_clients_reach_chroma() -> None:
 
 
 def test_values_of_the_chart_are_of_this_version() -> None:
-    assert f"--version {CONSTRAINTS['dagster']} " in VALUES_TEXT
+    texts = (VALUES_TEXT, (ROOT / "docs/guides/kubernetes.md").read_text("utf-8"))
+    assert {version for text in texts for version in re.findall(r"--version (\S+)", text)} == {CONSTRAINTS["dagster"]}
     [code] = VALUES["dagster-user-deployments"]["deployments"]
     for image in (code["image"], VALUES["dagsterDaemon"]["image"], VALUES["dagsterWebserver"]["image"]):
         assert image["tag"] == VERSION
@@ -132,12 +133,14 @@ def test_values_of_the_chart_are_of_this_version() -> None:
 
 def test_instance_of_the_chart_is_like_ours() -> None:
     ours = yaml.safe_load((ROOT / "orchestration/instance/dagster-postgres.yaml").read_text("utf-8"))
-    queue = VALUES["dagsterDaemon"]["runCoordinator"]["config"]["queuedRunCoordinator"]
-    assert queue["tagConcurrencyLimits"] == ours["concurrency"]["runs"]["tag_concurrency_limits"]
-    pools = VALUES["additionalInstanceConfig"]["concurrency"]["pools"]
-    assert pools["granularity"] == ours["concurrency"]["pools"]["granularity"]
+    theirs = VALUES["additionalInstanceConfig"]
+    assert VALUES["dagsterDaemon"]["runCoordinator"] == {"enabled": False}, "Dagster refuses it beside `concurrency`"
+    assert theirs["run_queue"] == ours["run_queue"]
+    runs, our_runs = theirs["concurrency"]["runs"], ours["concurrency"]["runs"]
+    assert runs["tag_concurrency_limits"] == our_runs["tag_concurrency_limits"]
+    assert theirs["concurrency"]["pools"]["granularity"] == ours["concurrency"]["pools"]["granularity"]
     [limit] = re.findall(r"concurrency set gpu (\d+)", (KUBERNETES / "jobs.yaml").read_text("utf-8"))
-    assert queue["maxConcurrentRuns"] > int(limit), "uploaded files are read meanwhile"
+    assert runs["max_concurrent_runs"] > int(limit), "uploaded files are read meanwhile"
     assert VALUES["dagsterDaemon"]["runMonitoring"]["enabled"] is ours["run_monitoring"]["enabled"] is True
     assert VALUES["retention"]["sensor"]["purgeAfterDays"] == ours["retention"]["sensor"]["purge_after_days"]
 
@@ -146,7 +149,9 @@ def test_instance_of_the_chart_is_like_ours() -> None:
 def test_pods_of_runs_have_the_format(values: dict[str, Any]) -> None:
     config = values["runLauncher"]["config"]["k8sRunLauncher"]["runK8sConfig"]
     snake = {"containerConfig": "container_config", "podSpecConfig": "pod_spec_config"}
-    UserDefinedDagsterK8sConfig.from_dict({snake[name]: part for name, part in config.items()})
+    UserDefinedDagsterK8sConfig.from_dict(  # type: ignore[no-untyped-call]
+        {snake[name]: part for name, part in config.items()}
+    )
     require_settings([variable["name"] for variable in config["containerConfig"].get("env", ())])
 
 

@@ -15,7 +15,9 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from typer.testing import CliRunner
 
+from cli.main import app
 from cli.processes import free_port
 from models.database import transaction
 from models.tables import Course, EmbeddingStatus
@@ -175,10 +177,9 @@ def _histograms(server: Server) -> list[Path]:
     return files
 
 
-def test_processes_need_an_embedding_service(tmp_path: Path) -> None:
+def test_processes_need_an_embedding_service(monkeypatch: pytest.MonkeyPatch) -> None:
     """Otherwise each of them would load the model."""
-    env = environment(tmp_path, {"SEARCH_WORKERS": "2"})
-    command = [sys.executable, "-m", "cli", "search-app"]
-    done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
+    monkeypatch.setenv("SEARCH_WORKERS", "2")
+    done = CliRunner().invoke(app, ["search-app"])
+    assert done.exit_code == 1
     assert "EMBEDDING_SERVICE_URL" in done.stderr
