@@ -29,6 +29,7 @@ from models import course_state
 from models.database import transaction
 from models.fingerprint import FingerprintBuilder
 from models.loading import load
+from retrieval.relevance import Calibration
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
 from search_api.courses import service
@@ -192,7 +193,9 @@ def product(directory: Path) -> Iterator[LoadedProduct]:
         )
         with transaction(harness.engine) as session:
             assert course_state.claim_course(session, info.course_id, "run")
-            assert course_state.publish(session, info.course_id, "run", str(content.build(info.model_signature)))
+            fingerprint, calibration = str(content.build(info.model_signature)), Calibration(0.1, 0.1, 0.9)
+            text = calibration.as_text(info.model_signature)
+            assert course_state.publish(session, info.course_id, "run", fingerprint, calibration=text)
     environment = {"DATABASE_URL": f"sqlite:///{harness.database}", "PYTHONPATH": str(ROOT)}
     with (
         serving(create_app(SearchSettings(), harness.services)) as url,
