@@ -29,7 +29,7 @@ from tests.support.servers.asgi import serving
 
 pytestmark = pytest.mark.integration
 
-EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "2"))
 """Random requests of each kind to an operation."""
 IS_LONG = "FUZZ_EXAMPLES" in os.environ
 TOKEN = "s3cret"
@@ -107,7 +107,7 @@ def answers_to(document_url: str, token: str | None) -> Iterator[EngineEvent]:
         "phases": {**phases, "stateful": {"enabled": IS_LONG}},
     }
     if not IS_LONG:  # thousands of requests each
-        searches = {"include-path-regex": "/search$", "phases": {"coverage": {"enabled": False}}}
+        searches = {"include-path-regex": "/(search|rerank)$", "phases": {"coverage": {"enabled": False}}}
         config["operations"] = [searches]
     schema = schemathesis.openapi.from_url(document_url, config=SchemathesisConfig.from_dict(config))
     for operations in schema.raw_schema["paths"].values():
