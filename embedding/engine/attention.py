@@ -36,7 +36,7 @@ def attend(
         key: (key heads, keys, head size), without the keys of the prefix.
         value: Same shape as `key`.
         lengths: Queries and keys per text; its key counts include the prefix.
-        scaling: Factor of the products of queries and keys.
+        scaling: Factor of the products of queries and keys; 1 if the queries contain it.
         prefix: Keys and values that precede those of every text.
     """
     implementation = attend_with_flash_attention if query.is_cuda else attend_in_blocks
@@ -107,7 +107,7 @@ def attend_in_blocks(
         if prefix:
             text_output.copy_(_attend_at_once(*inputs))
             continue
-        padding = padding_rows(inputs[1].shape[1], prefix)
+        padding = padding_rows(inputs[1].shape[1], None)
         text_query, text_key, text_value = (
             functional.pad(tensor, (0, 0, 0, padding)) if padding else tensor for tensor in inputs
         )

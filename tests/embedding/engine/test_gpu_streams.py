@@ -45,8 +45,10 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGpu:
     @contextmanager
     def use(priority: int) -> Iterator[None]:
         gpu.streams.append(priority)
-        yield
-        gpu.streams.pop()
+        try:
+            yield
+        finally:
+            gpu.streams.pop()
 
     def create_event(*, blocking: bool) -> FakeEvent:
         assert blocking, "a waiting thread would occupy a core"
