@@ -73,25 +73,34 @@ class ScaleProduct:
         """Embed courses by a backfill, as an operator launches it: in a run of its own process."""
         self.courses.finish_ingestion(course_ids)
         self.instance.add_dynamic_partitions(PARTITIONS_NAME, list(course_ids))
+        before = self._generations(course_ids)
         started = time.time()
         self.ui.launch_backfill(course_ids)
         deadline = time.monotonic() + RUN_SECONDS
-        while not (self._are_published(course_ids) and self.ui.is_idle()):
+        while not all(now > then for now, then in zip(self._generations(course_ids), before, strict=True)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(course_ids)} courses were not embedded within {RUN_SECONDS:.0f} s")
             time.sleep(0.5)
+        while not self.ui.is_idle():
+            time.sleep(0.2)
         embedded = self.ui.embedded_courses(course_ids, since=started)
         return Timing.from_events(started, embedded, self.ui.runs({course.run_id for course in embedded}))
 
-    def _are_published(self, course_ids: Sequence[str]) -> bool:
+    def _generations(self, course_ids: Sequence[str]) -> list[int]:
+        """The published generation of each course.
+
+        Raises:
+            RuntimeError: A course failed.
+        """
+        columns = (Course.embedding_generation, Course.embedding_status, Course.embedding_error)
         with self.engine.connect() as connection:
-            states = connection.execute(
-                select(Course.embedding_status, Course.embedding_error).where(Course.id.in_(course_ids))  # type: ignore[attr-defined]
+            rows = connection.execute(
+                select(*columns).where(Course.id.in_(course_ids)).order_by(Course.id)  # type: ignore[attr-defined]
             ).all()
-        for status, error in states:
+        for _, status, error in rows:
             if status == "failed":
                 raise RuntimeError(f"A course failed: {error}")
-        return all(status == "done" for status, _ in states)
+        return [generation for generation, _, _ in rows]
 
     def usage(self) -> dict[str, float]:
         """Memory and open files of the parts, and sizes on the disk, in MB."""
