@@ -25,13 +25,16 @@ from cli.launcher_settings import LauncherSettings
 from cli.processes import Supervisor, free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.files import DATABASE, vector_store_settings
-from models.database import CatalogueSettings, Engine, create_catalogue_engine
-from models.tables import Course
+from models.courses import get_course
+from models.database import CatalogueSettings, Engine, create_catalogue_engine, transaction
+from models.tables import EmbeddingStatus
 from orchestration.partitions import JOB, PARTITIONS_NAME, partition_tags
 
 MEGABYTE = 2**20
 RUN_SECONDS = 3600.0
 """Longest wait for a run."""
+LAUNCH_SECONDS = 60.0
+"""After this time, an idle product has no run that could embed a course."""
 REQUEST_SECONDS = 300.0
 _PARTS = {
     "chroma": "chroma run",
@@ -80,6 +83,8 @@ class ScaleProduct:
         while not all(now > then for now, then in zip(self._generations(course_ids), before, strict=True)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(course_ids)} courses were not embedded within {RUN_SECONDS:.0f} s")
+            if time.time() - started > LAUNCH_SECONDS and self.ui.is_idle():
+                raise RuntimeError("The run ended without publishing the courses: is the machine too busy to start it?")
             time.sleep(0.5)
         while not self.ui.is_idle():
             time.sleep(0.2)
@@ -92,15 +97,12 @@ class ScaleProduct:
         Raises:
             RuntimeError: A course failed.
         """
-        columns = (Course.embedding_generation, Course.embedding_status, Course.embedding_error)
-        with self.engine.connect() as connection:
-            rows = connection.execute(
-                select(*columns).where(Course.id.in_(course_ids)).order_by(Course.id)  # type: ignore[attr-defined]
-            ).all()
-        for _, status, error in rows:
-            if status == "failed":
-                raise RuntimeError(f"A course failed: {error}")
-        return [generation for generation, _, _ in rows]
+        with transaction(self.engine) as session:
+            rows = [row for course_id in course_ids if (row := get_course(session, course_id))]
+            for row in rows:
+                if row.embedding_status == EmbeddingStatus.FAILED:
+                    raise RuntimeError(f"Course {row.id} failed: {row.embedding_error}")
+            return [row.embedding_generation for row in rows]
 
     def usage(self) -> dict[str, float]:
         """Memory and open files of the parts, and sizes on the disk, in MB."""
