@@ -76,6 +76,9 @@ bench-memory: $(READY) ## Measure the memory of indexing; OUT=file.json saves th
 bench-pipeline: $(READY) ## Measure the cost of orchestration; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.pipeline_cost.main $(if $(OUT),--out $(OUT))
 
+bench-scale: $(READY) ## Measure thousands of courses and a very large one (30 minutes); OUT=file.json saves the figures, ARGS='--minutes 10 …' asks more
+	$(BIN)/python -m benchmarks.scale.main $(if $(OUT),--out $(OUT)) $(ARGS)
+
 bench-search: $(READY) $(BASELINES)/.ready ## Compare search speed with Chroma, LangChain and LlamaIndex; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.search_speed.main $(if $(OUT),--out $(OUT))
 

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import dagster as dg
@@ -81,10 +82,7 @@ def measure_large_course(product: ScaleProduct, chunks: int) -> Figures:
         figures["cold_ms"] = _ms(lambda: _search(product, course_id, {}))
         questions = [" ".join(text.split()[:6]) for text in product.courses.texts(30)]
         for name, body in bodies.items():
-            times = [
-                _ms(lambda body=body, query=query: _search(product, course_id, body | {"query": query}))
-                for query in questions
-            ]  # type: ignore[misc]
+            times = [_ms(partial(_search, product, course_id, {**body, "query": query})) for query in questions]
             figures |= {f"{name}_p50_ms": statistics.median(times), f"{name}_max_ms": max(times)}
         figures["unchanged_run_s"] = product.run([course_id]).launched_to_done
     figures |= {f"{name}_peak_mb": peak for name, peak in memory.peaks.items()}
@@ -92,9 +90,9 @@ def measure_large_course(product: ScaleProduct, chunks: int) -> Figures:
 
 
 def _searches(product: ScaleProduct, course_ids: Sequence[str]) -> Figures:
-    cold = [_ms(lambda course_id=course_id: _search(product, course_id, {})) for course_id in course_ids]  # type: ignore[misc]
+    cold = [_ms(partial(_search, product, course_id, {})) for course_id in course_ids]
     warm = [
-        _ms(lambda course_id=course_id: _search(product, course_id, {}))  # type: ignore[misc]
+        _ms(partial(_search, product, course_id, {}))
         for _ in range(max(1, WARM_SEARCHES // len(course_ids)))
         for course_id in course_ids
     ]
@@ -129,7 +127,7 @@ def _ticks(product: ScaleProduct) -> Figures:
         times = []
         for _ in range(REPEATED):
             with dg.build_sensor_context(instance=product.instance, cursor=cursor, resources=needed) as context:
-                times.append(_ms(lambda context=context, sensor=sensor: sensor(context)))  # type: ignore[misc]
+                times.append(_ms(partial(sensor, context)))
                 # without the rest that `stage_one_sensor` takes after a long tick
                 cursor = context.cursor if sensor is not stage_one_sensor else None
         figures[f"{sensor.name}_ms"] = statistics.median(times)

@@ -25,13 +25,16 @@ from cli.launcher_settings import LauncherSettings
 from cli.processes import Supervisor, free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.files import DATABASE, vector_store_settings
-from models.database import CatalogueSettings, Engine, create_catalogue_engine
-from models.tables import Course
+from models.courses import get_course
+from models.database import CatalogueSettings, Engine, create_catalogue_engine, transaction
+from models.tables import EmbeddingStatus
 from orchestration.partitions import JOB, PARTITIONS_NAME, partition_tags
 
 MEGABYTE = 2**20
 RUN_SECONDS = 3600.0
 """Longest wait for a run."""
+LAUNCH_SECONDS = 60.0
+"""After this time, an idle product has no run that could embed a course."""
 REQUEST_SECONDS = 300.0
 _PARTS = {
     "chroma": "chroma run",
@@ -73,25 +76,33 @@ class ScaleProduct:
         """Embed courses by a backfill, as an operator launches it: in a run of its own process."""
         self.courses.finish_ingestion(course_ids)
         self.instance.add_dynamic_partitions(PARTITIONS_NAME, list(course_ids))
+        before = self._generations(course_ids)
         started = time.time()
         self.ui.launch_backfill(course_ids)
         deadline = time.monotonic() + RUN_SECONDS
-        while not (self._are_published(course_ids) and self.ui.is_idle()):
+        while not all(now > then for now, then in zip(self._generations(course_ids), before, strict=True)):
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{len(course_ids)} courses were not embedded within {RUN_SECONDS:.0f} s")
+            if time.time() - started > LAUNCH_SECONDS and self.ui.is_idle():
+                raise RuntimeError("The run ended without publishing the courses: is the machine too busy to start it?")
             time.sleep(0.5)
+        while not self.ui.is_idle():
+            time.sleep(0.2)
         embedded = self.ui.embedded_courses(course_ids, since=started)
         return Timing.from_events(started, embedded, self.ui.runs({course.run_id for course in embedded}))
 
-    def _are_published(self, course_ids: Sequence[str]) -> bool:
-        with self.engine.connect() as connection:
-            states = connection.execute(
-                select(Course.embedding_status, Course.embedding_error).where(Course.id.in_(course_ids))  # type: ignore[attr-defined]
-            ).all()
-        for status, error in states:
-            if status == "failed":
-                raise RuntimeError(f"A course failed: {error}")
-        return all(status == "done" for status, _ in states)
+    def _generations(self, course_ids: Sequence[str]) -> list[int]:
+        """The published generation of each course.
+
+        Raises:
+            RuntimeError: A course failed.
+        """
+        with transaction(self.engine) as session:
+            rows = [row for course_id in course_ids if (row := get_course(session, course_id))]
+            for row in rows:
+                if row.embedding_status == EmbeddingStatus.FAILED:
+                    raise RuntimeError(f"Course {row.id} failed: {row.embedding_error}")
+            return [row.embedding_generation for row in rows]
 
     def usage(self) -> dict[str, float]:
         """Memory and open files of the parts, and sizes on the disk, in MB."""

@@ -60,6 +60,15 @@ class ServerUsage:
             max_open_files=int(limit * MAX_SHARE_OF_FILES) if limit > 0 else sys.maxsize,
         )
 
+    @classmethod
+    def of_child(cls, parent: int, max_memory_mb: int) -> "ServerUsage | None":
+        """The usage of the server that the process `parent` runs; None if it is not to be seen from here."""
+        try:
+            [server] = psutil.Process(parent).children()
+            return cls.of(server, max_memory_mb)
+        except (ValueError, psutil.Error):
+            return None
+
     @property
     def is_above_limits(self) -> bool:
         """Whether the server has to be restarted."""

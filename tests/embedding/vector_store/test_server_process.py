@@ -14,9 +14,12 @@ import pytest
 
 from cli.processes import free_port
 from embedding.vector_store.collections import CollectionInfo, VectorStore
+from embedding.vector_store.files import vector_store_settings
 from embedding.vector_store.records import Record
 from embedding.vector_store.server import VectorStoreSettings
 from embedding.vector_store.server_process import ServerUsage
+from maintenance.checks.environment import check_server
+from maintenance.checks.findings import Level
 from tests.support.servers.chroma import wait_for_chroma
 
 pytestmark = pytest.mark.integration
@@ -78,14 +81,21 @@ def test_server_above_its_limit_is_restarted_while_collections_are_written(tmp_p
     assert " of 150 MB and " in output
 
 
-def test_server_may_open_as_many_files_as_its_user_and_ends_with_its_parent(tmp_path: Path) -> None:
+def test_server_may_open_as_many_files_as_its_user_and_ends_with_its_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each loaded collection has 4 open files, and a soft limit of 1,024 is common."""
-    with vector_store(tmp_path / "chroma", max_memory_mb=10_000) as (_, process):
+    with vector_store(tmp_path / "chroma", max_memory_mb=10_000) as (store, process):
         [server] = psutil.Process(process.pid).children()
         soft, hard = server.rlimit(psutil.RLIMIT_NOFILE)
         assert soft == hard
         usage = ServerUsage.of(server, 10_000)
         assert not usage.is_above_limits
         assert usage.max_open_files == int(0.8 * soft)
+        monkeypatch.setenv("CHROMA_DB_DIR", str(tmp_path / "chroma"))
+        for limit, level in ((10_000, Level.OK), (1, Level.WARNING)):
+            settings = vector_store_settings().model_copy(update={"chroma_max_memory_mb": limit})
+            [_, finding] = check_server(store, settings)
+            assert (finding.level, f"of {limit:,} MB" in finding.message) == (level, True)
         process.kill()
         assert psutil.wait_procs([server], timeout=30)[1] == []
