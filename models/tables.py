@@ -270,3 +270,18 @@ class Counter(SQLModel, table=True):
 
     name: str = Field(sa_column=Column(String, primary_key=True))
     value: float = Field(sa_column=Column(Float, nullable=False))
+
+
+class EmbeddedText(SQLModel, table=True):
+    """Where the vector of a text is: the entry of a chunk in the index of embedded texts (see `models.embedded_texts`).
+
+    An entry is a hint. What the collection of the course contains decides.
+    """
+
+    __tablename__ = "course_search_embedded_text"
+    __table_args__ = (Index("ix_course_search_embedded_text_text_key", "text_key"),)
+
+    course_id: str = Field(sa_column=Column(String, primary_key=True))
+    chunk_id: str = Field(sa_column=Column(String, primary_key=True))
+    text_key: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """The first 64 bits of a digest of the text, its context and the model signature."""
