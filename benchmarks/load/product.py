@@ -14,7 +14,8 @@ import psutil
 from benchmarks.load.client import Client, Exchange
 from benchmarks.load.courses import course_id, rows_of
 from cli.all_settings import ALL_SETTINGS
-from cli.commands.up import APP, run_product
+from cli.commands.search_app import APP
+from cli.commands.up import run_product
 from cli.launcher_settings import LauncherSettings
 from cli.processes import Supervisor
 from embedding.model_files.demo_model import demo_model_path, demo_model_settings
