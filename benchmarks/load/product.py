@@ -14,7 +14,6 @@ import psutil
 from benchmarks.load.client import Client, Exchange
 from benchmarks.load.courses import course_id, rows_of
 from cli.all_settings import ALL_SETTINGS
-from cli.commands.search_app import APP
 from cli.commands.up import run_product
 from cli.launcher_settings import LauncherSettings
 from cli.processes import Supervisor
@@ -50,7 +49,7 @@ class LoadedProduct:
     def processes(self) -> Mapping[str, Callable[[], Sequence[psutil.Process]]]:
         """The processes that stay, by name; not those of single runs."""
         return {
-            "search app": partial(_running, APP),
+            "search app": partial(_running, "search-app"),
             "Chroma": partial(_running, CHROMA),
             "Dagster daemon": lambda: _running("orchestration.daemon")[:1],
             "Dagster code servers": lambda: [
