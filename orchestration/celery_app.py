@@ -120,6 +120,6 @@ def run_worker(broker: str, name: str, concurrency: int) -> int:
     """
     import_module("orchestration.definitions")  # the processes of the runs inherit it, and begin at once
 
-    worker = create_app(broker).Worker(hostname=name, concurrency=concurrency, loglevel="WARNING")
+    worker = create_app(broker).Worker(hostname=name, concurrency=concurrency, loglevel="WARNING", quiet=True)
     worker.start()
     return int(worker.exitcode or 0)
