@@ -257,7 +257,7 @@ class SeveralCoursesSearch:
         best = max((each.best for each in searched), default=None)
         unknown = [{term for query in each.queries if query.words for term in query.words.unknown} for each in searched]
         unknown_everywhere = set.intersection(*unknown) if unknown else set()
-        answer = {
+        answer: dict[str, Any] = {
             "results": [result(found.hit, request, found.asked.snapshot, self._link_template) for found in page.found],
             "courses": [_entry(each, numbers[each.course_id]) for each in asked],
             "answerable": is_answerable(best, request),
