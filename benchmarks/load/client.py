@@ -15,7 +15,8 @@ from typing import NamedTuple
 import httptools
 
 TIMEOUT_SECONDS = 30.0
-MAX_CONNECTIONS = 4000
+CLOSED = "connection closed"
+"""Without an answer. A server closes idle connections after some seconds, perhaps while a request is on its way."""
 
 
 class NotLoopbackError(ValueError):
@@ -81,6 +82,8 @@ class Client:
     """How late the client itself sent the requests of an open loop."""
     _idle: list["_Connection"] = field(default_factory=list)
     _busy: set["_Connection"] = field(default_factory=set)
+    _sending: set[asyncio.Task[None]] = field(default_factory=set)
+    """Requests for which a connection is opened."""
 
     def __post_init__(self) -> None:
         if not ipaddress.ip_address(self.host).is_loopback:
@@ -94,7 +97,6 @@ class Client:
     async def open_loop(self, make: Callable[[], Call], rate: float, seconds: float) -> None:
         """Send requests at a fixed rate, and wait for the last answer."""
         start = time.monotonic()
-        sending: set[asyncio.Task[None]] = set()
         sweeper = asyncio.create_task(self._end_late())
         try:
             for number in range(int(rate * seconds)):
@@ -107,11 +109,8 @@ class Client:
                 if self._idle:
                     self._idle.pop().send(exchange)
                 else:
-                    task = asyncio.create_task(self._connect_and_send(exchange))
-                    sending.add(task)
-                    task.add_done_callback(sending.discard)
-            await asyncio.gather(*sending)
-            while self._busy:
+                    self.send_anew(exchange, None)
+            while self._busy or self._sending:
                 await asyncio.sleep(0.01)
         finally:
             sweeper.cancel()
@@ -129,9 +128,18 @@ class Client:
         """Send one request, and wait for the answer."""
         exchange = Exchange(call, time.monotonic())
         ended = asyncio.get_running_loop().create_future()
-        await self._connect_and_send(exchange, ended)
+        if self._idle:
+            self._idle.pop().send(exchange, ended)
+        else:
+            await self._connect_and_send(exchange, ended)
         await ended
         return exchange
+
+    def send_anew(self, exchange: Exchange, ended: asyncio.Future[None] | None) -> None:
+        """Send a request on a new connection, without waiting for it."""
+        task = asyncio.create_task(self._connect_and_send(exchange, ended))
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     def close(self) -> None:
         """Close all connections."""
@@ -143,9 +151,6 @@ class Client:
             await self.ask(make())
 
     async def _connect_and_send(self, exchange: Exchange, ended: asyncio.Future[None] | None = None) -> None:
-        if self._idle:
-            self._idle.pop().send(exchange, ended)
-            return
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self.timeout_seconds):
@@ -176,6 +181,7 @@ class _Connection(asyncio.Protocol):
         self._ended: asyncio.Future[None] | None = None
         self._parts: list[bytes] = []
         self._can_be_used_again = True
+        self._is_used_again = self._has_answer_begun = False
         self.exchange: Exchange | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -183,15 +189,16 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def send(self, exchange: Exchange, ended: asyncio.Future[None] | None = None) -> None:
-        self.exchange, self._ended, self._parts = exchange, ended, []
+        self.exchange, self._ended, self._parts, self._has_answer_begun = exchange, ended, [], False
         self._client._busy.add(self)
         exchange.sent = time.monotonic()
         if self._transport is None or self._transport.is_closing():
-            self.fail("connection closed")
+            self.fail(CLOSED)
             return
         self._transport.write(exchange.call.message)
 
     def data_received(self, data: bytes) -> None:
+        self._has_answer_begun = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -215,12 +222,18 @@ class _Connection(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         self._can_be_used_again = False
         if self.exchange is not None:
-            self.fail(f"connection lost: {type(error).__name__}" if error else "connection closed")
+            self.fail(f"connection lost: {type(error).__name__}" if error else CLOSED)
         elif self in self._client._idle:
             self._client._idle.remove(self)
 
     def fail(self, problem: str) -> None:
-        if self.exchange is not None:
+        is_closed_while_idle = self._is_used_again and not self._has_answer_begun and problem == CLOSED
+        if is_closed_while_idle and self.exchange is not None:  # as every client does, send it once more
+            exchange, ended = self.exchange, self._ended
+            self.exchange = self._ended = None
+            self._client._busy.discard(self)
+            self._client.send_anew(exchange, ended)
+        elif self.exchange is not None:
             self.exchange.problem = problem
             self._can_be_used_again = False
             self._end()
@@ -238,6 +251,7 @@ class _Connection(asyncio.Protocol):
         self.exchange = self._ended = None
         self._client._busy.discard(self)
         if self._can_be_used_again:
+            self._is_used_again = True
             self._client._idle.append(self)
         else:
             self.close()

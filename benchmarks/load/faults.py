@@ -58,8 +58,6 @@ async def faults(load: Load, seconds: float, figures: list[dict[str, Any]]) -> N
             for case in _cases(chroma, service):
                 progress.print(f"fault: {case.name}")
                 figures.append(await _with_fault(load, case, str(url.hostname), url.port or 0, seconds))
-            # Apps that stop have to be answered meanwhile.
-            await asyncio.to_thread(apps.close)
 
 
 def _cases(chroma: Proxy, service: Proxy) -> list[_Case]:

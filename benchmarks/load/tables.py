@@ -8,10 +8,14 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+FILE_WIDTH = 140
+"""Columns of the tables in a file."""
+
 
 def print_tables(figures: Mapping[str, Any]) -> None:
     """Print what was measured, whatever there is of it, and the problems."""
-    console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else FILE_WIDTH
+    console = Console(file=sys.stdout, highlight=False, soft_wrap=True, width=width)
     if capacity := figures.get("capacity"):
         table = _table("Capacity, while courses are embedded again", "connections", "answers per second")
         for step in capacity["steps"]:

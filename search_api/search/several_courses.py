@@ -257,21 +257,20 @@ class SeveralCoursesSearch:
         best = max((each.best for each in searched), default=None)
         unknown = [{term for query in each.queries if query.words for term in query.words.unknown} for each in searched]
         unknown_everywhere = set.intersection(*unknown) if unknown else set()
-        reasons = "; ".join(degraded) or None
-        answer = {
+        answer: dict[str, Any] = {
             "results": [result(found.hit, request, found.asked.snapshot, self._link_template) for found in page.found],
             "courses": [_entry(each, numbers[each.course_id]) for each in asked],
             "answerable": is_answerable(best, request),
             "unknown_terms": sorted(unknown_everywhere),
             "stale": any(each.state == "stale" for each in searched),
-            "degraded": reasons,
+            "degraded": "; ".join(degraded) or None,
             "query_cut": query_cuts(parts, embedded),
             "next_offset": page.next_offset,
             "total": page.total,
             "groups": page.groups,
             "facets": page.facets,
         }
-        answer |= without_catalogue(outage, reasons)
+        answer |= without_catalogue(outage, answer["degraded"])
         about = _asked_about(searched, page.found)
         if about is not None:
             self._questions.recorded(about.course_id, request.query, answer, offset=request.offset)

@@ -85,6 +85,27 @@ def test_server_that_is_away_or_never_answers_is_a_problem_of_the_exchange() -> 
     assert away.startswith("no connection: ")
 
 
+def test_request_on_a_connection_that_the_server_closes_meanwhile_is_sent_again() -> None:
+    async def scenario() -> list[tuple[int, str]]:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n{}")
+            writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}")  # keeps the connection
+            await reader.read(1)
+            writer.close()
+
+        ended: list[Exchange] = []
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        client = Client("127.0.0.1", server.sockets[0].getsockname()[1], ended.append)
+        for _ in range(2):
+            await client.ask(SEARCH)
+        client.close()
+        server.close()
+        await asyncio.sleep(0.01)  # the server sees it
+        return [(each.status, each.problem) for each in ended]
+
+    assert asyncio.run(scenario()) == [(200, ""), (200, "")]
+
+
 def answer_of(edition: int, generation: int, *, course: str = "load-00", mixed: bool = False) -> Exchange:
     number = int(course.removeprefix("load-"))
     results = [
