@@ -128,17 +128,7 @@ def test_installed_wheel_works_in_an_empty_directory(distributions: tuple[Path, 
     packages = Path(sysconfig.get_path("purelib", "venv", {"base": str(directory), "installed_base": str(directory)}))
     # The .pth files in these directories, one of which leads to the checkout, are not read.
     (packages / "libraries.pth").write_text("\n".join(site.getsitepackages()), encoding="utf-8")
-    pip: list[str | Path] = [
-        sys.executable,
-        "-m",
-        "pip",
-        "--python",
-        python,
-        "install",
-        "--quiet",
-        "--no-index",
-        "--no-deps",
-    ]
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", "--no-index", "--no-deps"]
     subprocess.run([*pip, "--no-compile", distributions[1]], check=True)
     installed = sorted(packages.rglob("*"))
     empty = tmp_path / "empty"
