@@ -26,8 +26,8 @@ from search_api.http.errors import AlreadyRunningError, CourseNotFoundError
 POLL_SECONDS = 1.0
 STALL_SECONDS = 30.0
 STALL_MESSAGE = (
-    f"Nothing has changed for {STALL_SECONDS:.0f} s: the pipeline is busy with other courses, or `make up` does not "
-    "run. `course-search status` shows the queue, and `course-search doctor` finds problems. Still waiting …"
+    f"Nothing has changed for {STALL_SECONDS:.0f} s: the pipeline is busy with other courses, or `course-search up` "
+    "does not run. `course-search status` shows the queue, and `course-search doctor` finds problems. Still waiting …"
 )
 MAX_RICH_ROWS = 500
 """Larger tables are printed as plain text on a terminal too: Rich takes half a millisecond per row."""

@@ -6,5 +6,7 @@ code. An answer is the app's JSON object, typed: a field that a newer app adds i
 
 from course_search_client.client import AsyncCourseSearch, CourseSearch
 from course_search_client.errors import CourseSearchError
+from course_search_client.version import VERSION
 
 __all__ = ["AsyncCourseSearch", "CourseSearch", "CourseSearchError"]
+__version__ = VERSION

@@ -22,6 +22,7 @@ from course_search_client.errors import (
     UnexpectedAnswerError,
     UnreachableError,
 )
+from course_search_client.version import VERSION
 
 T = TypeVar("T")
 
@@ -142,7 +143,7 @@ class Connection:
             pause = min(pause * 1.5, LAST_POLL_SECONDS)
 
     def _request(self, call: Call[Any], seconds: float) -> httpx.Request:
-        headers = {"Accept": "application/json"}
+        headers = {"Accept": "application/json", "User-Agent": f"course-search-client/{VERSION}"}
         body: dict[str, Any] = {"content": call.content()}
         if call.upload is not None:
             body = _form(call.upload)

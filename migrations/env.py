@@ -20,11 +20,11 @@ from sqlmodel import SQLModel
 
 from migrations.revision import VERSION_TABLE
 from models.database import CatalogueSettings, DatabaseUnavailableError, create_catalogue_engine, database_errors
-from models.tables import Counter, Course, EmbeddedText, Feedback, Question, UploadedResource
+from models.tables import Counter, Course, EmbeddedText, Feedback, Question, RunWorker, UploadedResource
 
 LOCK_KEY = 0x636F75727365  # "course"
 EMBEDDING_COLUMNS = {column.name for column in Course.__table__.columns if column.name.startswith("embedding_")}  # type: ignore[attr-defined]
-OWN_TABLES = {table.__tablename__ for table in (Counter, EmbeddedText, Feedback, Question, UploadedResource)}
+OWN_TABLES = {table.__tablename__ for table in (Counter, EmbeddedText, Feedback, Question, RunWorker, UploadedResource)}
 
 
 def include_object(item: SchemaItem, name: str | None, type_: str, *_: object) -> bool:
@@ -78,6 +78,18 @@ def lock(connection: Connection) -> None:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": LOCK_KEY})
 
 
+def require_known_revision() -> None:
+    """Check that no newer version of this program has migrated the database."""
+    known = {script.revision for script in context.script.walk_revisions()}
+    for revision in context.get_context().get_current_heads():
+        if revision not in known:
+            raise CommandError(
+                f"The database is at revision {revision}, which this version does not know: a newer version of "
+                "course-search has migrated it. Nothing was changed. Install that version again, or restore the backup "
+                "that was made before the upgrade."
+            )
+
+
 def main() -> None:
     """Run the migrations in one transaction, so that a failure changes nothing."""
     if context.is_offline_mode():
@@ -98,6 +110,7 @@ def main() -> None:
         )
         with context.begin_transaction():
             lock(connection)
+            require_known_revision()
             context.run_migrations()
 
 

@@ -1,4 +1,4 @@
-"""Reads the schema revision of a database, and compares it with the migrations of this program."""
+"""The schema revision of a database: read, compared with the migrations of this program, and brought up to date."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -35,3 +35,17 @@ def revision_of(engine: Engine) -> Revision:
         current = ",".join(context.get_current_heads()) or None
     known_revisions = {script.revision for script in scripts.walk_revisions()}
     return Revision(current, scripts.get_current_head() or "", current is None or current in known_revisions)
+
+
+def upgrade() -> None:
+    """Migrate the database of `DATABASE_URL` to the latest revision, in one transaction.
+
+    Raises:
+        alembic.util.CommandError: The database cannot be used, or a newer version of this program has migrated it.
+    """
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
+    command.upgrade(config, "head")

@@ -145,7 +145,7 @@ def _sqlite_engine(url: URL, timeout_seconds: int, *, create_file: bool) -> Engi
         if create_file:
             path.parent.mkdir(parents=True, exist_ok=True)
         elif not path.exists():
-            raise sqlite3.OperationalError(f"{path} does not exist; `alembic upgrade head` creates it")
+            raise sqlite3.OperationalError(f"{path} does not exist; `course-search migrate` creates it")
         mode = "rwc" if create_file else "rw"
         connection = sqlite3.connect(
             f"{path.as_uri()}?mode={mode}", uri=True, timeout=timeout_seconds, check_same_thread=False
@@ -216,7 +216,7 @@ def database_errors() -> Iterator[None]:
         raise DatabaseUnavailableError("The database is busy: no connection became free in time.") from error
     except DBAPIError as error:
         if _schema_is_missing(error):
-            message = f"The database has not been migrated ({_reason(error)}): run `alembic upgrade head`."
+            message = f"The database has not been migrated ({_reason(error)}): run `course-search migrate`."
             raise DatabaseNotMigratedError(message) from error
         if "Could not decode to UTF-8" in str(error.orig) or getattr(error.orig, "pgcode", None) in _INVALID_TEXT:
             reason = f"The database contains text that cannot be decoded ({_reason(error)})"

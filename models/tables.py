@@ -249,6 +249,20 @@ class Feedback(SQLModel, table=True):
     helpful: bool = Field(sa_column=Column(Boolean, nullable=False))
 
 
+class RunWorker(SQLModel, table=True):
+    """The process that executes a run of the pipeline (see `models.run_workers`)."""
+
+    __tablename__ = "course_search_worker"
+
+    run_id: str = Field(sa_column=Column(String, primary_key=True))
+    worker: str = Field(sa_column=Column(String, nullable=False))
+    """A random id of the process."""
+    beat_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    """When the process last said that it lives, by the clock of the database."""
+    batches: int = Field(sa_column=Column(Integer, nullable=False))
+    """Number of batches that it has finished."""
+
+
 class Counter(SQLModel, table=True):
     """A counter of the pipeline (see `models.counters`)."""
 

@@ -79,7 +79,8 @@ def add(
         )
     elif not wait:
         print_error(
-            "The pipeline reads and embeds them while `make up` runs; `course-search status` shows the progress."
+            "The pipeline reads and embeds them while `course-search up` runs; `course-search status` shows the "
+            "progress."
         )
     all_read = all(file.status == ResourceStatus.SUCCEEDED for file in added)
     if wait and not (all_read and course is not None and course.embedding_status == EmbeddingStatus.DONE):

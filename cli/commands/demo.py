@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cli.commands.up import COMMAND, ROOT, CannotStartError, RunningProduct, run_product
+from cli.commands.up import COMMAND, ROOT, RunningProduct, run_product
+from cli.dagster_home import CannotStartError
 from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
 from cli.processes import ProcessFailedError
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
@@ -60,10 +61,11 @@ def demo() -> None:
         console.print("Stopped.")
         raise typer.Exit(130) from error
     except (CannotStartError, DemoFailedError, DirectoryInUseError, ProcessFailedError) as error:
-        console.print(str(error), style="bold red", markup=False)
+        console.print(str(error), style="bold red", markup=False, soft_wrap=True)
         raise typer.Exit(1) from error
     console.print(
-        "[bold green]The demo succeeded; everything is stopped.[/] `make up` starts the product for your own courses."
+        "[bold green]The demo succeeded; everything is stopped.[/] `course-search up` starts the product for your "
+        "own courses."
     )
 
 

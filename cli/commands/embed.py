@@ -49,7 +49,9 @@ def embed(
         courses = [_as_json(course_id, refusal, final) for course_id, refusal in refusals.items()]
         typer.echo(json.dumps({"courses": courses}, indent=2, ensure_ascii=False))
     elif started and not wait:
-        print_error("The pipeline embeds them while `make up` runs; `course-search status --watch` shows the progress.")
+        print_error(
+            "The pipeline embeds them while `course-search up` runs; `course-search status --watch` shows the progress."
+        )
     if len(started) < len(refusals) or not all_done(final):
         raise typer.Exit(1)
 

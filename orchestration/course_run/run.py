@@ -32,7 +32,7 @@ from orchestration import ui_metadata
 from orchestration.counting import count, kind_of, of_publication
 from orchestration.course_run.examination import ExaminationReport, examine_snapshot, keep_outcome
 from orchestration.course_run.failures import reason_of
-from orchestration.course_run.snapshot import write_snapshot
+from orchestration.course_run.snapshot import keep_published, write_snapshot
 from orchestration.course_status.endings import CANCELLED, INTERRUPTED
 from orchestration.resources import PATIENCE_SECONDS, CatalogueResource, GpuResource, VectorStoreResource
 from orchestration.run_config import LaunchReason
@@ -123,6 +123,7 @@ class CourseRun:
         self._run_id = context.run.run_id
         self._rebuild = rebuild
         self._generation = 0
+        self._published: CourseFingerprint | None = None
         self._reason = reason
         self._chunks = CourseChunks(catalogue, course_id)
 
@@ -154,6 +155,15 @@ class CourseRun:
         self._worker.beat()
         with span("fingerprint"):
             content = self._record_attempt(embedder)
+        with span("keep"):
+            keep_published(
+                self._snapshot_store,
+                self._course_id,
+                self._published,
+                self._store,
+                generation=self._generation - 1,
+                on_page=self._worker.beat,
+            )
         with span("index", chunks=content.chunks, rebuild=self._rebuild):
             if self._rebuild:
                 self._delete_collection()
@@ -262,6 +272,7 @@ class CourseRun:
         claimed = get_course(session, course.id)
         if claimed is not None:
             self._rebuild, self._generation = claimed.embedding_rebuild, claimed.embedding_generation + 1
+            self._published = CourseFingerprint.parse(claimed.embedding_fingerprint)
         return True
 
     def _is_empty(self) -> bool:

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-from embedding.vector_store.collections import CourseCollection
+from embedding.vector_store.collections import CourseCollection, VectorStore
+from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from models.fingerprint import CourseFingerprint
 from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.store import SnapshotError, SnapshotStore
@@ -29,6 +30,46 @@ class SnapshotReport:
     """Time to build, write and read the snapshot."""
     kept: bool
     """Whether an existing snapshot was kept."""
+
+
+def keep_published(
+    store: SnapshotStore,
+    course_id: str,
+    published: CourseFingerprint | None,
+    vector_store: VectorStore,
+    *,
+    generation: int,
+    on_page: Callable[[], object],
+) -> None:
+    """Write the snapshot of what is published, if there is none: it answers while the collection changes.
+
+    After an upgrade that changes the files of snapshots, the search app has perhaps not yet come to this course.
+
+    Args:
+        store: The snapshots of all courses.
+        course_id: The course.
+        published: The published content; None if there is none.
+        vector_store: The collections.
+        generation: The published generation.
+        on_page: Called after each page that is read.
+
+    Raises:
+        SnapshotStoreError: The file cannot be written.
+        VectorStoreUnreachableError: The vector store is unavailable.
+    """
+    if published is None or store.find(course_id, published) is not None:
+        return
+    try:
+        collection = vector_store.open(course_id)
+        if (collection.info.model_signature, collection.count()) != (published.model, published.chunks):
+            return
+        built = build_snapshot(collection, generation, on_page)
+    except VectorStoreUnreachableError:
+        raise
+    except VectorStoreError:  # it is missing or damaged, and will be built again
+        return
+    if built.is_of(published):
+        store.save(course_id, built)
 
 
 def write_snapshot(

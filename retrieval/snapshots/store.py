@@ -40,8 +40,9 @@ from retrieval.snapshots.snapshot import CourseSnapshot
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3
-"""To be incremented whenever the arrays of a snapshot change."""
+_FORMAT = 4
+"""To be incremented whenever the arrays of a snapshot change. A file of another format is not opened; one of another
+analyser answers until the new one is built."""
 _FILE = re.compile(r"(?P<key>[0-9a-f]{32})\.(?P<digest>[0-9a-f]{64})\.safetensors")
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp|\.tmp\w+")
 """A file that a killed process left behind: of this module, or of safetensors, which writes to one of its own."""
@@ -123,7 +124,7 @@ class SnapshotStore:
             SnapshotStoreError: The file cannot be written.
         """
         key, info = _key(built.fingerprint), built.info
-        origin = (course_id, key, str(built.generation), info.model_name, info.model_signature)
+        origin = (course_id, key, str(built.generation), info.model_name, info.model_signature, str(_FORMAT))
 
         def write(temporary: Path) -> str:
             digest = write_arrays(temporary, {**built.arrays, **strings_as_arrays("origin", origin)})
@@ -249,9 +250,9 @@ class SnapshotStore:
     def _open(self, path: Path, course_id: str) -> CourseSnapshot:
         try:
             arrays = map_arrays(path)
-            owner, key, generation, model_name, model_signature = Strings(arrays, "origin")
-            if (owner, key) != (course_id, _key_of(path)):
-                raise SnapshotError(f"{path} is of course {owner} or of another content")
+            owner, key, generation, model_name, model_signature, file_format = Strings(arrays, "origin")
+            if (owner, key, file_format) != (course_id, _key_of(path), str(_FORMAT)):
+                raise SnapshotError(f"{path} is of course {owner} or of another content or version")
             snapshot = CourseSnapshot(arrays, CollectionInfo(course_id, model_name, model_signature), int(generation))
             if self._verified.get(path) != _stamp(path):
                 self._unverified.add(path)

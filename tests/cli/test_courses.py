@@ -28,12 +28,12 @@ class TestUnusableCatalogue:
         return line
 
     def test_missing(self, command: list[str]) -> None:
-        assert "does not exist; `alembic upgrade head` creates it" in self.error_line(command)
+        assert "does not exist; `course-search migrate` creates it" in self.error_line(command)
 
     def test_not_migrated(self, command: list[str]) -> None:
         Path("data").mkdir()
         Path("data/catalogue.db").touch()
-        assert "run `alembic upgrade head`" in self.error_line(command)
+        assert "run `course-search migrate`" in self.error_line(command)
 
     def test_unreachable(self, command: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/nothing")

@@ -5,6 +5,7 @@ import shutil
 import site
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email import message_from_string
 from pathlib import Path
@@ -37,6 +38,8 @@ def test_wheel_contains_the_package_and_needs_only_httpx(tmp_path: Path) -> None
     metadata = message_from_string(metadata_file.read_text(encoding="utf-8"))
     needs = metadata.get_all("Requires-Dist")
     assert needs == ["httpx", 'langchain-core; extra == "langchain"', 'llama-index-core; extra == "llamaindex"']
+    product = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text(encoding="utf-8"))
+    assert metadata["Version"] == product["project"]["version"]
     assert "CourseSearch(" in metadata.get_payload()  # the README
 
     # -S: without the product, whose editable installation would be found by a .pth file.

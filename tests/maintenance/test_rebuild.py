@@ -55,7 +55,7 @@ def test_rebuild_is_recorded_and_the_course_stays_searchable_until_a_run_claims_
     result = rebuild(course_id)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{course_id}: rebuild requested, embedding_started\n"
-    assert "while `make up` runs" in result.stderr
+    assert "while `course-search up` runs" in result.stderr
     after = row(catalogue, course_id)
     assert (after.embedding_status, after.embedding_run_id, after.embedding_rebuild) == ("pending", None, True)
     assert after.embedding_requested_at is not None

@@ -113,7 +113,7 @@ class TestNotMigrated:
 
     def assert_not_migrated(self, url: str) -> None:
         engine = create_catalogue_engine(settings(url))
-        with pytest.raises(DatabaseNotMigratedError, match="run `alembic upgrade head`"):
+        with pytest.raises(DatabaseNotMigratedError, match="run `course-search migrate`"):
             courses_of(engine)
         engine.dispose()
 
@@ -126,7 +126,7 @@ class TestSqlite:
 
     def test_missing_file_is_an_error_and_is_not_created(self, tmp_path: Path) -> None:
         engine = create_catalogue_engine(settings(f"sqlite:///{tmp_path}/x.db"))
-        with pytest.raises(DatabaseUnavailableError, match=r"x\.db does not exist; `alembic upgrade head` creates it"):
+        with pytest.raises(DatabaseUnavailableError, match=r"x\.db does not exist; `course-search migrate` creates it"):
             courses_of(engine)
         assert not (tmp_path / "x.db").exists()
 

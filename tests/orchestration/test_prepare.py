@@ -60,7 +60,7 @@ def test_a_sensor_skips_its_tick_if_the_database_is_not_migrated(
 ) -> None:
     (tmp_path / "empty.db").touch()
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path}/empty.db")
-    assert "alembic upgrade head" in tick(sensor, instance).skip_message
+    assert "course-search migrate" in tick(sensor, instance).skip_message
 
 
 def test_prepare_limits_the_gpu_pool_and_keeps_the_limit_of_an_operator(tmp_path: Path) -> None:

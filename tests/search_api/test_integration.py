@@ -186,6 +186,6 @@ def test_app_starts_without_database_vector_store_and_model(monkeypatch: pytest.
     with TestClient(create_app()) as client:
         assert client.get("/healthz").status_code == 200
         components = client.get("/readyz").json()["components"]
-        assert "alembic upgrade head" in components["catalogue"]["message"]
+        assert "course-search migrate" in components["catalogue"]["message"]
         assert "CHROMA_URL" in components["vector_store"]["message"]
         assert "course-search fetch-model" in components["model"]["message"]

@@ -91,7 +91,7 @@ def test_files_are_added_in_natural_order_to_a_new_course(catalogue: Catalogue, 
     result = add("c", *map(str, files.iterdir()))
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines() == ["Week1.md: pending", "week2.md: pending", "week10.md: pending"]
-    assert "make up" in result.stderr
+    assert "course-search up" in result.stderr
     assert [file.name for file in rows(catalogue)] == ["Week1.md", "week2.md", "week10.md"]
     assert sorted(path.read_text() for path in UPLOADS.glob("*-*")) == ["# Week1.md", "# week10.md", "# week2.md"]
 

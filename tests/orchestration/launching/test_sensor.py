@@ -147,6 +147,23 @@ def test_the_number_of_runs_per_tick_is_limited(
     assert stage_one_tick(instance).launched == [course_ids[COURSES_PER_RUN:]]
 
 
+def test_courses_of_another_model_are_launched_once_in_bounded_runs_and_stay_published(
+    instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestration.launching.sensor.MAX_RUNS_PER_TICK", 1)
+    course_ids = [f"{number:02}" for number in range(COURSES_PER_RUN + 3)]
+    write_courses(catalogue, *course_ids)
+    published = {"embedding_generation": 1, "embedding_fingerprint": f"v1:1:6:{'0' * 64}:another"}
+    for course_id in course_ids:
+        change_course(catalogue, course_id, embedding_status="done", **published)
+    launched = [stage_one_tick(instance).launched for _ in range(3)]
+    assert launched == [[course_ids[:COURSES_PER_RUN]], [course_ids[COURSES_PER_RUN:]], []]
+    for course_id in course_ids:
+        course = read_course(catalogue, course_id)
+        assert (course.embedding_status, course.embedding_generation) == ("done", 1), "it answers until its run ends"
+        assert course.embedding_due_since is not None, "the metrics and the doctor count it"
+
+
 def test_a_tick_that_reached_the_reading_limit_is_continued_by_the_next(
     instance: dg.DagsterInstance, catalogue: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:

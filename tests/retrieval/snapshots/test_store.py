@@ -123,6 +123,16 @@ def test_file_of_another_version_is_not_opened_but_may_be_superseded(
     assert store.find("1", OLD.fingerprint) is None
 
 
+@pytest.mark.parametrize(("constant", "answers"), [("_FORMAT", False), ("ANALYSIS_VERSION", True)])
+def test_older_file_answers_after_a_change_of_the_analyser_but_not_of_the_format(
+    store: SnapshotStore, monkeypatch: pytest.MonkeyPatch, constant: str, *, answers: bool
+) -> None:
+    """Arrays of another format may have the same names and mean something else."""
+    store.save("1", OLD)
+    monkeypatch.setattr(store_module, constant, 99)
+    assert (store.open_latest("1", 9) is not None) == answers
+
+
 def test_snapshot_that_is_saved_twice_is_one_file(store: SnapshotStore, root: Path) -> None:
     """A run and an app may both write it."""
     store.save("1", OLD)

@@ -238,4 +238,4 @@ def test_text_that_cannot_be_decoded_is_a_database_error(harness: AppHarness) ->
 def test_messages_name_the_cause_but_no_internal_details(harness: AppHarness) -> None:
     assert "internal detail" not in _internal_error(harness).text
     assert "out of memory" in _embedding_service_unavailable(harness).text
-    assert "alembic upgrade head" in _database_unavailable(harness).text
+    assert "course-search migrate" in _database_unavailable(harness).text
