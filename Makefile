@@ -8,7 +8,7 @@ BASELINES := .venv-baselines
 ENGINE_BASELINES := .baselines
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up fetch-model test lint format docs bench-engine bench-memory bench-pipeline bench-search eval lock clean
+.PHONY: help install demo up fetch-model test audit fuzz lint format docs bench-engine bench-memory bench-pipeline bench-search bench-scale load eval lock clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  \033[1m%-15s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,12 @@ $(AXE): package.json
 test: $(READY) $(AXE) ## Run all tests
 	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile --no-loadscope-reorder
 
+fuzz: $(READY) ## Send requests that the OpenAPI documents allow, and others, to both apps; EXAMPLES=100 a kind and operation
+	FUZZ_EXAMPLES=$(or $(EXAMPLES),100) $(BIN)/python -m pytest -s tests/search_api/test_schema.py
+
+audit: $(READY) ## Look for known vulnerabilities of the pinned packages
+	$(BIN)/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict $(if $(SERVICE),--vulnerability-service $(SERVICE))
+
 lint: $(READY) ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -70,6 +76,9 @@ bench-memory: $(READY) ## Measure the memory of indexing; OUT=file.json saves th
 bench-pipeline: $(READY) ## Measure the cost of orchestration; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.pipeline_cost.main $(if $(OUT),--out $(OUT))
 
+bench-scale: $(READY) ## Measure thousands of courses and a very large one (30 minutes); OUT=file.json saves the figures, ARGS='--minutes 10 …' asks more
+	$(BIN)/python -m benchmarks.scale.main $(if $(OUT),--out $(OUT)) $(ARGS)
+
 bench-search: $(READY) $(BASELINES)/.ready ## Compare search speed with Chroma, LangChain and LlamaIndex; OUT=file.json saves the figures
 	$(BIN)/python -m benchmarks.search_speed.main $(if $(OUT),--out $(OUT))
 
@@ -78,6 +87,9 @@ $(BASELINES)/.ready: benchmarks/search_speed/baseline-requirements.txt
 	$(PYTHON) -m venv $(BASELINES)
 	$(BASELINES)/bin/python -m pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
+
+load: $(READY) ## Put the product under load for DURATION (1200) seconds, and inject faults; OUT=file.json saves the figures
+	$(BIN)/python -m benchmarks.load.main $(if $(DURATION),--seconds $(DURATION)) $(if $(OUT),--out $(OUT)) $(ARGS)
 
 eval: $(READY) ## Evaluate search quality on the retrieval sets in DATA; OUT=file.json saves the figures, ARGS='--perturb all --refusals …' asks more
 	$(BIN)/python -m benchmarks.search_quality.main $(DATA) $(if $(OUT),--out $(OUT)) $(ARGS)

@@ -115,29 +115,28 @@ def serving(settings: Mapping[str, str], app: str = APP) -> Iterator[Serving]:
     """
     with (
         open_stores({"INTERNAL_TOKEN": "", "SEARCH_MAX_TOP_K": "20", **settings}) as stores,
-        search_app(stores, app) as url,
+        search_app(stores.settings, app) as url,
     ):
         yield Serving(**vars(stores), url=url)
 
 
 @contextmanager
-def search_app(stores: Stores, app: str = APP) -> Iterator[str]:
-    """Start a search app that uses the stores, and stop it at the end; yields its URL.
+def search_app(settings: Mapping[str, str], app: str = APP, ready: str = "readyz") -> Iterator[str]:
+    """Start a search app, and stop it at the end; yields its URL.
 
     Args:
-        stores: The stores.
+        settings: Environment variables that lead it to its stores; SNAPSHOT_DIR among them.
         app: Import path of the app's factory.
+        ready: The path that answers when it is ready.
 
     Raises:
         ProcessFailedError: It did not start.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with Supervisor(
-        Path(stores.settings["SNAPSHOT_DIR"]).with_name("logs"), os.environ | stores.settings
-    ) as supervisor:
+    with Supervisor(Path(settings["SNAPSHOT_DIR"]).with_name("logs"), os.environ | settings) as supervisor:
         program = supervisor.start(f"search-{port}", _uvicorn(app, port))
-        supervisor.wait_ready(program, f"{url}/readyz")
+        supervisor.wait_ready(program, f"{url}/{ready}")
         yield url
 
 

@@ -11,7 +11,7 @@ from models.settings import Settings
 from orchestration.examination_settings import ExaminationSettings
 from orchestration.housekeeping.settings import HousekeepingSettings
 from orchestration.search_link import SearchLinkSettings
-from orchestration.worker_settings import WorkerSettings
+from orchestration.worker_settings import CelerySettings, WorkerSettings
 from retrieval.reranker import RerankerSettings
 from retrieval.snapshots.store import SnapshotSettings
 from search_api.app_settings import SearchSettings
@@ -25,6 +25,7 @@ ALL_SETTINGS: tuple[type[Settings], ...] = (
     DocumentSettings,
     SearchLinkSettings,
     WorkerSettings,
+    CelerySettings,
     ExaminationSettings,
     BackupSettings,
     HousekeepingSettings,

@@ -17,6 +17,12 @@ class LauncherSettings(Settings):
     search_port: int | None = Field(
         None, ge=1, le=65535, description="Port of the search app; 8000, or any free port if 8000 is in use."
     )
+    search_workers: int = Field(
+        1,
+        ge=1,
+        description="Number of processes of the search app. They share the port, the snapshots and an embedding "
+        "service, which `course-search up` starts unless EMBEDDING_SERVICE_URL is set.",
+    )
     dagster_host: str = Field("127.0.0.1", description="Address the Dagster UI listens on.")
     dagster_port: int | None = Field(
         None, ge=1, le=65535, description="Port of the Dagster UI; 3000, or any free port if 3000 is in use."

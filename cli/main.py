@@ -20,9 +20,11 @@ from cli.commands.migrate import migrate
 from cli.commands.questions import questions
 from cli.commands.rebuild import rebuild
 from cli.commands.restore import restore
+from cli.commands.search_app import search_app
 from cli.commands.status import status
 from cli.commands.up import up
 from cli.commands.vector_store import vector_store
+from cli.commands.worker import worker
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -59,6 +61,8 @@ app.command()(restore)
 app.command()(fetch_model)
 app.command()(vector_store)
 app.command()(embedding_service)
+app.command()(search_app)
+app.command()(worker)
 app.command()(mcp)
 
 

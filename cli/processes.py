@@ -43,6 +43,7 @@ class Program:
     command: Sequence[str | Path]
     process: subprocess.Popen[bytes]
     log: Path
+    env: Mapping[str, str] = field(repr=False)
     pause: float = 0.0
     """Seconds between the last end of the program and its next start; 0.0 if it has not ended yet."""
     started_at: float = field(default_factory=time.monotonic)
@@ -78,19 +79,20 @@ class Supervisor:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def start(self, name: str, command: Sequence[str | Path]) -> Program:
-        """Start a program in the background."""
+    def start(self, name: str, command: Sequence[str | Path], env: Mapping[str, str] | None = None) -> Program:
+        """Start a program in the background; `env` is added to its environment."""
         log = self._log_dir / f"{name}.log"
         log.unlink(missing_ok=True)
-        program = Program(name, command, self._spawn(command, log), log)
+        env = {**self._env, **(env or {})}
+        program = Program(name, command, self._spawn(command, env, log), log, env)
         self._programs.append(program)
         return program
 
-    def _spawn(self, command: Sequence[str | Path], log: Path) -> subprocess.Popen[bytes]:
+    def _spawn(self, command: Sequence[str | Path], env: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
         with log.open("ab") as output:
             return subprocess.Popen(
                 command,
-                env=self._env,
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -179,7 +181,7 @@ class Supervisor:
                 program.start_at = None
                 program.started_at = time.monotonic()
                 try:
-                    program.process = self._spawn(program.command, program.log)
+                    program.process = self._spawn(program.command, program.env, program.log)
                 except OSError as error:
                     self._schedule(program, f"cannot be started ({error})", on_message)
 

@@ -36,6 +36,7 @@ class ContextPassage(TypedDict):
     text: str
     metadata: dict[str, Any]
     citation: Citation
+    cut: list[str]
 
 
 class Neighbours(TypedDict):
@@ -53,6 +54,7 @@ class SearchResult(TypedDict):
     relevance: float | None
     metadata: dict[str, Any]
     citation: Citation
+    cut: list[str]
     language: str | None
     matches: list[list[int]]
     copies: list[dict[str, Any]]
@@ -127,6 +129,7 @@ class PassageAnswer(TypedDict):
     text: str
     metadata: dict[str, Any]
     citation: Citation
+    cut: list[str]
     language: str | None
     generation: int
     stale: bool

@@ -8,9 +8,8 @@ one batch, and the KV cache of the query prompt is reused.
 
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from functools import partial
-from threading import Lock
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
@@ -18,6 +17,8 @@ from numpy.typing import NDArray
 
 from embedding.engine.compute_threads import Workers, bulk_workers, multithreaded_worker
 from embedding.engine.encoders import Encoder, KVCache, Tokens, create_encoder
+from embedding.engine.fallbacks import Float16Fallback, halve_if_out_of_memory
+from embedding.engine.gpu_streams import GpuStreams
 from embedding.engine.legibility import LegibilityScorer
 from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS, packed_batches, padded_batches
 from embedding.engine.precision import Precision
@@ -89,8 +90,14 @@ class LocalEmbedder(Embedder):
             )
         self._tokenizer.enable_truncation(self.max_tokens, direction="right")
         self._legibility_scorer = LegibilityScorer(self._tokenizer, tokenizer.unk_token_id, lower_case=self._lower_case)
-        self._engine_lock = Lock()
-        self._engine = self._create_engine(model)
+        self._streams = GpuStreams(model.device) if self.device == "cuda" else None
+        self._engine = Float16Fallback(
+            self._create_engine(model),
+            lambda engine: _dtype_name(engine.encoder),
+            self._load_bfloat16,
+            self.name,
+            " Set EMBEDDING_DTYPE=bfloat16 to use it from the start.",
+        )
 
     @classmethod
     def load(cls, settings: EmbeddingSettings | None = None) -> Self:
@@ -107,8 +114,8 @@ class LocalEmbedder(Embedder):
 
     @property
     def encoder(self) -> Encoder:
-        """The encoder in use. If a value overflows float16, a bfloat16 encoder replaces it."""
-        return self._engine.encoder
+        """The encoder in use. If float16 fails, a bfloat16 encoder replaces it."""
+        return self._engine.model.encoder
 
     def embed_documents(
         self,
@@ -171,8 +178,10 @@ class LocalEmbedder(Embedder):
         truncated = sum(whole > count for whole, count in zip(whole_counts, counts, strict=True))
         vectors = np.empty((len(texts), self.dimensions), dtype=np.float32)
         done = 0
-        budget = min(self._batch_tokens, -(-sum(counts) // workers.count))
-        batches = [*(packed_batches if self.encoder.packed else padded_batches)(counts, budget)]
+        if self.encoder.packed:
+            batches = packed_batches(counts, self._batch_tokens, workers.count)
+        else:
+            batches = [*padded_batches(counts, min(self._batch_tokens, -(-sum(counts) // workers.count)))]
         batch_tokens = ([tokens[index] for index in batch] for batch in batches)
         with closing(workers.map(compute, batch_tokens)) as results:
             for batch, batch_vectors in zip(batches, results, strict=True):
@@ -211,32 +220,25 @@ class LocalEmbedder(Embedder):
         return tokens, whole_counts
 
     def _compute(self, batch: Sequence[Tokens], *, queries: bool, pause: Pause = no_pause) -> NDArray[np.float32]:
-        """Return the unit vectors of a batch; switch to bfloat16 permanently if a value overflows float16."""
-        import torch
-
-        engine = self._engine
+        """Return the unit vectors of a batch; switch to bfloat16 permanently if float16 fails."""
+        stream: AbstractContextManager[Pause] = nullcontext(pause)
+        if self._streams:
+            stream = self._streams.for_queries() if queries else self._streams.for_bulk(pause)
         try:
-            vectors = _encode(engine, batch, queries, pause)
-            if engine.encoder.dtype == torch.float16 and not np.isfinite(vectors).all():
-                vectors = _encode(self._without_float16(engine), batch, queries, pause)
+            with stream as pause_of_stream:
+                return self._engine.run(lambda engine: _encode(engine, batch, queries, pause_of_stream))
         except RuntimeError as error:  # torch's errors, including GPU out of memory
             raise EmbeddingError(f"the embedding model failed on {self.device}: {error}") from error
-        return vectors
 
-    def _without_float16(self, engine: _Engine) -> _Engine:
-        """Return the engine in bfloat16, which has the range of float32; the first thread that needs it loads it."""
-        with self._engine_lock:
-            if self._engine is engine:
-                logger.warning(
-                    "A value overflowed float16: %s continues in bfloat16, which is less precise. Set "
-                    "EMBEDDING_DTYPE=bfloat16 to use it from the start.",
-                    self.name,
-                )
-                _, model = load_embedding_model(self._settings, precision="bfloat16")
-                self._engine, self.dtype = self._create_engine(model, "bfloat16"), _dtype_name(model)
-            return self._engine
+    def _load_bfloat16(self) -> _Engine:
+        _, model = load_embedding_model(self._settings, precision="bfloat16")
+        engine = self._create_engine(model, "bfloat16")
+        self.device, self.dtype = model.device.type, _dtype_name(model)
+        return engine
 
     def _create_engine(self, model: "PreTrainedModel", precision: Precision | None = None) -> _Engine:
+        import torch
+
         encoder = create_encoder(
             model,
             lambda: load_embedding_model(self._settings, precision=precision)[1],
@@ -244,7 +246,10 @@ class LocalEmbedder(Embedder):
             pad_id=self._pad_id,
         )
         prefix = self._tokenizer.encode(self._query_prompt, add_special_tokens=False).ids[:-1]
-        return _Engine(encoder, prefix, encoder.compute_prefix(prefix) if prefix else None)
+        prefix_cache = encoder.compute_prefix(prefix) if prefix else None
+        if encoder.device.type == "cuda":
+            torch.cuda.synchronize()  # other streams use the prefix
+        return _Engine(encoder, prefix, prefix_cache)
 
 
 def _encode(engine: _Engine, batch: Sequence[Tokens], queries: bool, pause: Pause) -> NDArray[np.float32]:
@@ -252,23 +257,16 @@ def _encode(engine: _Engine, batch: Sequence[Tokens], queries: bool, pause: Paus
 
     The prefix cache is not used if the tokenization of a query changed the tokens of the prefix.
     """
-    import torch
-
     cached = len(engine.prefix) if queries and engine.prefix_cache else 0
     if any(ids[:cached] != engine.prefix for ids in batch if cached):
         cached = 0
-    try:
-        prefix_cache = engine.prefix_cache if cached else None
-        vectors = engine.encoder.encode([ids[cached:] for ids in batch], prefix_cache, pause)
-    except torch.OutOfMemoryError:
-        if len(batch) == 1:
-            raise
-    else:
-        return vectors.cpu().numpy()
-    torch.cuda.empty_cache()
-    half = len(batch) // 2
-    return np.concatenate([_encode(engine, part, queries, pause) for part in (batch[:half], batch[half:])])
+    prefix_cache = engine.prefix_cache if cached else None
+
+    def encode(part: Sequence[Tokens]) -> NDArray[np.float32]:
+        return engine.encoder.encode([ids[cached:] for ids in part], prefix_cache, pause).cpu().numpy()
+
+    return halve_if_out_of_memory(encode, batch)
 
 
-def _dtype_name(model: "PreTrainedModel") -> str:
+def _dtype_name(model: "PreTrainedModel | Encoder") -> str:
     return str(model.dtype).removeprefix("torch.")

@@ -31,6 +31,7 @@ from models.context import NO_CONTEXT, ContextFields
 from models.course_state import FORGETTING, Retry
 from models.courses import get_course
 from models.database import Engine, Session, transaction
+from models.embedded_texts import delete_texts
 from models.fingerprint import CourseFingerprint
 from models.messages import running_message
 from models.questions import delete_questions
@@ -142,6 +143,7 @@ def complete(engine: Engine, store: VectorStore, snapshots: SnapshotStore, forge
         DatabaseUnavailableError: The catalogue is unavailable.
     """
     course_id, row, copy, snapshot = forgetting.course_id, forgetting.row, forgetting.copy, forgetting.snapshot
+    delete_texts(engine, course_id)  # a digest may show whether a text was there; the next run records the present ones
     if row is None:
         with transaction(engine) as session:
             if get_course(session, course_id) is not None:

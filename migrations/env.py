@@ -20,11 +20,11 @@ from sqlmodel import SQLModel
 
 from migrations.revision import VERSION_TABLE
 from models.database import CatalogueSettings, DatabaseUnavailableError, create_catalogue_engine, database_errors
-from models.tables import Counter, Course, Feedback, Question, UploadedResource
+from models.tables import Counter, Course, EmbeddedText, Feedback, Question, RunWorker, UploadedResource
 
 LOCK_KEY = 0x636F75727365  # "course"
 EMBEDDING_COLUMNS = {column.name for column in Course.__table__.columns if column.name.startswith("embedding_")}  # type: ignore[attr-defined]
-OWN_TABLES = {table.__tablename__ for table in (Counter, Feedback, Question, UploadedResource)}
+OWN_TABLES = {table.__tablename__ for table in (Counter, EmbeddedText, Feedback, Question, RunWorker, UploadedResource)}
 
 
 def include_object(item: SchemaItem, name: str | None, type_: str, *_: object) -> bool:

@@ -41,7 +41,11 @@ class CounterMeaning:
 
 COUNTERS: Mapping[str, CounterMeaning] = {
     "courses_published": CounterMeaning("Generations of courses that were published."),
-    "chunks": CounterMeaning("Chunks of published generations.", "change", ("embedded", "updated", "kept", "deleted")),
+    "chunks": CounterMeaning(
+        "Chunks of published generations. Reused: with the vector of an equal text, of this course or of another.",
+        "change",
+        ("embedded", "reused", "updated", "kept", "deleted"),
+    ),
     "tokens": CounterMeaning("Tokens of the chunks that were embedded for published generations."),
     "indexing_seconds": CounterMeaning("Seconds of embedding and writing the collections of published generations."),
     "model_load_seconds": CounterMeaning("Seconds that published courses waited for the embedding model to load."),

@@ -6,7 +6,7 @@ Python parses JSON by recursion, so the depth that it accepts depends on its ver
 import json
 from collections import Counter
 from collections.abc import Collection, Sequence
-from typing import Any
+from typing import Any, Never
 
 from models.text import quoted
 
@@ -16,6 +16,20 @@ MAX_DEPTH = 100
 
 class DuplicateKeyError(ValueError):
     """A JSON object contains a key more than once. Parsers would silently keep one of the values."""
+
+
+def whole_number(value: object) -> object:
+    """`5` for `5.0`, which is an integer in JSON; any other value as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def refuse_constant(name: str) -> Never:
+    """A `parse_constant` for `json.loads`, which would accept `NaN` and `Infinity` although JSON has neither.
+
+    Raises:
+        ValueError: Always.
+    """
+    raise ValueError(f"{name} is no JSON")
 
 
 def is_too_deep(value: Any) -> bool:

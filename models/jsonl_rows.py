@@ -16,7 +16,7 @@ from typing import Annotated, Any, BinaryIO, NoReturn
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
-from models.json_values import is_too_deep, unique_keys
+from models.json_values import is_too_deep, unique_keys, whole_number
 from models.tables import Chunk
 from models.text import is_blank, is_unicode
 
@@ -96,7 +96,7 @@ class ReadyToEmbed(BaseModel):
     course_id: CourseId
     lecture_id: LabelId | None
     section_id: LabelId | None
-    order_in_section: Annotated[int, Field(ge=0, lt=2**63)]
+    order_in_section: Annotated[int, Field(ge=0, lt=2**63), BeforeValidator(whole_number)]
     text: Text
     language: Label | None
     source_type: Label | None

@@ -249,6 +249,20 @@ class Feedback(SQLModel, table=True):
     helpful: bool = Field(sa_column=Column(Boolean, nullable=False))
 
 
+class RunWorker(SQLModel, table=True):
+    """The process that executes a run of the pipeline (see `models.run_workers`)."""
+
+    __tablename__ = "course_search_worker"
+
+    run_id: str = Field(sa_column=Column(String, primary_key=True))
+    worker: str = Field(sa_column=Column(String, nullable=False))
+    """A random id of the process."""
+    beat_at: datetime = Field(sa_column=Column(UtcDateTime, nullable=False))
+    """When the process last said that it lives, by the clock of the database."""
+    batches: int = Field(sa_column=Column(Integer, nullable=False))
+    """Number of batches that it has finished."""
+
+
 class Counter(SQLModel, table=True):
     """A counter of the pipeline (see `models.counters`)."""
 
@@ -256,3 +270,18 @@ class Counter(SQLModel, table=True):
 
     name: str = Field(sa_column=Column(String, primary_key=True))
     value: float = Field(sa_column=Column(Float, nullable=False))
+
+
+class EmbeddedText(SQLModel, table=True):
+    """Where the vector of a text is: the entry of a chunk in the index of embedded texts (see `models.embedded_texts`).
+
+    An entry is a hint. What the collection of the course contains decides.
+    """
+
+    __tablename__ = "course_search_embedded_text"
+    __table_args__ = (Index("ix_course_search_embedded_text_text_key", "text_key"),)
+
+    course_id: str = Field(sa_column=Column(String, primary_key=True))
+    chunk_id: str = Field(sa_column=Column(String, primary_key=True))
+    text_key: int = Field(sa_column=Column(BigInteger, nullable=False))
+    """The first 64 bits of a digest of the text, its context and the model signature."""

@@ -14,6 +14,7 @@ import dagster as dg
 
 from models.tables import Chunk
 from orchestration.course_run.failures import places_of
+from orchestration.course_run.published_texts import record_published_texts
 from orchestration.course_run.run import INTERRUPTIONS, CourseRun
 from orchestration.launching.courses_per_run import COURSES_PER_RUN
 from orchestration.partitions import COLLECTION, OWNERS, SNAPSHOT, course_partitions
@@ -99,6 +100,8 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
         reasons = reasons_of(context.run)
         course_ids = list(reasons) or context.partition_keys
         failures: dict[str, str] = {}
+        unreadable: set[str] = set()
+        record_published_texts(catalogue, gpu.settings().context, worker.beat)
         for course_id in course_ids:
             require_unfinished(context.instance, context.run.run_id)
             course = CourseRun(
@@ -110,6 +113,7 @@ def course_collection(  # noqa: PLR0917 - Dagster passes the resources by name
                 catalogue=catalogue,
                 vector_store=vector_store,
                 snapshot_store=snapshots.store(),
+                unreadable=unreadable,
                 examination_blocks=examination.examination_blocks,
                 gpu=gpu,
                 search_url=search_app.search_url,

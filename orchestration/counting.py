@@ -43,6 +43,7 @@ def of_publication(report: IndexReport, model_load_seconds: float) -> counters.A
     return {
         ("courses_published", ""): 1,
         ("chunks", "embedded"): report.embedded,
+        ("chunks", "reused"): report.reused,
         ("chunks", "updated"): report.updated,
         ("chunks", "kept"): report.kept,
         ("chunks", "deleted"): report.removed,

@@ -16,7 +16,8 @@ from orchestration.instance.prepared import configuration_problem, mark_prepared
 def prepare(instance: dg.DagsterInstance) -> None:
     """Prepare the instance. Can be repeated."""
     storage = instance.event_log_storage
-    if GPU_POOL not in {pool.name for pool in storage.get_pool_limits()}:  # an operator may have set another limit
+    chosen = {pool.name for pool in storage.get_pool_limits() if not pool.from_default}
+    if GPU_POOL not in chosen:  # an operator may have set another limit
         storage.initialize_concurrency_limit_to_default(GPU_POOL)
     mark_prepared(instance)
 

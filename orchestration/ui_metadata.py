@@ -213,6 +213,8 @@ def collection_materialization(
         "dagster/partition_row_count": report.fingerprint.chunks,
         "chunks": report.fingerprint.chunks,
         "embedded": report.embedded,
+        "reused": report.reused,
+        "reused_from_other_courses": report.reused_from_other_courses,
         "updated": report.updated,
         "kept": report.kept,
         "removed": report.removed,

@@ -1,10 +1,12 @@
 """The worker process of a run: whether it lives, and when it last finished a batch.
 
 A worker locks a file until it ends; the kernel releases the lock when the process ends for any reason. It touches the
-file after every batch. The file contains its process id, which is valid while the file is locked.
+file after every batch. The file contains its process id, which is valid while the file is locked. It shows at once what
+became of a worker, but only on its machine; other machines see its heartbeat (`orchestration.heartbeats`).
 """
 
 import fcntl
+import logging
 import os
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,20 +15,27 @@ from uuid import uuid4
 
 import dagster as dg
 
+from orchestration.heartbeats import Heartbeat, heartbeat_of
+
 WORKER_TAG = ".dagster/course_search_worker"
 """The Dagster UI hides tags with this prefix."""
 DIRECTORY_ID = ".home"
 """File that contains the id of the directory. Worker tags contain the id too, to identify the machine."""
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Worker:
-    """The file of a run's worker."""
+    """The file of a run's worker, and, in the worker itself, its heartbeat."""
 
     path: Path
+    heartbeat: Heartbeat | None = None
 
     def beat(self) -> None:
         """Record that a batch is finished."""
+        if self.heartbeat:
+            self.heartbeat.batches += 1
         with suppress(FileNotFoundError):  # deleted by a cleaner; the worker counts as dead
             os.utime(self.path)
 
@@ -50,15 +59,26 @@ class Worker:
 
 
 def register_worker(instance: dg.DagsterInstance, run_id: str) -> Worker:
-    """Lock the file of this run until the process ends, and tag the run with the path of the file."""
+    """Say that this process executes the run, until it ends: by a locked file, a tag of the run, and a heartbeat.
+
+    Without a directory that can be written, as in some containers, there is no file. Then the heartbeat, or the
+    launcher that started the container, shows whether the worker lives.
+    """
+    heartbeat = heartbeat_of(run_id)
     directory = _directory(instance)
-    _delete_unused_files(instance, directory)
-    descriptor = os.open(directory / run_id, os.O_RDWR | os.O_CREAT)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits only while another process asks
-    os.truncate(descriptor, 0)
-    os.write(descriptor, str(os.getpid()).encode())
-    instance.add_run_tags(run_id, {WORKER_TAG: f"{_directory_id(directory)}/{run_id}"})
-    return Worker(directory / run_id)
+    try:
+        directory.mkdir(exist_ok=True)
+        _delete_unused_files(instance, directory)
+        descriptor = os.open(directory / run_id, os.O_RDWR | os.O_CREAT)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)  # waits only while another process asks
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        tag = f"{_directory_id(directory)}/{run_id}"
+    except OSError as error:
+        logger.warning("The worker of run %s has no lock file: %s", run_id, error)
+        return Worker(directory / run_id, heartbeat)
+    instance.add_run_tags(run_id, {WORKER_TAG: tag})
+    return Worker(directory / run_id, heartbeat)
 
 
 def has_worker(run: dg.DagsterRun) -> bool:
@@ -69,7 +89,9 @@ def has_worker(run: dg.DagsterRun) -> bool:
 def worker_of(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Worker | None:
     """The worker of the run; None if none has registered, or if it is on another machine."""
     directory = _directory(instance)
-    if not has_worker(run) or not run.tags[WORKER_TAG].startswith(_directory_id(directory)):
+    if not has_worker(run) or not (directory / DIRECTORY_ID).exists():
+        return None
+    if not run.tags[WORKER_TAG].startswith(_directory_id(directory)):
         return None
     return Worker(directory / run.run_id)
 
@@ -82,9 +104,7 @@ def _delete_unused_files(instance: dg.DagsterInstance, directory: Path) -> None:
 
 
 def _directory(instance: dg.DagsterInstance) -> Path:
-    directory = Path(instance.root_directory) / "workers"
-    directory.mkdir(exist_ok=True)
-    return directory
+    return Path(instance.root_directory) / "workers"
 
 
 def _directory_id(directory: Path) -> str:

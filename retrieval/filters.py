@@ -21,6 +21,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from models.json_values import whole_number
 from models.text import is_unicode, quoted
 from retrieval.snapshots.fields import TEXT_FIELDS, Field, Fields, Scalar, is_scalar, kind_of, time_of
 
@@ -266,6 +267,7 @@ def _scalar(name: str, value: object, path: str) -> Scalar:
     if isinstance(value, str) and not is_unicode(value):
         raise FilterError(path, "must be valid Unicode")
     if name in TEXT_FIELDS or name == CHUNK_ID:
+        value = whole_number(value)
         if isinstance(value, str) or type(value) is int:
             return str(value)
         raise FilterError(path, "must be a text or an integer")

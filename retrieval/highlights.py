@@ -4,17 +4,18 @@ The text goes through the analyser of the keyword search, so the highlighted wor
 takes about 0.5 ms per text, so the tokens of recent texts are cached.
 """
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from threading import Lock
 
 import regex
+from cachetools import LRUCache, cached
 
 from retrieval.analysis import Token, analyse
 from retrieval.analysis.normalization import CJK
 from retrieval.query_terms import Marks
 
-CACHED_TEXTS = 4096
-"""Maximum number of texts whose tokens are cached; about 40 KB per text."""
+CACHED_TOKENS = 400_000
+"""Maximum number of tokens of recent texts in the cache, about 200 bytes each: the texts of some thousand results."""
 
 _IN_CHINESE = regex.compile(rf"[{CJK}]\s+[{CJK}]")
 
@@ -59,7 +60,11 @@ def _occurrences(text: str, literal: str) -> Iterator[tuple[int, int]]:
         at = text.find(literal, at + len(literal))
 
 
-@lru_cache(CACHED_TEXTS)
+def _number(tokens: Mapping[str, Sequence[Token]]) -> int:
+    return sum(map(len, tokens.values()))
+
+
+@cached(LRUCache(CACHED_TOKENS, getsizeof=_number), lock=Lock(), info=True)
 def _tokens(text: str) -> dict[str, list[Token]]:
     """The occurrences of each term."""
     tokens: dict[str, list[Token]] = {}

@@ -21,6 +21,10 @@ JOINED = 0.2
 """Weight of two words that are typed apart and written as one, if the course has both of them as well."""
 MOST = 3
 """Maximum number of terms that replace a misspelt one: those that most chunks contain."""
+MOST_REPLACED = 20
+"""Unknown words of a query for which another spelling is sought, at most; a text that was pasted may have hundreds."""
+LONGEST_SPLIT = 40
+"""Longer words are not taken for two words that were typed as one."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,7 @@ class _Resolution:
 
     def __init__(self, query: QueryAnalysis, course: Bm25, replaceable: Container[str] | None) -> None:
         self._query, self._course, self._replaceable = query, course, replaceable
+        self._may_replace = MOST_REPLACED
         self._terms, self._pairs = dict(query.weights), dict(query.pairs)
         self._expansions: dict[str, tuple[str, ...]] = {}
         self._marked: set[str] = set()
@@ -135,7 +140,8 @@ class _Resolution:
 
     def _replace(self, word: QueryWord) -> bool:
         """Replace a word that the course does not have, if it has another spelling of it."""
-        may = self._replaceable is None or word.text in self._replaceable
+        may = self._may_replace > 0 and (self._replaceable is None or word.text in self._replaceable)
+        self._may_replace -= may
         return may and (self._split(word) or self._correct(word))
 
     def _find(self, word: QueryWord) -> bool:
@@ -164,7 +170,7 @@ class _Resolution:
     def _split(self, word: QueryWord) -> bool:
         """Replace a word by the two that the course writes instead: `pullup` by `pull up`."""
         typed = word.text.lower()
-        if not (typed.isalnum() and typed.isascii()):
+        if not (typed.isalnum() and typed.isascii() and len(typed) <= LONGEST_SPLIT):
             return False
         pairs = [
             Pair(stem(typed[:at]), stem(typed[at:]), 1)

@@ -8,6 +8,8 @@ Prompt and scoring follow the model card of Qwen3-Reranker-0.6B.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
 from itertools import chain, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from embedding.engine.fallbacks import Float16Fallback, halve_if_out_of_memory
 from embedding.engine.packing import CPU_BATCH_TOKENS, CUDA_BATCH_TOKENS
 from embedding.errors import ModelUnavailableError
 from embedding.loader import load_model
@@ -95,8 +98,17 @@ class RerankModelUnavailableError(RerankerError):
         )
 
 
+@dataclass(frozen=True, eq=False)
+class _Scorer:
+    """The model and the part of its output head that scores."""
+
+    model: Any
+    yes_minus_no: "torch.Tensor"
+    """(hidden size,): its product with the last hidden state is the logit of yes minus the logit of no."""
+
+
 class Reranker:
-    """A loaded rerank model. It is immutable after construction, so threads may share it.
+    """A loaded rerank model. Threads may share it. If float16 fails, a model in bfloat16 replaces it.
 
     Args:
         tokenizer: The tokenizer of the model.
@@ -115,7 +127,7 @@ class Reranker:
         self.device: str = model.device.type
         self._instruction = settings.reranker_instruction
         self._batch_tokens = batch_tokens or (CUDA_BATCH_TOKENS if self.device == "cuda" else CPU_BATCH_TOKENS)
-        self._model: Any = model.base_model
+        self._settings = settings
         # Configured once and only read afterwards, so threads may share it (as in LocalEmbedder).
         self._tokenizer = tokenizer.backend_tokenizer
         self._tokenizer.no_padding()
@@ -125,10 +137,12 @@ class Reranker:
         # From now on, special tokens in a text are encoded as plain text. Otherwise a passage with `<|im_end|>` could
         # end the question and answer it.
         self._tokenizer.encode_special_tokens = True
-        yes, no = (self._tokenizer.token_to_id(answer) for answer in ("yes", "no"))
-        head = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
-        # (hidden size,): the product with the last hidden state is the logit of yes minus the logit of no.
-        self._yes_minus_no = head[yes].detach().float() - head[no].detach().float()
+        self._scorer = Float16Fallback(
+            self._scorer_of(model),
+            lambda scorer: str(scorer.model.dtype).removeprefix("torch."),
+            self._load_bfloat16,
+            settings.reranker_model_path.name,
+        )
 
     @classmethod
     def load(cls, settings: RerankerSettings | None = None) -> Self:
@@ -185,17 +199,19 @@ class Reranker:
             equal_tokens = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*prompts, strict=False)))
             shared = min(equal_tokens, *(len(prompt) - 1 for prompt in prompts))
             remainders = [prompt[shared:] for prompt in prompts]
+            prefix_cache = cache(partial(_compute_prefix, tokens=prompts[0][:shared]))  # of each scorer
             try:
-                prefix_cache = self._compute_prefix(prompts[0][:shared])
+                self._scorer.run(partial(_last_values, prefix_cache=prefix_cache))
                 start = 0
                 while start < len(remainders):
                     tokens_left = room(computed)
-                    size = _batch_size(remainders[start:], min(self._batch_tokens, tokens_left))
+                    # Half of the room: if a batch takes longer than expected, the scores of the earlier ones remain.
+                    size = _batch_size(remainders[start:], min(self._batch_tokens, tokens_left / 2))
                     batch = remainders[start : start + size]
                     tokens = size * max(map(len, batch))
                     if tokens_left <= 0 or (computed and tokens > tokens_left):
                         return
-                    scores = self._forward(prefix_cache, batch)
+                    scores = self._scorer.run(partial(_forward, prefix_cache=prefix_cache, remainders=batch))
                     start += size
                     computed += tokens
                     if not np.isfinite(scores).all():
@@ -221,33 +237,61 @@ class Reranker:
     def _encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
-    def _compute_prefix(self, tokens: list[int]) -> PrefixCache:
-        import torch
+    def _scorer_of(self, model: "PreTrainedModel") -> _Scorer:
+        yes, no = (self._tokenizer.token_to_id(answer) for answer in ("yes", "no"))
+        head = model.get_output_embeddings().weight  # type: ignore[no-untyped-call]
+        return _Scorer(model.base_model, head[yes].detach().float() - head[no].detach().float())
 
-        with torch.inference_mode():
-            ids = torch.tensor([tokens], device=self._model.device)
-            cache = self._model(input_ids=ids, use_cache=True).past_key_values
-        return [(layer.keys, layer.values) for layer in cache.layers]
+    def _load_bfloat16(self) -> _Scorer:
+        settings = self._settings
+        _, model = load_model(
+            settings.reranker_model_path, settings.reranker_device, on_gpu="bfloat16", language_model=True
+        )
+        self.device = model.device.type
+        return self._scorer_of(model)
 
-    def _forward(self, prefix_cache: PrefixCache, remainders: list[list[int]]) -> NDArray[np.float32]:
-        """P(yes) of the prompts that continue the shared prefix with these tokens: (prompts,).
 
-        Padding is on the right. Attention is causal, so no token of a prompt attends to the padding, and the position
-        ids are correct without a mask.
-        """
-        import torch
-        from transformers import DynamicCache
+def _compute_prefix(scorer: _Scorer, tokens: list[int]) -> PrefixCache:
+    import torch
 
-        count, device = len(remainders), self._model.device
-        lengths = torch.tensor([len(remainder) for remainder in remainders])
+    with torch.inference_mode():
+        ids = torch.tensor([tokens], device=scorer.model.device)
+        prefix = scorer.model(input_ids=ids, use_cache=True).past_key_values
+    return [(layer.keys, layer.values) for layer in prefix.layers]
+
+
+def _last_values(scorer: _Scorer, prefix_cache: Callable[[_Scorer], PrefixCache]) -> NDArray[np.float32]:
+    """The values of the prefix in the last layer, which are not finite if a number of an earlier layer is not."""
+    values: NDArray[np.float32] = prefix_cache(scorer)[-1][1].float().cpu().numpy()
+    return values
+
+
+def _forward(
+    scorer: _Scorer, prefix_cache: Callable[[_Scorer], PrefixCache], remainders: Sequence[list[int]]
+) -> NDArray[np.float32]:
+    """P(yes) of the prompts that continue the shared prefix with these tokens: (prompts,).
+
+    Padding is on the right. Attention is causal, so no token of a prompt attends to the padding, and the position ids
+    are correct without a mask. A batch that does not fit in the memory of the GPU is halved.
+    """
+    import torch
+    from transformers import DynamicCache
+
+    def score(part: Sequence[list[int]]) -> NDArray[np.float32]:
+        count, device = len(part), scorer.model.device
+        lengths = torch.tensor([len(remainder) for remainder in part])
         ids = torch.zeros((count, int(lengths.max())), dtype=torch.long)
-        ids[torch.arange(ids.shape[1]) < lengths.unsqueeze(1)] = torch.tensor([*chain(*remainders)])
+        ids[torch.arange(ids.shape[1]) < lengths.unsqueeze(1)] = torch.tensor([*chain(*part)])
         with torch.inference_mode():
-            cache = DynamicCache([tuple(part.expand(count, -1, -1, -1) for part in layer) for layer in prefix_cache])
-            hidden = self._model(input_ids=ids.to(device), past_key_values=cache, use_cache=True).last_hidden_state
+            past = DynamicCache(
+                [tuple(side.expand(count, -1, -1, -1) for side in layer) for layer in prefix_cache(scorer)]
+            )
+            hidden = scorer.model(input_ids=ids.to(device), past_key_values=past, use_cache=True).last_hidden_state
             last = hidden[torch.arange(count), lengths - 1].float()
-            scores: NDArray[np.float32] = torch.sigmoid(last @ self._yes_minus_no).cpu().numpy()
+            scores: NDArray[np.float32] = torch.sigmoid(last @ scorer.yes_minus_no).cpu().numpy()
         return scores
+
+    return halve_if_out_of_memory(score, remainders)
 
 
 def _batch_size(prompts: Sequence[list[int]], budget: float) -> int:

@@ -6,6 +6,7 @@ serves only that model, as the embedding service of search apps and pipelines on
 
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -22,11 +23,14 @@ from search_api.app_settings import SearchSettings
 from search_api.courses.routes import router as course_routes
 from search_api.embeddings.routes import openai_router as openai_routes
 from search_api.embeddings.routes import router as embedding_routes
-from search_api.http.auth import InternalTokenMiddleware
+from search_api.http.allowed_hosts import AllowedHosts, LoopbackHostMiddleware
+from search_api.http.auth import InternalTokenMiddleware, without_token
 from search_api.http.body_limit import RequestSizeMiddleware
+from search_api.http.browser_headers import BrowserHeadersMiddleware
 from search_api.http.cors import CorsMiddleware, CrossOriginMiddleware
 from search_api.http.error_responses import add_error_handlers, answer_error
 from search_api.http.head import HeadMiddleware
+from search_api.http.overload import OverloadMiddleware
 from search_api.http.request_id import RequestIdMiddleware
 from search_api.http.root_path import RootPathMiddleware
 from search_api.http.server_timing import ServerTimingMiddleware
@@ -34,7 +38,7 @@ from search_api.http.stop_signal import on_stop_signal
 from search_api.logs import configure_logging
 from search_api.operations.caches import router as cache_routes
 from search_api.operations.health import app_readiness, liveness, model_readiness
-from search_api.operations.metrics import add_metrics
+from search_api.operations.metrics import add_metrics, shared_metrics
 from search_api.page.routes import add_page
 from search_api.questions.routes import router as question_routes
 from search_api.reranking import service as reranking
@@ -159,14 +163,19 @@ def _new_app(
         # Each call that waits for a model blocks a thread. Extra threads leave the default number to other calls.
         waiting = 2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT
         anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
-        with services(settings) as opened, on_stop_signal(opened.embedding.stop_bulk):
-            state = {"services": opened}
+        with (
+            services(settings) as opened,
+            on_stop_signal(opened.embedding.stop_bulk),
+            shared_metrics(opened) as processes,
+        ):
+            state = {"services": opened, "processes": processes}
             async with running(app, state, settings) as part:
                 yield {**state, **part}
         await anyio.to_thread.run_sync(flush)
 
     configure_logging(log_queries=settings.log_queries)  # here, because the server logs its start before the lifespan
     tracing = start_tracing(service_name)
+    hosts = AllowedHosts(settings.mcp_allowed_hosts)
     app = FastAPIOffline(
         title=title,
         version=version("course-search"),
@@ -186,10 +195,13 @@ def _new_app(
             Middleware(RequestIdMiddleware),
             Middleware(ServerTimingMiddleware),
             *([Middleware(CorsMiddleware, origins=settings.allowed_origins)] if settings.allowed_origins else []),
+            Middleware(BrowserHeadersMiddleware),
             Middleware(ServerErrorMiddleware, handler=answer_error),  # within those that add headers to each answer
+            *([] if settings.tokens else [Middleware(LoopbackHostMiddleware, hosts=hosts)]),
             Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),
+            Middleware(OverloadMiddleware),
             Middleware(
                 RequestSizeMiddleware,
                 max_bytes=settings.max_request_bytes,
@@ -201,6 +213,9 @@ def _new_app(
         redoc_url=None,
         static_url="/docs/static",
     )
+    if not settings.tokens:
+        complete = app.openapi
+        app.openapi = cache(lambda: without_token(complete()))  # type: ignore[method-assign]
     add_metrics(app)
     app.add_middleware(HeadMiddleware)  # outermost, because it changes what all others see
     add_error_handlers(app)

@@ -10,6 +10,8 @@ from models.settings import Settings, Token
 from models.text import quoted
 from retrieval.citations import LinkTemplate
 
+MOST_COURSES, MOST_TEXTS = 10_000, 100_000
+"""Highest values of the settings. A longer list is refused before its items are validated, which would take seconds."""
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/?#@*\s]+")
 
 
@@ -43,6 +45,7 @@ class SearchSettings(Settings):
     search_max_courses: int = Field(
         200,
         ge=1,
+        le=MOST_COURSES,
         description="Maximum number of courses that a search of several courses may search. Their snapshots stay open: "
         "each is a mapped file with a file handle.",
     )
@@ -51,10 +54,13 @@ class SearchSettings(Settings):
         ge=1,
         description="A longer query is cut to this number of characters, at the end of a word, and the answer says so.",
     )
-    embed_max_texts: int = Field(64, ge=1, description="Maximum number of texts per request to POST /embed.")
+    embed_max_texts: int = Field(
+        64, ge=1, le=MOST_TEXTS, description="Maximum number of texts per request to POST /embed."
+    )
     openai_max_texts: int = Field(
         2048,
         ge=1,
+        le=MOST_TEXTS,
         description="Maximum number of texts per request to POST /v1/embeddings and of documents to POST /v1/rerank. "
         "Clients in OpenAI's format send up to 2048; LangChain sends 1000.",
     )
@@ -67,7 +73,8 @@ class SearchSettings(Settings):
     mcp_allowed_hosts: str = Field(
         "localhost",
         description="Host names under which agents may address /mcp, besides IP addresses and localhost, with commas "
-        "between them; * for all.",
+        "between them; * for all. Without INTERNAL_TOKEN they apply to the whole API where it is reached by a loopback "
+        "address, so that no page of the internet calls it through a browser of this machine.",
     )
     max_request_bytes: int = Field(
         16 * 1024 * 1024,

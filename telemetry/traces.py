@@ -16,11 +16,13 @@ error of this product.
 import atexit
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
 
 from telemetry import PACKAGES
 
@@ -39,6 +41,10 @@ SELDOM_SECONDS = 600.0
 """Pause between two log lines about a collector that does not answer."""
 MAX_MESSAGE = 300
 """Characters of an error's message in a span."""
+_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+_HEADER_NAME = re.compile(r"[\w!#$%&'*+.^`|~-]+", re.ASCII)
+_USER = re.compile(r"://[^/\s@]*@")
+_QUERY = re.compile(r"\?[^\s\"'()<>]*")
 _PROTOCOLS = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
 _EXPORTER_LOGGERS = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
@@ -83,7 +89,7 @@ def start_tracing(service_name: str) -> "TracerProvider | None":
                     return None
                 _tracing.provider = _new_provider(service_name, exporters)
             except Exception as error:  # noqa: BLE001 - libraries raise errors of many types for a wrong variable
-                logger.warning("Traces are off, because a variable OTEL_… is wrong: %s", error)
+                logger.warning("Traces are off, because a variable OTEL_… is wrong: %s", _without_secrets(str(error)))
                 return None
             _tracing.tracer = _tracing.provider.get_tracer("course_search")
             atexit.register(flush)
@@ -186,6 +192,8 @@ def _configured_exporters() -> list[str]:
     _read_env_file()
     if os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
         return []
+    for variable in _HEADERS:
+        _check_headers(variable)
     endpoints = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     default = "otlp" if any(map(os.environ.get, endpoints)) else "none"
     names = [name.strip().lower() for name in (os.environ.get("OTEL_TRACES_EXPORTER") or default).split(",")]
@@ -194,6 +202,23 @@ def _configured_exporters() -> list[str]:
     ).strip()
     otlp = _PROTOCOLS.get(protocol or "http/protobuf", protocol)
     return [otlp if name == "otlp" else name for name in names if name not in ("", "none")]
+
+
+def _check_headers(variable: str) -> None:
+    """Check headers before the SDK does, whose messages show their values."""
+    for header in filter(None, map(str.strip, os.environ.get(variable, "").split(","))):
+        name, separator, value = header.partition("=")
+        text = unquote(value)
+        if not (separator and _HEADER_NAME.fullmatch(name.strip()) and text.isascii() and text.isprintable()):
+            raise ValueError(
+                f"{variable} must be a list like name=value,name=value, and a header cannot contain a line break or a "
+                "character outside ASCII"
+            )
+
+
+def _without_secrets(text: str) -> str:
+    """A message without user names, passwords and query strings of URLs."""
+    return _QUERY.sub("?…", _USER.sub("://", text))
 
 
 def _read_env_file() -> None:
@@ -282,16 +307,22 @@ def _current_span(
 
 
 class _Seldom(logging.Filter):
-    """Lets one line through in SELDOM_SECONDS: a collector that is away would be reported every few seconds."""
+    """Lets one line through in SELDOM_SECONDS: a collector that is away would be reported every few seconds.
+
+    The address of a collector may contain a password or a key, so the line has neither, and no traceback.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self._next_at = 0.0
 
-    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 - the interface
+    def filter(self, record: logging.LogRecord) -> bool:
         if time.monotonic() < self._next_at:
             return False
         self._next_at = time.monotonic() + SELDOM_SECONDS
+        reason = f": {record.exc_info[1]}" if record.exc_info else ""
+        record.msg, record.args = _without_secrets(record.getMessage() + reason), None
+        record.exc_info = record.exc_text = None
         return True
 
 

@@ -18,10 +18,11 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from rich.console import Console
@@ -42,7 +43,9 @@ from embedding.model_settings import EmbeddingSettings
 from embedding.vectors import Vectors
 from search_api.embeddings.model_queue import ModelQueue
 
-ENGINE, BASELINE, PEAK = "engine", "sentence-transformers", "peak"
+ENGINE, BASELINE = "engine", "sentence-transformers"
+PEAKS = ("peak before", "peak after")
+"""The peak of a matrix product, measured right before and right after the engine in every round."""
 BATCH_SIZES = (8, 16, 32, 64)
 """Batch sizes of the baseline."""
 CLIENTS = 8
@@ -50,6 +53,8 @@ MEMORY_CASES = ((200, 1024), (1_000, 1024), (5_000, 1024), (1_000, 512), (1_000,
 """Number of texts, and EMBEDDING_BATCH_TOKENS."""
 QUERIES_PER_CLIENT = 4
 PACKAGES = ("torch", "transformers", "sentence-transformers")
+
+Result = TypeVar("Result")
 
 progress = Console(stderr=True, highlight=False)
 
@@ -74,23 +79,25 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     arguments = parser.parse_args()
     formats: list[Precision] = ["float16" if on_gpu else "bfloat16", "float32"]
+    results: list[dict[str, Any]] = []
+    failures: list[str] = []
     with tempfile.TemporaryDirectory(prefix="course-search-") as name:
         texts = passages(arguments.texts)
         bulk_model = _write_model(Path(name), arguments.layers)
         stock = _Comparison(bulk_model, "float32", arguments.layers).baseline
         exact = stock.encode(texts, batch_size=1, normalize_embeddings=True)
         del stock
-        bulk = [
-            _Comparison(bulk_model, precision, arguments.layers).measure_bulk(texts, exact, arguments.rounds)
-            for precision in formats
-        ]
+        memory = [] if on_gpu else _attempt(lambda: _measure_memory(_write_model(Path(name), 1)), failures) or []
+        for precision in formats:
+            compare = partial(_Comparison, bulk_model, precision, arguments.layers)
+            measured = _attempt(lambda: compare().measure_bulk(texts, exact, arguments.rounds), failures)  # noqa: B023
+            results.append({"format": precision} | (measured or {}))
         query_model = _write_model(Path(name), arguments.query_layers)
-        memory = [] if on_gpu else _measure_memory(_write_model(Path(name), 1))
-        single = [
-            _Comparison(query_model, precision, arguments.query_layers).measure_queries(arguments.rounds)
-            for precision in formats
-        ]
+        for result in results:
+            compare = partial(_Comparison, query_model, result["format"], arguments.query_layers)
+            result.update(_attempt(lambda: compare().measure_queries(arguments.rounds), failures) or {})  # noqa: B023
     figures = {
+        "date": datetime.now(UTC).date().isoformat(),
         "machine": {
             "python": platform.python_version(),
             "cpus": os.cpu_count(),
@@ -103,11 +110,24 @@ def main() -> None:
         "texts": arguments.texts,
         "rounds": arguments.rounds,
         "memory": memory,
-        "formats": [{**of_bulk, **of_queries} for of_bulk, of_queries in zip(bulk, single, strict=True)],
+        "formats": results,
+        "failures": failures,
     }
     _print(figures)
     if arguments.out:
         arguments.out.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    if failures:
+        raise SystemExit(1)
+
+
+def _attempt(measure: Callable[[], Result], failures: list[str]) -> Result | None:
+    """Return the figures of a part; if it fails, print why and return None, so that the others are shown."""
+    try:
+        return measure()
+    except Exception as error:  # noqa: BLE001 - whatever fails, the table is printed
+        progress.print_exception()
+        failures.append(f"{type(error).__name__}: {error}")
+        return None
 
 
 class _Comparison:
@@ -130,25 +150,30 @@ class _Comparison:
         """Throughput with many texts, and accuracy compared with the vectors `exact`."""
         embeddings = self.engine.embed_documents(texts)
         lengths = np.array(embeddings.token_counts)
-        calls: dict[str, Callable[[], Any]] = {ENGINE: lambda: self.engine.embed_documents(texts)}
+        before, after = PEAKS
+        calls: dict[str, Callable[[], Any]] = {
+            before: self._peak_flops,
+            ENGINE: lambda: self.engine.embed_documents(texts),
+            after: self._peak_flops,
+        }
         for size in BATCH_SIZES:
             calls[_with_batches(size)] = partial(self.baseline.encode, texts, batch_size=size)
-        calls[PEAK] = self._peak_flops
         seconds = _alternate(calls, rounds, f"bulk, {self.precision}")
-        peak = max(seconds.pop(PEAK))
+        peaks = np.mean([seconds.pop(name) for name in PEAKS], axis=0)
         if self.engine.device == "cpu":  # only the CPU engine skips work in the last layer
             seconds[ENGINE] = [value * full_depth_factor(self.layers) for value in seconds[ENGINE]]
         ratio = {name: statistics.median(np.divide(values, seconds[ENGINE])) for name, values in seconds.items()}
         baseline_vectors = self.baseline.encode(texts, batch_size=32)
-        rate = matrix_flops(lengths, self.layers) / min(seconds[ENGINE])
+        shares = matrix_flops(lengths, self.layers) / np.array(seconds[ENGINE]) / peaks
         return {
             "format": self.precision,
             "tokens": int(lengths.sum()),
             "tokens_per_second": {name: round(lengths.sum() / min(values), 1) for name, values in seconds.items()},
             "ratio_to_batches_of_32": round(ratio[_with_batches(32)], 2),
             "ratio_to_best_batch_size": round(min(ratio[_with_batches(size)] for size in BATCH_SIZES), 2),
-            "peak_gflops": round(peak / 1e9, 1),
-            "share_of_peak": round(rate / peak, 3),
+            "peak_gflops": [round(float(peak) / 1e9, 1) for peak in peaks],
+            "shares_of_peak": [round(float(share), 3) for share in shares],
+            "share_of_peak": round(float(np.median(shares)), 3),
             "min_cosine_to_float32": round(float((embeddings.vectors * exact).sum(axis=1).min()), 6),
             "baseline_min_cosine_to_float32": round(float((baseline_vectors * exact).sum(axis=1).min()), 6),
         }
@@ -236,13 +261,13 @@ def _with_batches(size: int) -> str:
 
 
 def _alternate(calls: dict[str, Callable[[], Any]], rounds: int, title: str) -> dict[str, list[float]]:
-    """Seconds of each call (for PEAK: its result), one per round. An additional first round warms up."""
+    """Seconds of each call (for PEAKS: its result), one per round. An additional first round warms up."""
     results: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(rounds + 1):
         for name, call in calls.items():
             seconds, result = _timed(call)
             if number:
-                results[name].append(result if name == PEAK else seconds)
+                results[name].append(result if name in PEAKS else seconds)
     progress.print(f"Measured {title}")
     return results
 
@@ -285,12 +310,22 @@ def _print(figures: dict[str, Any]) -> None:
         ("  sentence-transformers", lambda result: f"{result['baseline_load_seconds']:.2f}"),
     ]
     for label, cell in rows:
-        table.add_row(label, *(cell(result) for result in figures["formats"]))
+        table.add_row(label, *(_cell(cell, result) for result in figures["formats"]))
     console = Console(file=sys.stdout)
     console.print(table)
     if figures["memory"]:
         console.print(_memory_table(figures["memory"]))
-    console.print(", ".join(f"{package} {number}" for package, number in machine["versions"].items()))
+    versions = ", ".join(f"{package} {number}" for package, number in machine["versions"].items())
+    console.print(f"{figures['date']}, Python {machine['python']}, {machine['cpus']} CPUs, {versions}")
+    for failure in figures["failures"]:
+        console.print(f"failed: {failure}", markup=False)
+
+
+def _cell(cell: Callable[[dict[str, Any]], str], result: dict[str, Any]) -> str:
+    try:
+        return cell(result)
+    except KeyError:  # that part failed
+        return "failed"
 
 
 def _memory_table(rows: list[dict[str, Any]]) -> Table:

@@ -57,6 +57,19 @@ class StageOne:
                 rows,
             )
 
+    def copy_course(self, course_id: str, copy_id: str) -> None:
+        """Write a new course with the texts of another, as for the next term."""
+        new_ids = {"id": copy_id, "copied": course_id}
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO course (id) VALUES (:id)", new_ids)
+            connection.execute("INSERT INTO resource (id, course_id, status) VALUES (:id, :id, 'processing')", new_ids)
+            connection.execute(
+                "INSERT INTO chunk (id, course_id, lecture_id, section_id, text, language, source_type, metadata) "
+                "SELECT :id || '/' || id, :id, lecture_id, section_id, text, language, source_type, metadata "
+                "FROM chunk WHERE course_id = :copied",
+                new_ids,
+            )
+
     def finish_ingestion(self, course_id: str) -> None:
         """Mark the course as ingested, so that it is due."""
         with self._transaction() as connection:

@@ -45,7 +45,7 @@ def measure_first_searches(started: Serving, course: MadeUpCourse, deadline: Dea
         for name, searched in ((OVER_HTTP, course.id), (MANY_COURSES, None)):
             deadline.check()
             with (
-                search_app(started, APP) as url,
+                search_app(started.settings, APP) as url,
                 httpx.Client(base_url=url, trust_env=False, timeout=REQUEST_SECONDS) as client,
             ):
                 before = time.perf_counter()

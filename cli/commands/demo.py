@@ -17,7 +17,8 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.progress import BarColumn, Progress, TextColumn
 
-from cli.commands.up import COMMAND, ROOT, CannotStartError, RunningProduct, run_product
+from cli.commands.up import COMMAND, ROOT, RunningProduct, run_product
+from cli.dagster_home import CannotStartError
 from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
 from cli.processes import ProcessFailedError
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory

@@ -1,9 +1,12 @@
 """`course-search doctor`: find problems of this installation, and repair them on request."""
 
 import json
+from collections.abc import Iterator
+from itertools import chain
 from typing import Annotated, Any
 
 import typer
+from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -11,8 +14,10 @@ from rich.text import Text
 from cli.all_settings import ALL_SETTINGS
 from cli.courses import Json, print_error
 from maintenance.checks.all_checks import repair, run_checks
-from maintenance.checks.findings import Diagnosis, Level
+from maintenance.checks.findings import Diagnosis, Finding, Level
+from maintenance.checks.workers import check_workers
 from maintenance.ownership import MAX_DELETIONS
+from orchestration.worker_settings import CelerySettings
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
 
@@ -34,12 +39,12 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check settings, catalogue, Chroma, the model and every course; print each problem and what to do about it.
+    """Check settings, catalogue, Chroma, the model, workers and every course; print each problem and what to do.
 
     Nothing is changed without --repair. Everything may keep running. Exit code 1: an error remains.
     """
     diagnoses: list[Diagnosis] = []
-    for finding in run_checks(ALL_SETTINGS, deep=deep):
+    for finding in chain(run_checks(ALL_SETTINGS, deep=deep), _check_workers()):
         if with_repair and finding.deletions:
             print_error(f"Deleting {len(finding.deletions)} ({finding.check}): {', '.join(finding.deletions)}")
         diagnosis = repair(finding) if with_repair else Diagnosis(finding)
@@ -52,6 +57,18 @@ def doctor(
         typer.echo(json.dumps({"ok": not errors, "findings": findings}, indent=2, ensure_ascii=False))
     if errors:
         raise typer.Exit(1)
+
+
+def _check_workers() -> Iterator[Finding]:
+    try:
+        settings = CelerySettings()
+        broker = settings.broker_url() if settings.celery_broker_url else ""
+    except ValidationError:  # the check of the settings has said so
+        return
+    except ValueError as error:
+        yield Finding("workers", Level.ERROR, str(error), "Correct it in the environment or .env")
+    else:
+        yield from check_workers(broker)
 
 
 def _print(diagnosis: Diagnosis) -> None:

@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from cli.web_server import serve
 from embedding.errors import ModelUnavailableError
 from embedding.model_files.model_directory import read_model_directory
 from embedding.model_settings import EmbeddingSettings
@@ -26,7 +27,4 @@ def embedding_service(
     except ModelUnavailableError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from error
-
-    import uvicorn
-
-    uvicorn.run(APP, factory=True, host=host, port=port)
+    serve(APP, host, port)

@@ -7,7 +7,6 @@ until Ctrl-C. A part that cannot start is an error; a part that ends later is st
 import io
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from cli.all_settings import ALL_SETTINGS
+from cli.dagster_home import CannotStartError, configure_dagster
 from cli.launcher_settings import PRODUCT_LOCK, LauncherSettings
 from cli.processes import ProcessFailedError, Supervisor, free_port
 from embedding.errors import EmbeddingError, ModelUnavailableError
@@ -37,7 +37,6 @@ from embedding.model_files.model_directory import read_model_directory
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory
 from embedding.vector_store.server import VectorStoreSettings
-from models.database import postgres_url
 from models.log_settings import LogSettings
 from models.settings import without_password
 from orchestration.search_link import SearchLinkSettings
@@ -47,7 +46,6 @@ from telemetry.logs import configure_logs
 
 LOOPBACK = "127.0.0.1"
 USUAL_SEARCH_PORT, USUAL_DAGSTER_PORT, USUAL_CHROMA_PORT = 8000, 3000, 8001
-APP = "search_api.app:create_app"
 ROOT = Path(__file__).parents[2]
 """The checkout, or the directory of the installed packages."""
 INSTANCE = ROOT / "orchestration" / "instance"
@@ -59,10 +57,6 @@ DAGSTER_LOGS_JSON = {"DAGSTER_WEBSERVER_LOG_FORMAT": "json", "DAGSTER_CLI_API_GR
 
 console = Console(highlight=False, soft_wrap=True)
 logger = logging.getLogger(__name__)
-
-
-class CannotStartError(Exception):
-    """The product cannot start with this configuration; the message says what to do."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +152,6 @@ def run_product(
     as_json = LogSettings().log_format == "json"
     env = {
         **(DAGSTER_LOGS_JSON if as_json else {}),
-        "UVICORN_ACCESS_LOG": "false",  # it takes a fifth of the time around a search, and its file has no limit
         **environ,
         **model_environment(EmbeddingSettings()),
         "CHROMA_URL": chroma_url or f"http://{LOOPBACK}:{chroma_port}",
@@ -167,7 +160,9 @@ def run_product(
         "PYTHONUNBUFFERED": "1",
         "SEARCH_URL": _search_link(search_url),
     }
-    _configure_dagster(settings, home, env)
+    env |= configure_dagster(settings, home, console.print)
+    if "CELERY_BROKER_URL" in env:
+        console.print("Courses are embedded by the workers that `course-search worker` starts (CELERY_BROKER_URL)")
     with _signals_as_interrupt(), Supervisor(home.parent / "logs", env, keep_open=[lock]) as supervisor:
         supervisor.run("migrations", [*COMMAND, "migrate"])
         if not chroma_url:
@@ -177,7 +172,8 @@ def run_product(
             console.print(problem.strip(), style="yellow", markup=False)
         search = supervisor.start(
             "search",
-            [_script("uvicorn"), "--factory", APP, "--host", settings.search_host, "--port", str(search_port)],
+            [*COMMAND, "search-app", "--host", settings.search_host, "--port", str(search_port)],
+            _shared_model(supervisor) if settings.search_workers > 1 else None,
         )
         webserver = supervisor.start(
             "dagster-webserver",
@@ -250,26 +246,25 @@ def _print_service(settings: EmbeddingSettings) -> None:
         console.print(f"Embedding model: {settings.embedding_model_name} ({url})")
 
 
+def _shared_model(supervisor: Supervisor) -> dict[str, str]:
+    """Start the embedding service of the search app's processes, unless one is configured.
+
+    Returns:
+        The environment variables with its address.
+    """
+    if EmbeddingSettings().embedding_service_url:
+        return {}
+    url = f"http://{LOOPBACK}:{(port := free_port())}"
+    service = supervisor.start("embedding", [*COMMAND, "embedding-service", "--port", str(port)])
+    supervisor.wait_ready(service, f"{url}/healthz")
+    token = SearchSettings().internal_token
+    return {"EMBEDDING_SERVICE_URL": url, **({"EMBEDDING_SERVICE_TOKEN": token.get_secret_value()} if token else {})}
+
+
 def _search_link(search_url: str) -> str:
     """Base URL of the links in the Dagster UI: SEARCH_URL if it is set, else the started search app."""
     settings = SearchLinkSettings()
     return settings.search_url if "search_url" in settings.model_fields_set else search_url
-
-
-def _configure_dagster(settings: LauncherSettings, home: Path, env: dict[str, str]) -> None:
-    """Write dagster.yaml to the instance, unless DAGSTER_HOME is set and already contains one."""
-    template = "dagster.yaml"
-    if settings.dagster_postgres_url:
-        template = "dagster-postgres.yaml"
-        try:
-            env["DAGSTER_POSTGRES_URL"] = postgres_url(settings.dagster_postgres_url)
-        except ValueError as error:
-            raise CannotStartError(f"DAGSTER_POSTGRES_URL is {error}") from error
-    target = home / "dagster.yaml"
-    if "dagster_home" in settings.model_fields_set and target.exists():
-        console.print(f"The Dagster instance is configured by {target}")
-    else:
-        shutil.copyfile(INSTANCE / template, target)
 
 
 def _choose_port(host: str, configured: int | None, usual: int, *, any_port: bool) -> int:

@@ -14,6 +14,7 @@ from embedding.vector_store.directory_lock import DirectoryInUseError, lock_dire
 from embedding.vector_store.files import SERVER_ADDRESS, SERVER_LOCK, removable_directories
 from embedding.vector_store.purge import CannotPurgeError, clear_unused
 from embedding.vector_store.server import VectorStoreSettings
+from embedding.vector_store.server_process import run_server
 from maintenance.restore import finish_restore, is_unfinished
 from models.text import counted
 
@@ -21,6 +22,8 @@ OVERWRITE_FREED_MEMORY = {"MALLOC_PERTURB_": "85"}
 """Makes the C library of Linux (glibc) overwrite memory that is freed. Chroma writes a part of its uninitialised memory
 to the files of a new index, which otherwise contains texts of other courses. Costs about a tenth of the indexing time.
 """
+FEWER_LOG_LINES = {"RUST_LOG": "warn"}
+"""By default Chroma logs every request with 2 KB, and its log is not rotated. The environment may set another level."""
 ANY_HOST = ("0.0.0.0", "::")  # noqa: S104 - only compared with the option
 
 
@@ -34,16 +37,33 @@ def vector_store(
 
     A second server for the same directory is refused: it would corrupt the data, and Chroma does not prevent it. Before
     the start, an interrupted restore is completed, which needs the catalogue. The files of deleted collections are
-    removed, because Chroma does not remove them, and parts of files that contain nothing are cleared.
+    removed, because Chroma does not remove them, and parts of files that contain nothing are cleared. A server that
+    uses more than CHROMA_MAX_MEMORY_MB, or most of the files that it may open, is restarted: Chroma keeps in memory
+    what it has read or written.
     """
-    directory = VectorStoreSettings().chroma_db_dir.resolve()
+    settings = VectorStoreSettings()
+    directory = settings.chroma_db_dir.resolve()
     try:
-        lock_directory(directory, SERVER_LOCK)
+        lock = lock_directory(directory, SERVER_LOCK)
     except DirectoryInUseError as error:
         typer.echo(f"{error}: a Chroma server runs there already.", err=True)
         raise typer.Exit(1) from error
     if is_unfinished(directory):
         _finish_restore(directory)
+    (directory / SERVER_ADDRESS).write_text(f"http://{'127.0.0.1' if host in ANY_HOST else host}:{port}")
+    chroma = Path(sys.executable).with_name("chroma")
+    code = run_server(
+        [str(chroma), "run", "--path", str(directory), "--host", host, "--port", str(port)],
+        {**FEWER_LOG_LINES, **os.environ, **OVERWRITE_FREED_MEMORY},
+        lock,
+        max_memory_mb=settings.chroma_max_memory_mb,
+        before_start=lambda: _clean(directory),
+        on_message=typer.echo,
+    )
+    raise typer.Exit(code if code >= 0 else 128 - code)
+
+
+def _clean(directory: Path) -> None:
     try:
         for orphan in removable_directories(directory.absolute()):
             typer.echo(f"Removing {orphan}, the files of a deleted collection")
@@ -54,11 +74,6 @@ def vector_store(
         clear_unused(directory)
     except CannotPurgeError as error:
         typer.echo(f"{error}, so that they may contain deleted texts.", err=True)
-    (directory / SERVER_ADDRESS).write_text(f"http://{'127.0.0.1' if host in ANY_HOST else host}:{port}")
-    chroma = Path(sys.executable).with_name("chroma")
-    # The descriptor of the lock survives the exec, so the lock is held while Chroma runs.
-    command = [str(chroma), "run", "--path", str(directory), "--host", host, "--port", str(port)]
-    os.execve(chroma, command, {**os.environ, **OVERWRITE_FREED_MEMORY})  # noqa: S606
 
 
 def _finish_restore(directory: Path) -> None:

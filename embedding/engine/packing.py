@@ -8,7 +8,9 @@ batch.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from heapq import heapreplace
 from itertools import accumulate
+from math import ceil
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -30,21 +32,26 @@ def padding_rows(rows: int, prefix: object) -> int:
     return 0 if prefix else -rows % ROW_MULTIPLE
 
 
-def packed_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
-    """Group texts, given by their lengths, into batches of at most `budget` tokens.
+def packed_batches(lengths: Sequence[int], budget: int, workers: int = 1) -> list[list[int]]:
+    """Group texts, given by their lengths, into batches of at most `budget` tokens and of nearly equal size.
 
-    Yields the indices of each batch, in the order of the texts. A text longer than the budget forms a separate batch.
+    The number of batches is a multiple of `workers` if there are enough texts, so no worker waits for the last batch of
+    another. A text longer than the budget forms a separate batch.
+
+    Returns:
+        The indices of each batch.
     """
-    batch: list[int] = []
-    tokens = 0
-    for index, length in enumerate(lengths):
-        if batch and tokens + length > budget:
-            yield batch
-            batch, tokens = [], 0
-        batch.append(index)
-        tokens += length
-    if batch:
-        yield batch
+    count = workers * max(1, ceil(sum(lengths) / (workers * budget)))
+    while True:
+        batches: list[list[int]] = [[] for _ in range(min(count, len(lengths)))]
+        smallest_first = [(0, number) for number in range(len(batches))]
+        for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
+            tokens, number = smallest_first[0]
+            batches[number].append(index)
+            heapreplace(smallest_first, (tokens + lengths[index], number))
+        if all(tokens <= budget or len(batches[number]) == 1 for tokens, number in smallest_first):
+            return batches
+        count += workers
 
 
 def padded_batches(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

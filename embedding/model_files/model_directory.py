@@ -7,6 +7,7 @@ so a sensor reads the signature of a model in milliseconds.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal, cast
 from embedding.errors import ModelUnavailableError
 from embedding.model_files.prompts import document_prompt, query_prompt, stored_prompt
 from embedding.model_settings import EmbeddingSettings
+from models.text import quoted
 
 Pooling = Literal["cls", "mean", "lasttoken"]
 
@@ -30,10 +32,8 @@ _POOLING_FLAGS = {
 _CAUSAL_MODEL_TYPES = {"gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi3", "qwen2", "qwen3"}
 # Positions of these models start after the padding id, so the position table is longer than the longest text.
 _OFFSET_POSITION_TYPES = {"camembert", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"}
-_WEIGHTS = (
-    ("model.safetensors", "model.safetensors.index.json"),
-    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
-)  # in the order in which transformers searches
+_WEIGHTS, _INDEX = "model.safetensors", "model.safetensors.index.json"
+_SHARD = re.compile(r"[\w-][\w.-]*\.safetensors", re.ASCII)
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "*.model")
 _SIGNED_FILES = (
     "config.json",
@@ -227,23 +227,30 @@ def _max_tokens(config: dict[str, Any], sentence: dict[str, Any], tokenizer: dic
 
 
 def _weight_files(path: Path) -> tuple[Path, ...]:
-    for single, index in _WEIGHTS:
-        if (path / single).is_file():
-            files = (path / single,)
-        elif (path / index).is_file():
-            shards = _read_object(path, index).get("weight_map")
-            if not isinstance(shards, dict) or not shards:
-                raise ModelUnavailableError(path, f"its {index} lists no files")
-            files = tuple(path / name for name in sorted(set(shards.values())))
-        else:
-            continue
-        for file in files:
-            if not file.is_file():
-                raise ModelUnavailableError(path, f"{file.name} is missing")
-            if file.suffix == ".safetensors":
-                _check_safetensors(path, file)
-        return files
-    raise ModelUnavailableError(path, "it has no weights (model.safetensors)")
+    """Return the safetensors files. Weights in another format are pickles, which run code when they are loaded."""
+    if (path / _WEIGHTS).is_file():
+        names = [_WEIGHTS]
+    elif (path / _INDEX).is_file():
+        shards = _read_object(path, _INDEX).get("weight_map")
+        names = sorted(set(map(str, shards.values()))) if isinstance(shards, dict) else []
+        if not names:
+            raise ModelUnavailableError(path, f"its {_INDEX} lists no files")
+        if wrong := [name for name in names if not _SHARD.fullmatch(name)]:
+            raise ModelUnavailableError(path, f"its {_INDEX} lists {quoted(wrong[0])}, which is no safetensors file")
+    elif any(path.glob("*.bin")) or any(path.glob("*.pt")):
+        raise ModelUnavailableError(
+            path,
+            "its weights are pickles, which may run any code; get its model.safetensors, or convert them on a machine "
+            "without secrets",
+        )
+    else:
+        raise ModelUnavailableError(path, "it has no weights (model.safetensors)")
+    files = tuple(path / name for name in names)
+    for file in files:
+        if not file.is_file():
+            raise ModelUnavailableError(path, f"{file.name} is missing")
+        _check_safetensors(path, file)
+    return files
 
 
 def _safetensors_header(file: Path) -> bytes:
@@ -268,12 +275,10 @@ def _check_safetensors(path: Path, file: Path) -> None:
 
 
 def _samples(file: Path) -> Iterator[bytes]:
-    """Yield the header of a safetensors file, then evenly spaced slices of the rest, or all of it in a small file."""
-    start = 0
-    if file.suffix == ".safetensors":
-        header = _safetensors_header(file)
-        start = 8 + len(header)
-        yield header
+    """Yield the header of a weight file, then evenly spaced slices of the rest, or all of it in a small file."""
+    header = _safetensors_header(file)
+    start = 8 + len(header)
+    yield header
     length = file.stat().st_size - start
     with file.open("rb") as stream:
         if length <= _SLICES * _SLICE_BYTES:

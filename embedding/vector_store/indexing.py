@@ -5,6 +5,9 @@ in a changed context, updates changed metadata, and removes records whose chunk 
 the next pass embeds only what is missing. The cost grows with the number of changes; memory holds one page of chunks,
 and two integers per chunk.
 
+A text is embedded once: chunks with the same text and context get the same vector, and a text that this course or
+another has already is not embedded again (`embedding.vector_store.embedded_texts`).
+
 A pass reads back every record it writes, and removes records that differ. Records of a batch whose check was
 interrupted are kept unchecked. Vectors of different models cannot be compared, so a collection is rebuilt if the model
 has changed.
@@ -24,9 +27,10 @@ import numpy as np
 from embedding.interface import Embedder, Embeddings
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
 from embedding.vector_store.damage import find_damaged
+from embedding.vector_store.embedded_texts import EmbeddedTexts
 from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Hashes, Record
-from embedding.vectors import are_sound
+from embedding.vectors import Vectors, are_sound
 from models.context import NO_CONTEXT, VECTOR_WEIGHT, ContextFields, weighted_titles
 from models.fingerprint import CourseFingerprint, FingerprintBuilder, chunk_hash
 from models.tables import Chunk
@@ -71,7 +75,11 @@ class IndexReport:
     stored: int
     """Number of documents in the collection after the pass."""
     embedded: int
-    """Number of chunks whose text or context was new or had changed."""
+    """Number of texts that were embedded: new ones, changed ones and those in a changed context."""
+    reused: int
+    """Number of chunks that got the vector of an equal text, of this course or of another."""
+    reused_from_other_courses: int
+    """Those of them whose vector is from the collection of another course."""
     updated: int
     """Number of chunks of which only the metadata had changed."""
     removed: int
@@ -90,7 +98,7 @@ class IndexReport:
     @property
     def kept(self) -> int:
         """Number of chunks that had not changed."""
-        return self.fingerprint.chunks - self.embedded - self.updated
+        return self.fingerprint.chunks - self.embedded - self.reused - self.updated
 
     @property
     def complete(self) -> bool:
@@ -111,6 +119,7 @@ def index_course(
     on_page: Callable[[int], None],
     *,
     context_fields: ContextFields = NO_CONTEXT,
+    embedded_texts: EmbeddedTexts | None = None,
     before_write: Callable[[], None] = lambda: None,
 ) -> IndexReport:
     """Bring the course's collection in line with its chunks.
@@ -126,6 +135,7 @@ def index_course(
         embedder: The embedding model.
         on_page: Called after each page and each batch with the number of finished chunks; it may raise to stop.
         context_fields: What is embedded and indexed with the texts.
+        embedded_texts: Where vectors of texts are that were embedded before; None to embed all new texts.
         before_write: Called before every attempt to write; it raises if the caller no longer owns the course.
 
     Raises:
@@ -136,7 +146,15 @@ def index_course(
         VectorStoreError: The vector store failed.
     """
     index = partial(
-        _index, course_id, pages, store, embedder, context_fields, on_page=on_page, before_write=before_write
+        _index,
+        course_id,
+        pages,
+        store,
+        embedder,
+        context_fields,
+        embedded_texts=embedded_texts,
+        on_page=on_page,
+        before_write=before_write,
     )
     try:
         return index()
@@ -157,6 +175,7 @@ def _index(
     embedder: Embedder,
     context_fields: ContextFields,
     *,
+    embedded_texts: EmbeddedTexts | None,
     on_page: Callable[[int], None],
     before_write: Callable[[], None],
 ) -> IndexReport:
@@ -175,7 +194,7 @@ def _index(
         logger.info("The collection of course %s is of another model (%s) and is rebuilt", course_id, info)
         store.delete(course_id, before_write)
         collection = store.create(expected_info, before_write)
-    indexing = _IndexingPass(collection, embedder, context_fields, on_page)
+    indexing = _IndexingPass(collection, embedder, context_fields, embedded_texts, on_page)
     for page in chain([first_page], remaining_pages):
         indexing.process(page)
     indexing.remove_deleted()
@@ -190,16 +209,19 @@ class _IndexingPass:
         collection: CourseCollection,
         embedder: Embedder,
         context_fields: ContextFields,
+        embedded_texts: EmbeddedTexts | None,
         on_page: Callable[[int], None],
     ) -> None:
         self._collection = collection
         self._embedder = embedder
         self._context_fields = context_fields
+        self._embedded_texts = embedded_texts
         self._on_page = on_page
         self._fingerprint = FingerprintBuilder()
         self._id_hashes = array("q")
         self._token_counts = array("I")
         self._finished = self._updated = self._removed = self._truncated = self._unsound = 0
+        self._reused = self._reused_from_other_courses = 0
 
     def process(self, page: Sequence[Chunk]) -> None:
         """Write the records of new and changed chunks."""
@@ -214,11 +236,17 @@ class _IndexingPass:
         to_embed = [record for record in changed if _stored_hashes(stored, record).text != record.text_hash]
         self._update(to_update)
         self._finish(len(records) - len(to_embed))
-        for start in range(0, len(to_embed), EMBED_BATCH):
-            batch = to_embed[start : start + EMBED_BATCH]
+        by_text: dict[tuple[str, str], list[Record]] = {}
+        for record in to_embed:
+            by_text.setdefault((record.text_hash, record.context), []).append(record)
+        new = self._reuse(list(by_text.values()))
+        for start in range(0, len(new), EMBED_BATCH):
+            batch = new[start : start + EMBED_BATCH]
             with span("batch", texts=len(batch)):
                 self._embed(batch)
-            self._finish(len(batch))
+            self._finish(sum(map(len, batch)))
+        if self._embedded_texts:
+            self._embedded_texts.record(records, self._embedder.signature)
 
     def remove_deleted(self) -> None:
         """Remove records whose chunk no longer exists.
@@ -226,14 +254,19 @@ class _IndexingPass:
         The collection holds every processed chunk that is not unsound, so it holds further records only if its count is
         higher.
         """
-        if self._collection.count() <= self._finished - self._unsound:
-            return
         id_hashes = np.array(self._id_hashes)
-        for chunk_ids in self._collection.chunk_ids():
+
+        def deleted_of(chunk_ids: Sequence[str]) -> list[str]:
             exists = np.isin(list(map(hash, chunk_ids)), id_hashes)
-            deleted = list(compress(chunk_ids, ~exists))
-            self._collection.remove(deleted)
-            self._removed += len(deleted)
+            return list(compress(chunk_ids, ~exists))
+
+        if self._collection.count() > self._finished - self._unsound:
+            for chunk_ids in self._collection.chunk_ids():
+                deleted = deleted_of(chunk_ids)
+                self._collection.remove(deleted)
+                self._removed += len(deleted)
+        if self._embedded_texts:
+            self._embedded_texts.remove_deleted(self._finished, deleted_of)
 
     def report(self, *, rebuilt: bool, seconds: float) -> IndexReport:
         """The results, with the present count and dimensions of the collection."""
@@ -241,6 +274,8 @@ class _IndexingPass:
             fingerprint=self._fingerprint.build(self._embedder.signature),
             stored=self._collection.count(),
             embedded=len(self._token_counts),
+            reused=self._reused,
+            reused_from_other_courses=self._reused_from_other_courses,
             updated=self._updated,
             removed=self._removed,
             truncated=self._truncated,
@@ -251,7 +286,7 @@ class _IndexingPass:
             vectors=VectorCheck(
                 dimensions=self._collection.dimensions(),
                 expected_dimensions=self._embedder.dimensions,
-                checked=len(self._token_counts) + self._updated,
+                checked=len(self._token_counts) + self._reused + self._updated,
                 unsound=self._unsound,
             ),
         )
@@ -266,15 +301,46 @@ class _IndexingPass:
         self._remove_unsound(self._collection.find_mismatches(records))
         self._updated += len(records)
 
-    def _embed(self, records: Sequence[Record]) -> None:
-        embeddings = embed_in_context(records, self._embedder)
-        is_sound = are_sound(embeddings.vectors, self._embedder.dimensions)
-        sound, vectors = list(compress(records, is_sound)), embeddings.vectors[is_sound]
+    def _reuse(self, texts: list[list[Record]]) -> list[list[Record]]:
+        """Write the records whose text was embedded before, and return the others.
+
+        Args:
+            texts: The records of each text.
+        """
+        if not texts or not self._embedded_texts:
+            return texts
+        with span("reuse", texts=len(texts)):
+            found = self._embedded_texts.find(
+                [records[0] for records in texts], self._embedder.signature, self._embedder.dimensions
+            )
+            reused = [(records, source) for records, source in zip(texts, found, strict=True) if source]
+            if not reused:
+                return texts
+            self._write([records for records, _ in reused], np.stack([source.vector for _, source in reused]))
+        own = self._collection.info.course_id
+        chunks = sum(len(records) for records, _ in reused)
+        self._reused += chunks
+        self._reused_from_other_courses += sum(len(records) for records, source in reused if source.course_id != own)
+        self._finish(chunks)
+        return [records for records, source in zip(texts, found, strict=True) if not source]
+
+    def _embed(self, texts: Sequence[Sequence[Record]]) -> None:
+        """Embed texts, each with all of its records."""
+        embeddings = embed_in_context([records[0] for records in texts], self._embedder)
+        self._write(texts, embeddings.vectors)
+        self._token_counts.extend(embeddings.token_counts)
+        self._truncated += embeddings.truncated
+        self._reused += sum(map(len, texts)) - len(texts)
+
+    def _write(self, texts: Sequence[Sequence[Record]], vectors: Vectors) -> None:
+        """Write the records of each text with its vector (texts, dimensions), and read them back."""
+        records = list(chain.from_iterable(texts))
+        vectors = np.repeat(vectors, list(map(len, texts)), axis=0)
+        is_sound = are_sound(vectors, self._embedder.dimensions)
+        sound, vectors = list(compress(records, is_sound)), vectors[is_sound]
         self._collection.upsert(sound, vectors)
         unsound = [record.chunk_id for record in compress(records, ~is_sound)]
         self._remove_unsound(unsound + self._collection.find_mismatches(sound, vectors))
-        self._token_counts.extend(embeddings.token_counts)
-        self._truncated += embeddings.truncated
 
     def _remove_unsound(self, chunk_ids: list[str]) -> None:
         """Remove records that were not stored correctly; otherwise the next pass would keep them."""

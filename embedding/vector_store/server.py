@@ -43,6 +43,12 @@ class VectorStoreSettings(Settings):
         "http://127.0.0.1:8001", description="URL of the Chroma server. If set, `course-search up` starts none."
     )
     chroma_timeout_seconds: float = Field(10.0, gt=0, description="Timeout of a request to Chroma, in seconds.")
+    chroma_max_memory_mb: int = Field(
+        4096,
+        gt=0,
+        description="Memory in MiB at which `course-search vector-store` restarts the Chroma server, which takes "
+        "seconds. A collection that was used stays in its memory: 3 to 4 MiB for 150 chunks.",
+    )
 
 
 def no_check() -> None:

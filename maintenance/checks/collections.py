@@ -28,6 +28,7 @@ from maintenance.rebuild import CourseRefusedError, request_rebuild
 from models.course_state import request_embedding
 from models.courses import courses_by_id, get_course, list_course_ids, list_courses
 from models.database import Engine, transaction
+from models.embedded_texts import delete_texts
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.messages import not_found_message, running_message
 from models.tables import Course, EmbeddingStatus
@@ -48,6 +49,11 @@ class Fault(StrEnum):
 
 NEEDS_REBUILD = (Fault.DAMAGED, Fault.UNSOUND, Fault.OTHER_CONTENT)
 """Faults that require a rebuild, because an ordinary embedding writes only new and changed chunks."""
+
+
+def _delete_vectors(engine: Engine, store: VectorStore, course_id: str) -> None:
+    store.delete(course_id)
+    delete_texts(engine, course_id)
 
 
 def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[CourseCollection]) -> Iterator[Finding]:
@@ -84,7 +90,7 @@ def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[Cour
             course = get_course(session, course_id)
         if course is not None:
             return f"{name} kept: its course is in the catalogue now"
-        store.delete(course_id)
+        _delete_vectors(engine, store, course_id)
         return f"{name} deleted"
 
     def delete_copies(course_id: str) -> str:

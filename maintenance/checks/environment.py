@@ -20,6 +20,7 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.directory_lock import DirectoryInUseError, lock_directory, lock_holder
 from embedding.vector_store.files import RESTORE_PLAN, SERVER_LOCK, orphaned_directories, removable_directories
 from embedding.vector_store.server import VectorStoreSettings
+from embedding.vector_store.server_process import ServerUsage
 from maintenance.checks.findings import Finding, Level, first_few
 from maintenance.restore import NEW_SUFFIX, OLD_SUFFIX, is_unfinished
 from migrations.revision import revision_of
@@ -105,6 +106,15 @@ def check_server(store: VectorStore, settings: VectorStoreSettings) -> Iterator[
         yield Finding("server", Level.WARNING, message, advice)
     elif process:
         yield Finding("server", Level.OK, f"only process {process} uses {directory}")
+        usage = ServerUsage.of_child(int(process), settings.chroma_max_memory_mb) if process.isdigit() else None
+        if usage and usage.is_above_limits:
+            advice = (
+                "It is restarted within a minute. If this stays, raise CHROMA_MAX_MEMORY_MB or its limit of open files "
+                "(`ulimit -Hn`): a collection needs more"
+            )
+            yield Finding("server", Level.WARNING, f"it uses {usage}", advice)
+        elif usage:
+            yield Finding("server", Level.OK, f"it uses {usage}; above that it is restarted")
     else:
         yield Finding("server", Level.OK, f"no local server uses {directory}")
 

@@ -15,6 +15,7 @@ from embedding.errors import EmbeddingServiceUnreachableError
 from embedding.interface import Embedder
 from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
+from embedding.vector_store.embedded_texts import EmbeddedTexts
 from embedding.vector_store.errors import VectorStoreUnhealthyError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import IndexReport, index_course
 from models import course_state
@@ -86,6 +87,7 @@ class CourseRun:
         catalogue: The database that contains the row and the chunks.
         vector_store: The vector store to write the collection to.
         snapshot_store: The store to write the snapshot to.
+        unreadable: Ids of courses whose vectors cannot be read for this one; shared by the courses of a run.
         examination_blocks: Withhold the course if its examination shows that a channel does not work.
         gpu: The embedding model.
         search_url: URL of the search app, for links in the Dagster UI.
@@ -102,6 +104,7 @@ class CourseRun:
         catalogue: CatalogueResource,
         vector_store: VectorStoreResource,
         snapshot_store: SnapshotStore,
+        unreadable: set[str],
         examination_blocks: bool,
         gpu: GpuResource,
         search_url: str,
@@ -112,6 +115,7 @@ class CourseRun:
         self._catalogue = catalogue
         self._vector_store = vector_store
         self._snapshot_store = snapshot_store
+        self._unreadable = unreadable
         self._examination_blocks = examination_blocks
         self._gpu = gpu
         self._search_url = search_url
@@ -172,7 +176,7 @@ class CourseRun:
                 report.fingerprint,
                 self._store.open(self._course_id),
                 generation=self._generation,
-                keep=not (self._rebuild or report.embedded),
+                keep=not (self._rebuild or report.embedded or report.reused),
                 on_page=self._worker.beat,
             )
         yield ui_metadata.snapshot_check(self._course_id, snapshot)
@@ -291,6 +295,21 @@ class CourseRun:
         settings: EmbeddingSettings = self._gpu.settings()
         return settings.context
 
+    @property
+    def _embedded_texts(self) -> EmbeddedTexts:
+        """Where vectors of the course's texts may be.
+
+        A rebuild takes none of other courses, which may have copies of the vectors that it replaces. Reading another
+        course does not wait for the server, because what cannot be read is embedded.
+        """
+        return EmbeddedTexts(
+            self._course_id,
+            self._catalogue.attempt,
+            self._vector_store.store(),
+            self._unreadable,
+            only_own=self._rebuild,
+        )
+
     def _index(self, embedder: Embedder, chunks: int) -> IndexReport:
         logged = 0
 
@@ -313,6 +332,7 @@ class CourseRun:
             embedder,
             on_page=report_progress,
             context_fields=self._context_fields,
+            embedded_texts=self._embedded_texts,
             before_write=self._check_ownership,
         )
 

@@ -1,4 +1,4 @@
-"""Removes the collections, snapshots and questions of courses that were deleted from the catalogue.
+"""Removes the collections, snapshots, questions and entries of texts of courses that were deleted from the catalogue.
 
 Embedding a course can take hours, so a wrong deletion is expensive. A course is removed only if two consecutive ticks
 did not find it, because an operator may be replacing the catalogue. Nothing is removed unless the published courses of
@@ -13,6 +13,7 @@ from embedding.vector_store.collections import VectorStore
 from maintenance.ownership import MAX_DELETIONS, compare_collections
 from models.courses import get_course
 from models.database import Engine, transaction
+from models.embedded_texts import delete_texts
 from models.questions import delete_questions
 from models.text import counted
 from retrieval.snapshots.store import SnapshotStore, directory_name
@@ -56,7 +57,7 @@ def find_deleted(
 def remove_courses(
     engine: Engine, store: VectorStore, snapshots: SnapshotStore, deleted: Sequence[str]
 ) -> Sequence[str]:
-    """Delete the courses' collections, snapshots and recorded questions.
+    """Delete the courses' collections, snapshots, recorded questions and entries in the index of embedded texts.
 
     Args:
         engine: The catalogue.
@@ -97,5 +98,6 @@ def remove_courses(
             store.delete(course_id)
         snapshots.delete(course_id)
         delete_questions(engine, course_id=course_id)
+        delete_texts(engine, course_id)
         removed.append(course_id)
     return removed

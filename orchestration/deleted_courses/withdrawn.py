@@ -15,6 +15,7 @@ from embedding.vector_store.errors import VectorStoreError
 from maintenance.ownership import compare_collections
 from models.courses import withdrawn_courses
 from models.database import DatabaseUnavailableError, Engine, transaction
+from models.embedded_texts import delete_texts
 from models.ingestion import ingestion_by_course, ingestion_of_course
 from orchestration.instance.prepared import SKIPS_UNLESS_PREPARED, reason_to_skip
 from orchestration.partitions import OWNERS
@@ -103,6 +104,7 @@ def remove_texts(
         if is_withdrawn and is_empty:
             store.delete(course_id)
             snapshots.delete(course_id)
+            delete_texts(engine, course_id)
             removed.append(course_id)
     return removed
 

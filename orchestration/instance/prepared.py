@@ -10,6 +10,8 @@ import os
 
 import dagster as dg
 
+from orchestration.worker_settings import CelerySettings
+
 SENSOR_INTERVAL_SECONDS = 2
 SKIPS_UNLESS_PREPARED = (
     "Skips every tick if DAGSTER_HOME is not set, or if its instance was not prepared for this product by "
@@ -38,8 +40,15 @@ def reason_to_skip(instance: dg.DagsterInstance) -> str | None:
 
 def configuration_problem(instance: dg.DagsterInstance) -> str:
     """What is wrong with the `dagster.yaml` of the instance; empty if nothing is."""
+    if instance.is_ephemeral:
+        return ""
     is_checked = instance.run_monitoring_enabled and instance.run_launcher.supports_check_run_worker_health
-    if instance.is_ephemeral or is_checked:
+    if is_checked and CelerySettings().celery_broker_url and "Celery" not in type(instance.run_launcher).__name__:
+        return (
+            "CELERY_BROKER_URL is set, but runs start on the machine of Dagster's daemon, because dagster.yaml in "
+            "DAGSTER_HOME says so: copy orchestration/instance/dagster-celery.yaml there, then restart"
+        )
+    if is_checked:
         return ""
     return (
         "Runs whose worker dies would keep their slot for ever, because dagster.yaml in DAGSTER_HOME is of an earlier "

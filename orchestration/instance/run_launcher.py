@@ -1,25 +1,27 @@
 """Dagster's default run launcher, with knowledge of this product's workers, for Dagster's run monitoring.
 
 Dagster's code server notices when a worker that it started dies. When both die (a crash of the machine or container),
-or when the worker is frozen, the run would stay `STARTED` forever and keep its slot in the pool and its courses.
-Runs of other programs in the same instance are always reported as running: nothing is known about their workers.
-Housekeeping runs end when their worker dies, and have no stall limit.
+or when the worker is frozen, the run would stay `STARTED` forever and keep its slot in the pool and its courses. A
+worker in the same DAGSTER_HOME is judged by its lock file, at once; one on another machine by its heartbeat in the
+catalogue. Runs of other programs in the same instance are always reported as running: nothing is known about their
+workers. Housekeeping runs end when their worker dies, and have no stall limit.
 """
 
-import time
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import dagster as dg
 import psutil
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus  # noqa: TID251 - Dagster exports neither
 
+from models.database import CatalogueSettings, DatabaseUnavailableError, Engine, create_catalogue_engine, transaction
+from models.run_workers import Beat, is_shared, last_beat
+from orchestration.heartbeats import LOST_SECONDS, Watch
 from orchestration.runs import is_ours, reads_files
 from orchestration.worker_settings import WorkerSettings
-from orchestration.workers import has_worker, worker_of
+from orchestration.workers import Worker, has_worker, worker_of
 
-START_TIMEOUT = timedelta(minutes=1)
+START_SECONDS = 60.0
 """Maximum time from the start of a run to its first step, where the worker registers."""
 
 
@@ -28,7 +30,8 @@ class CourseRunLauncher(dg.DefaultRunLauncher):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._beats: dict[str, tuple[int, float]] = {}
+        self._watch = Watch()
+        self._engine: Engine | None = None
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -47,6 +50,14 @@ class CourseRunLauncher(dg.DefaultRunLauncher):
                 self._kill(run)
         return CheckRunHealthResult(WorkerStatus.RUNNING)
 
+    def outage(self) -> str:
+        """Why no run can be launched now, for a reason that passes; empty if none is known."""
+        return ""
+
+    def is_waiting(self, run: dg.DagsterRun) -> bool:  # noqa: ARG002 - for launchers with a queue
+        """Whether a launched run waits for a worker, so that it may begin much later."""
+        return False
+
     def terminate(self, run_id: str) -> bool:
         """Terminate a run. A suspended worker, which heeds nothing else, is killed.
 
@@ -61,40 +72,54 @@ class CourseRunLauncher(dg.DefaultRunLauncher):
         return bool(super().terminate(run_id))  # type: ignore[no-untyped-call]
 
     def _problem(self, run: dg.DagsterRun) -> str | None:
-        if not has_worker(run):
-            return self._problem_before_first_step(run) if _has_stall_limit(run) else None
         worker = worker_of(self._instance, run)
-        if worker is None:  # on another machine, whose run monitoring checks it
-            return None
+        return self._problem_here(run, worker) if worker else self._problem_elsewhere(run)
+
+    def _problem_here(self, run: dg.DagsterRun, worker: Worker) -> str | None:
         beat = worker.last_beat()
         if beat is None:
             return "The worker process of this run has died, for example because its machine or container was stopped."
-        limit = WorkerSettings().worker_stall_seconds
-        if _has_stall_limit(run) and self._seconds_since(run.run_id, beat) > limit:
-            return (
-                f"The worker of this run finished no batch for {limit:g} s (WORKER_STALL_SECONDS), so it was killed. "
-                "It was suspended, or waited for a device or service that does not answer."
-            )
-        return None
+        return self._stall(run, beat)
 
-    def _problem_before_first_step(self, run: dg.DagsterRun) -> str | None:
-        record = self._instance.get_run_record_by_id(run.run_id)
-        if record is None or record.start_time is None:
+    def _problem_elsewhere(self, run: dg.DagsterRun) -> str | None:
+        try:
+            beat = self._last_beat(run)
+        except DatabaseUnavailableError:  # then nothing is known of it
             return None
-        started = datetime.fromtimestamp(record.start_time, UTC)
+        if beat is None:
+            is_late = _has_stall_limit(run) and not has_worker(run) and self._seconds(run, "start") > START_SECONDS
+            return (
+                "The worker of this run did not reach its first step in time. Its process has probably died."
+                if is_late
+                else None
+            )
+        if self._seconds(run, "beat", beat.beat_at) > LOST_SECONDS:
+            return (
+                f"The worker of this run has given no sign of life for {LOST_SECONDS:g} s. It was killed, or its "
+                "machine was stopped, is frozen, or cannot reach the database."
+            )
+        return self._stall(run, beat.batches)
+
+    def _stall(self, run: dg.DagsterRun, beat: int) -> str | None:
+        limit = WorkerSettings().worker_stall_seconds
+        if not _has_stall_limit(run) or self._seconds(run, "batch", beat) <= limit:
+            return None
         return (
-            "The worker of this run did not reach its first step in time. Its process has probably died."
-            if datetime.now(UTC) - started > START_TIMEOUT
-            else None
+            f"The worker of this run finished no batch for {limit:g} s (WORKER_STALL_SECONDS), so it was killed. "
+            "It was suspended, or waited for a device or service that does not answer."
         )
 
-    def _seconds_since(self, run_id: str, beat: int) -> float:
-        """Time since a beat was first seen, without the time that the machine was suspended."""
-        seen_beat, seen_at = self._beats.get(run_id, (None, 0.0))
-        if seen_beat != beat:
-            seen_at = time.monotonic()
-            self._beats[run_id] = beat, seen_at
-        return time.monotonic() - seen_at
+    def _seconds(self, run: dg.DagsterRun, subject: str, value: object = None) -> float:
+        return self._watch.unchanged_seconds((run.run_id, subject), value)
+
+    def _last_beat(self, run: dg.DagsterRun) -> Beat | None:
+        """The heartbeat of the worker; None if it has none, or if the catalogue is not shared."""
+        if self._engine is None:
+            self._engine = create_catalogue_engine(CatalogueSettings())
+        if not is_shared(self._engine):
+            return None
+        with transaction(self._engine) as session:
+            return last_beat(session, run.run_id)
 
     def _kill(self, run: dg.DagsterRun) -> None:
         if process := self._process(run):

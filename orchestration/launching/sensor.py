@@ -21,6 +21,7 @@ from models.ingestion import ingestion_by_course
 from models.tables import Course
 from orchestration.assets import course_chunks
 from orchestration.instance.prepared import SENSOR_INTERVAL_SECONDS, SKIPS_UNLESS_PREPARED, reason_to_skip
+from orchestration.instance.run_launcher import CourseRunLauncher
 from orchestration.jobs import embed_course
 from orchestration.launching.contents import Contents, read_contents
 from orchestration.launching.courses_per_run import group_courses
@@ -85,7 +86,7 @@ def stage_one_sensor(
         return dg.SkipReason(str(error))
     rest = min(MAX_REST_SECONDS, REST_FACTOR * (time.monotonic() - started))
     context.update_cursor(json.dumps([contents.cursor, time.time() + rest], ensure_ascii=False))
-    if contents.due and (problem := _outage(model_problem, vector_store)):
+    if contents.due and (problem := _outage(model_problem, vector_store, context.instance)):
         return dg.SkipReason(f"{len(contents.due)} courses are due, but no run is launched. {problem}")
     existing = set(known)
     ids = dict.fromkeys([*candidates.ingested, *(course.id for course, _ in contents.due)])
@@ -126,13 +127,16 @@ def _model_signature(gpu: GpuResource) -> tuple[str | None, EmbeddingError | Non
         return None, error
 
 
-def _outage(model_problem: EmbeddingError | None, vector_store: VectorStoreResource) -> str:
+def _outage(
+    model_problem: EmbeddingError | None, vector_store: VectorStoreResource, instance: dg.DagsterInstance
+) -> str:
     """Why every run would fail for a reason that passes; empty if none is known."""
     if isinstance(model_problem, EmbeddingServiceUnreachableError):
         return str(model_problem)
-    return (
-        "" if vector_store.store().answers() else "The vector store is unreachable. Start it with `course-search up`."
-    )
+    if not vector_store.store().answers():
+        return "The vector store is unreachable. Start it with `course-search up`."
+    launcher = instance.run_launcher
+    return launcher.outage() if isinstance(launcher, CourseRunLauncher) else ""
 
 
 def _record(

@@ -72,6 +72,10 @@ class CourseSnapshot:
         metadata["chunk_id"] = self.chunk_ids[row]
         return metadata
 
+    def metadata_length(self, row: int) -> int:
+        """Number of characters of the metadata of a chunk as JSON."""
+        return len(self._metadata[row])
+
     def rows(self, only: Filter | None, up_to: UpTo | None = None) -> Rows | None:
         """The chunks that match a filter, of the lectures up to one; None for all chunks.
 

@@ -2,12 +2,22 @@
 
 import base64
 import logging
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from models import course_state, courses
 from models.courses import CoursePage, PublishedCourse
-from models.database import CatalogueSettings, FileStamp, create_catalogue_engine, file_stamp, transaction
+from models.database import (
+    CatalogueSettings,
+    DatabaseUnavailableError,
+    FileStamp,
+    create_catalogue_engine,
+    file_stamp,
+    is_temporary,
+    transaction,
+)
 from models.messages import not_found_message, running_message
 from models.overview import Overview, read_overview
 from models.tables import Course
@@ -15,6 +25,15 @@ from models.text import quoted
 from search_api.http.errors import AlreadyRunningError, CourseNotFoundError, InvalidRequestError
 
 logger = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 2.0
+"""How long a read of the catalogue may take before others use the last known rows. It takes a millisecond, and longer
+on a machine without a free core."""
+RETRY_SECONDS = 1.0
+"""Pause before the catalogue is read again after a failure, by one search at a time."""
+OLDEST_SECONDS = 3600.0
+"""How long searches use the last known rows, which may name courses that were deleted meanwhile."""
+_Rows = TypeVar("_Rows")
 
 
 class Courses:
@@ -27,6 +46,11 @@ class Courses:
         self.engine = create_catalogue_engine(settings)
         self._published: dict[str, tuple[FileStamp | None, PublishedCourse]] = {}
         self._all: tuple[FileStamp | None, Sequence[PublishedCourse]] = None, ()
+        self._last: Mapping[str, PublishedCourse] = {}
+        self._last_read_at = -OLDEST_SECONDS
+        self._reads: dict[object, float] = {}
+        self._failure = ""
+        self._failed_at = 0.0
 
     def get(self, course_id: str) -> Course:
         """The course.
@@ -83,12 +107,55 @@ class Courses:
     def all_published(self) -> Sequence[PublishedCourse]:
         """The same of all courses."""
         stamp, (read_at, known) = file_stamp(self.engine), self._all
-        if stamp and read_at == stamp:
-            return known
-        with transaction(self.engine) as session:
-            found = courses.published_courses(session)
-        self._all = stamp, found
-        return found
+        if not (stamp and read_at == stamp):
+            with transaction(self.engine) as session:
+                known = courses.published_courses(session)
+            self._all, self._last = (stamp, known), {course.id: course for course in known}
+        self._last_read_at = time.monotonic()
+        return known
+
+    def unless_away(
+        self, read: Callable[[], _Rows], last: Callable[[Mapping[str, PublishedCourse]], _Rows | None]
+    ) -> tuple[_Rows, str]:
+        """What is read, or was read last if the catalogue does not answer: a published course stays searchable.
+
+        While it does not answer, one caller at a time tries, and the others do not wait. The rows are those that
+        `all_published` has read, which the snapshots ask for every few seconds.
+
+        Args:
+            read: Reads the catalogue.
+            last: Takes the same from the last known rows by id; None if they do not have it.
+
+        Returns:
+            The rows, and why they may be old; empty if they are current.
+        """
+        known = last(self._last) if time.monotonic() - self._last_read_at < OLDEST_SECONDS else None
+        if known is not None and (outage := self._outage()):
+            return known, outage
+        this = object()
+        self._reads[this] = time.monotonic()
+        try:
+            rows = read()
+        except DatabaseUnavailableError as error:
+            if not is_temporary(error):
+                raise
+            self._failure, self._failed_at = str(error), time.monotonic()
+            if known is None:
+                raise
+            return known, self._failure
+        finally:
+            del self._reads[this]
+        self._failure = ""
+        return rows, ""
+
+    def _outage(self) -> str:
+        """Why the catalogue is not even asked; empty if it is."""
+        now, started = time.monotonic(), next(iter(tuple(self._reads.values())), None)
+        if self._failure and (started is not None or now < self._failed_at + RETRY_SECONDS):
+            return self._failure
+        if started is not None and now > started + PATIENCE_SECONDS:
+            return f"it has not answered for {PATIENCE_SECONDS:g} s"
+        return ""
 
     def page(self, search: str | None, status: str | None, limit: int | None, cursor: str | None) -> CoursePage:
         """Some of the courses, by id (see `models.courses.course_page`).

@@ -10,14 +10,19 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fai
 from pydantic.config import JsonDict
 from pydantic_core import PydanticCustomError
 
-from search_api.http.request_body import Integer, RequestBody, Text, require_unicode
+from search_api.app_settings import MOST_TEXTS
+from search_api.http.request_body import PositiveInteger, RequestBody, Text, require_unicode
+
+_TEXTS_SCHEMA: JsonDict = {"type": "array", "items": {"type": "string"}, "minItems": 1, "maxItems": MOST_TEXTS}
 
 
 class EmbedRequest(RequestBody):
     """Texts to embed."""
 
     texts: Annotated[list[Text], FailFast()] = Field(
-        min_length=1, description="At most EMBED_MAX_TEXTS (64); each is truncated to EMBEDDING_MAX_TOKENS tokens."
+        min_length=1,
+        max_length=MOST_TEXTS,
+        description="At most EMBED_MAX_TEXTS (64); each is truncated to EMBEDDING_MAX_TOKENS tokens.",
     )
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"texts": ["A via connects layers.", "过孔连接各层。"]}]})
@@ -66,9 +71,10 @@ class EmbeddingsRequest(RequestBody):
     input: Annotated[
         list[Annotated[str, AfterValidator(require_unicode)]],
         FailFast(),
+        Field(min_length=1, max_length=MOST_TEXTS),
         BeforeValidator(_as_list),
-        WithJsonSchema({"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}),
-    ] = Field(min_length=1, description="A text, or a list of at most OPENAI_MAX_TEXTS (2048).")
+        WithJsonSchema({"anyOf": [{"type": "string"}, _TEXTS_SCHEMA]}),
+    ] = Field(description="A text, or a list of at most OPENAI_MAX_TEXTS (2048).")
     model: str | None = Field(
         None,
         description="EMBEDDING_MODEL_NAME; a prefix such as `Qwen/` and capitals do not matter. May be omitted.",
@@ -76,7 +82,7 @@ class EmbeddingsRequest(RequestBody):
     encoding_format: Literal["float", "base64"] | None = Field(
         "float", description="`base64`: little-endian 32-bit floats, a quarter of the size."
     )
-    dimensions: Integer | None = Field(
+    dimensions: PositiveInteger | None = Field(
         None,
         description="Number of elements to keep of each vector, from the first, scaled to unit length: at least 32, or "
         "all if the model has fewer. Only useful with models trained for it (Matryoshka), like Qwen3-Embedding.",

@@ -7,8 +7,8 @@ token cannot make the app read a body.
 """
 
 import hmac
-from collections.abc import Iterable
-from typing import Annotated
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
 
 from fastapi import Security
 from fastapi.security import APIKeyHeader, HTTPBearer
@@ -41,6 +41,23 @@ async def token_header(
     _header: Annotated[object, Security(_own_header)], _bearer_token: Annotated[object, Security(_bearer)]
 ) -> None:
     """Documents in OpenAPI that a route needs the token in one of the two headers. The middleware checks it."""
+
+
+def without_token(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The OpenAPI document of an app without a token: no route asks for one, or answers 401."""
+    paths: dict[str, Any] = {}
+    for path, methods in document["paths"].items():
+        operations = paths.setdefault(path, {})
+        for method, operation in methods.items():
+            responses = {
+                status: response
+                for status, response in operation["responses"].items()
+                if status != str(UnauthorizedError.status)
+            }
+            kept = {name: value for name, value in operation.items() if name != "security"}
+            operations[method] = {**kept, "responses": responses}
+    components = {name: value for name, value in document["components"].items() if name != "securitySchemes"}
+    return {**document, "paths": paths, "components": components}
 
 
 class InternalTokenMiddleware:

@@ -54,7 +54,7 @@ class CorsRefusedError(ApiError):
 
 
 class HostNotAllowedError(ApiError):
-    """The request names a host, or comes from a page, that may not use /mcp; MCP_ALLOWED_HOSTS names those that may."""
+    """The request names a host, or comes from a page, that is not in MCP_ALLOWED_HOSTS (/mcp, or no INTERNAL_TOKEN)."""
 
     status, code = 403, "host_not_allowed"
 

@@ -8,7 +8,7 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 from starlette.types import Receive, Scope
 
-from models.json_values import unique_keys
+from models.json_values import refuse_constant, unique_keys
 from search_api.http.caller import set_caller
 
 
@@ -30,7 +30,8 @@ class JsonRequest(Request):
             ClientDisconnect: The client did not send the whole body.
         """
         if not hasattr(self, "_json"):
-            self._json = json.loads(await self.body(), object_pairs_hook=unique_keys)
+            body = await self.body()
+            self._json = json.loads(body, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
         return self._json
 
 

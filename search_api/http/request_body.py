@@ -11,12 +11,14 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     StrictInt,
     WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
+from models.json_values import whole_number
 from models.text import is_blank, is_unicode, quoted
 
 
@@ -41,12 +43,10 @@ Text = Annotated[
 ]
 
 
-def _as_integer(value: object) -> object:
-    return int(value) if isinstance(value, float) and value.is_integer() else value
-
-
-Integer = Annotated[StrictInt, BeforeValidator(_as_integer)]
+Integer = Annotated[StrictInt, BeforeValidator(whole_number)]
 """A JSON number without a fraction: `5`, and `5.0` as languages without integers write it."""
+PositiveInteger = Annotated[StrictInt, Field(ge=1), BeforeValidator(whole_number)]
+"""The same from 1. The limit is within the type, because the schema of `Integer | None` would not show it."""
 
 
 class RequestBody(BaseModel):

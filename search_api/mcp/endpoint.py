@@ -23,9 +23,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from course_search_client import AsyncCourseSearch
 from search_api.app_settings import SearchSettings
+from search_api.http.allowed_hosts import AllowedHosts
 from search_api.http.errors import HostNotAllowedError
 from search_api.http.request_id import NAME, request_id
-from search_api.mcp.allowed_hosts import AllowedHosts
 from search_api.mcp.server import new_server
 from telemetry.traces import trace_headers
 

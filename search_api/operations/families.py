@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from models.counters import COUNTERS
@@ -37,6 +37,8 @@ class Family:
     """Upper bounds of a histogram."""
     only_in_search_app: bool = True
     """Whether the embedding app does not have it."""
+    of_processes: Literal["livesum", "livemax"] = "livesum"
+    """Which value a gauge has if the app runs as several processes: the sum of theirs, or the maximum."""
 
     @property
     def label_names(self) -> tuple[str, ...]:
@@ -46,6 +48,10 @@ class Family:
     def counter(self, registry: CollectorRegistry) -> Counter:
         """A counter that events increment."""
         return Counter(self.name, self.meaning, self.label_names, registry=registry)
+
+    def gauge(self, registry: CollectorRegistry) -> Gauge:
+        """A gauge that several processes set."""
+        return Gauge(self.name, self.meaning, self.label_names, registry=registry, multiprocess_mode=self.of_processes)
 
     def histogram(self, registry: CollectorRegistry) -> Histogram:
         """A histogram that events add to."""
@@ -140,6 +146,7 @@ BREAKER_OPEN = Family(
     "gauge",
     "1 while the embedding model is not available or its service is known to be away, otherwise 0.",
     only_in_search_app=False,
+    of_processes="livemax",
 )
 
 _CACHE = {"cache": "name of the cache, as in GET /caches"}
@@ -271,3 +278,5 @@ FAMILIES: tuple[Family, ...] = (
     *PIPELINE_FAMILIES.values(),
 )
 """All metrics, in the order of the reference."""
+BY_NAME = {family.name.removesuffix("_total"): family for family in FAMILIES}
+"""By the name that prometheus_client gives them."""

@@ -7,9 +7,10 @@ share. `search_api.operations.families` lists the metrics.
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from prometheus_client import CONTENT_TYPE_LATEST, disable_created_metrics, generate_latest
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -23,6 +24,7 @@ from search_api.http.error_responses import ERROR_CODE
 from search_api.http.server_timing import PHASES
 from search_api.operations import families
 from search_api.operations.measures import RequestMeasures
+from search_api.operations.processes import AllProcesses, are_several
 from search_api.services import ModelServices, Services
 
 NO_ROUTE = "none"
@@ -37,15 +39,33 @@ def add_metrics(app: FastAPI) -> None:
     app.add_middleware(RequestMetricsMiddleware, measures=requests)
 
     @app.get("/metrics", include_in_schema=False)
-    async def metrics(services: AppModelServices) -> Response:
-        collectors: list[Collector] = [requests.registry, services.embedding.measures.registry]
-        collectors.append(ModelCollector(services))
+    async def metrics(request: Request, services: AppModelServices) -> Response:
+        collectors: list[Collector] = [requests.registry, services.embedding.measures.registry, *_read(services)]
         if isinstance(services, Services):
-            collectors += [services.measures.registry, SearchCollector(services)]
+            collectors.append(services.measures.registry)
+        if processes := request.state.processes:
+            collectors = [processes]
+        if isinstance(services, Services):
             collectors.append(CatalogueCollector(await services.catalogue_reader.overview()))
         # On a thread, because it takes milliseconds; not on one of those that answer requests, which may all wait.
         texts = await asyncio.to_thread(lambda: [generate_latest(collector) for collector in collectors])
         return Response(b"".join(texts), media_type=CONTENT_TYPE_LATEST)
+
+
+@contextmanager
+def shared_metrics(services: ModelServices) -> Iterator[AllProcesses | None]:
+    """Share the metrics with the other processes of the app during the block; None if there are none."""
+    if not are_several():
+        yield None
+        return
+    processes = AllProcesses(_read(services))
+    with processes.copied():
+        yield processes
+
+
+def _read(services: ModelServices) -> list[Collector]:
+    """What is read for each scrape, and differs from process to process."""
+    return [ModelCollector(services), *([SearchCollector(services)] if isinstance(services, Services) else [])]
 
 
 class RequestMetricsMiddleware:

@@ -13,8 +13,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from search_api.app_settings import MOST_TEXTS
 from search_api.embeddings.schemas import Usage
-from search_api.http.request_body import Integer, RequestBody, Text, require_unicode
+from search_api.http.request_body import PositiveInteger, RequestBody, Text, require_unicode
 
 _DOCUMENT_SCHEMA = {
     "anyOf": [
@@ -44,6 +45,7 @@ class RerankRequest(RequestBody):
         FailFast(),
     ] = Field(
         min_length=1,
+        max_length=MOST_TEXTS,
         description='At most OPENAI_MAX_TEXTS (2048) texts, or objects like `{"text": "…"}`, the likely best first: if '
         "there is no time for all, the first ones are scored. Long ones are truncated to RERANKER_MAX_TOKENS.",
     )
@@ -52,7 +54,7 @@ class RerankRequest(RequestBody):
         description="Name of the directory of the rerank model; a prefix such as `Qwen/` and capitals do not matter. "
         "May be omitted.",
     )
-    top_n: Integer | None = Field(None, ge=1, description="Maximum number of results; by default all.")
+    top_n: PositiveInteger | None = Field(None, description="Maximum number of results; by default all.")
     return_documents: bool | None = Field(None, strict=True, description="Whether each result includes its document.")
     max_tokens_per_doc: None = Field(None, description="Only null: RERANKER_MAX_TOKENS limits the documents.")
     max_chunks_per_doc: None = Field(None, description="Only null: a document is not divided.")

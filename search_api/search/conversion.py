@@ -1,15 +1,30 @@
-"""Converts a request body to search options, and hits to a response body."""
+"""Converts a request body to search options, and hits to a response body.
 
+An answer is bounded, whatever the chunks are: long texts and metadata are cut, and `cut` says so.
+"""
+
+import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
+from models.text import cut_at_word
 from retrieval.citations import LinkTemplate, citation, language
 from retrieval.fusion import Weights
 from retrieval.highlights import matches
 from retrieval.search import Explanation, Fusion, Hit, Method, SearchOptions, Thresholds
 from retrieval.selection import Group
 from retrieval.snapshots.snapshot import CourseSnapshot
-from search_api.search.schemas import MAX_COPIES, SearchRequest, up_to_of
+from search_api.search.schemas import (
+    MAX_COPIES,
+    MAX_METADATA_CHARACTERS,
+    MAX_TEXT_CHARACTERS,
+    SearchRequest,
+    up_to_of,
+)
+
+MAX_COPIES_CHARACTERS: Final = 2 * MAX_METADATA_CHARACTERS
+"""Of the metadata of all copies of a result, as JSON."""
+_KEPT = ("chunk_id", "course_id", "lecture_id", "section_id", "source_type", "language", "order_in_section")
 
 
 def options_of(request: SearchRequest) -> SearchOptions:
@@ -35,7 +50,7 @@ def groups_of(groups: Sequence[Group], by: str, snapshot: CourseSnapshot) -> lis
     """
     listed = []
     for row, places, count in groups:
-        cited = citation(snapshot.metadata(row), snapshot.info.course_id, None)
+        cited = citation(metadata_of(snapshot, row), snapshot.info.course_id, None)
         listed.append(
             {
                 "course_id": cited["course_id"],
@@ -68,7 +83,7 @@ def chunk_response(
         stale: Whether something newer exists, or is being made.
         link_template: Makes the links of the citations.
     """
-    passage = _passage(snapshot, row, link_template)
+    passage = _passage(snapshot, row, link_template, is_whole=True)
     return {
         "chunk_id": snapshot.chunk_ids[row],
         "course_id": snapshot.info.course_id,
@@ -98,19 +113,53 @@ def result(
         "score": hit.score,
         "relevance": hit.relevance,
         "matches": matches(passage["text"], explanation.words.marks) if explanation.bm25 else [],
-        "copies": [snapshot.metadata(row) for row in hit.copies[:MAX_COPIES].tolist()],
+        "copies": _metadata_of_copies(snapshot, hit.copies[:MAX_COPIES].tolist()),
         "copy_count": len(hit.copies),
-        "near_copies": [snapshot.metadata(row) for row in hit.near_copies[:MAX_COPIES].tolist()],
+        "near_copies": _metadata_of_copies(snapshot, hit.near_copies[:MAX_COPIES].tolist()),
         "near_copy_count": len(hit.near_copies),
         "context": _neighbours(snapshot, hit.row, request.context, link_template) if request.context else None,
         "explanation": _explanation(explanation) if request.explain else None,
     }
 
 
-def _passage(snapshot: CourseSnapshot, row: int, link_template: LinkTemplate | None) -> dict[str, Any]:
+def metadata_of(snapshot: CourseSnapshot, row: int) -> dict[str, Any]:
+    """The metadata of a chunk; without the largest values if they are longer than an answer may have."""
     metadata = snapshot.metadata(row)
+    if snapshot.metadata_length(row) <= MAX_METADATA_CHARACTERS:
+        return metadata
+    sizes = {name: len(json.dumps({name: value})) for name, value in metadata.items()}
+    kept, left = {name for name in _KEPT if name in metadata}, MAX_METADATA_CHARACTERS
+    for name in sorted(sizes.keys() - kept, key=lambda name: (sizes[name], name)):
+        left -= sizes[name]
+        if left < 0:
+            break
+        kept.add(name)
+    return {name: value for name, value in metadata.items() if name in kept}
+
+
+def _metadata_of_copies(snapshot: CourseSnapshot, rows: Sequence[int]) -> list[dict[str, Any]]:
+    """The metadata of as many chunks as there is room for."""
+    listed, left = [], MAX_COPIES_CHARACTERS
+    for row in rows:
+        left -= min(snapshot.metadata_length(row), MAX_METADATA_CHARACTERS)
+        if left < 0:
+            break
+        listed.append(metadata_of(snapshot, row))
+    return listed
+
+
+def _passage(
+    snapshot: CourseSnapshot, row: int, link_template: LinkTemplate | None, *, is_whole: bool = False
+) -> dict[str, Any]:
+    text, metadata = snapshot.texts[row], snapshot.metadata(row) if is_whole else metadata_of(snapshot, row)
+    cut = []
+    if not is_whole and len(text) > MAX_TEXT_CHARACTERS:
+        text = cut_at_word(text, MAX_TEXT_CHARACTERS)
+        cut.append("text")
+    if not is_whole and snapshot.metadata_length(row) > MAX_METADATA_CHARACTERS:
+        cut.append("metadata")
     cited = citation(metadata, snapshot.info.course_id, link_template)
-    return {"text": snapshot.texts[row], "metadata": metadata, "citation": cited}
+    return {"text": text, "metadata": metadata, "citation": cited, "cut": cut}
 
 
 def _neighbours(

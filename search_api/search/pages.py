@@ -16,11 +16,13 @@ from retrieval.selection import FacetCounts, Grouping, Ranks, Selection, accepte
 from retrieval.snapshots.fields import Scalar
 from retrieval.snapshots.snapshot import CourseSnapshot
 from search_api.http.errors import InvalidRequestError
-from search_api.search.conversion import groups_of
+from search_api.search.conversion import groups_of, metadata_of
 from search_api.search.schemas import MAX_OFFSET, SearchRequest
 
 MAX_FACET_VALUES: Final = 100
 """Values of a facet, those with the most hits."""
+MAX_FACET_CHARACTERS: Final = 1000
+"""Longer texts are no values of a facet."""
 TITLES: Final = {"lecture_id": "lecture_title", "section_id": "section_title"}
 """Fields whose values have a title, and its place in a citation."""
 GROUP_FIELDS: Final = {"course": ("course_id",), "lecture": ("lecture_id",), "section": ("lecture_id", "section_id")}
@@ -85,9 +87,15 @@ def facets_of(counts: Sequence[Counts], request: SearchRequest) -> dict[str, lis
         if counts and not of_courses:
             where = "the course" if len(counts) == 1 else "the courses"
             raise InvalidRequestError(f"facets: no chunk of {where} has the field {quoted(name)}")
-        values = sum(of_courses, FacetCounts()).most_common(MAX_FACET_VALUES)
+        counted = sum(of_courses, FacetCounts())
+        shown = FacetCounts({key: count for key, count in counted.items() if _is_short(key[1])})
+        values = shown.most_common(MAX_FACET_VALUES)
         facets[name] = [{"value": key[1], "title": _title(counts, name, key), "count": count} for key, count in values]
     return facets or None
+
+
+def _is_short(value: Scalar) -> bool:
+    return not isinstance(value, str) or len(value) <= MAX_FACET_CHARACTERS
 
 
 def _title(counts: Sequence[Counts], name: str, key: tuple[type, Scalar]) -> str | None:
@@ -97,7 +105,7 @@ def _title(counts: Sequence[Counts], name: str, key: tuple[type, Scalar]) -> str
         return None
     field = snapshot.fields[name]
     row = int(field.having([field.code_of[key]])[0])
-    title: str | None = citation(snapshot.metadata(row), snapshot.info.course_id, None)[TITLES[name]]
+    title: str | None = citation(metadata_of(snapshot, row), snapshot.info.course_id, None)[TITLES[name]]
     return title
 
 

@@ -19,9 +19,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from retrieval.filters import MAX_VALUES, OPERATORS, PLAIN_FIELDS, Filter, FilterError, parse_filter
+from models.json_values import whole_number
+from retrieval.filters import Filter, FilterError, parse_filter
 from retrieval.lecture_order import UpTo
-from search_api.http.request_body import RequestBody, Text, require_unicode
+from search_api.app_settings import MOST_COURSES
+from search_api.http.request_body import Integer, PositiveInteger, RequestBody, Text, require_unicode
+from search_api.search.filter_schema import MetadataFilter
 
 MAX_QUERIES = 8
 MAX_CONTEXT = 5
@@ -30,10 +33,19 @@ MAX_OFFSET = 1000
 MAX_GROUP_SIZE = 10
 MAX_FACETS = 10
 MAX_COPIES = 20
+MAX_TEXT_CHARACTERS = 20_000
+MAX_METADATA_CHARACTERS = 10_000
 
 
 def _integer_as_text(value: object) -> object:
+    value = whole_number(value)
     return str(value) if type(value) is int else value
+
+
+def _each_once(lectures: list[str]) -> list[str]:
+    if len(set(lectures)) < len(lectures):
+        raise PydanticCustomError("lecture_order", "contains a lecture twice")
+    return lectures
 
 
 def _as_list(value: object) -> object:
@@ -50,14 +62,15 @@ FacetName = Annotated[str, Field(min_length=1), AfterValidator(require_unicode)]
 _TEXT_SCHEMA: dict[str, Any] = {"type": "string", "pattern": r"\S"}
 Queries = Annotated[
     list[Text],
+    Field(min_length=1, max_length=MAX_QUERIES),  # first, so that a list is not validated beyond its limit
     BeforeValidator(_as_list),
-    Field(min_length=1, max_length=MAX_QUERIES),
     WithJsonSchema(
         {"anyOf": [_TEXT_SCHEMA, {"type": "array", "items": _TEXT_SCHEMA, "minItems": 1, "maxItems": MAX_QUERIES}]}
     ),
 ]
 Weight = Annotated[float, Field(strict=True, ge=0, le=1e6, allow_inf_nan=False)]
 Probability = Annotated[float | None, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
+Diversity = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
 Threshold = Annotated[float | None, Field(strict=True, allow_inf_nan=False)]
 
 
@@ -73,36 +86,9 @@ def _parsed(value: object) -> object:
     return only if any(each is not None for each in value.values()) else None
 
 
-_VALUE_SCHEMAS: list[Any] = [{"type": "string"}, {"type": "number"}, {"type": "boolean"}]
-_CONDITION_SCHEMA: dict[str, Any] = {
-    "anyOf": [
-        *_VALUE_SCHEMAS,
-        {"type": "array", "items": {"anyOf": _VALUE_SCHEMAS}, "minItems": 1, "maxItems": MAX_VALUES},
-        {"type": "object", "minProperties": 1, "description": f"Operators: {', '.join(OPERATORS)}."},
-        {"type": "null"},
-    ]
-}
-_COMBINED_SCHEMA = {"type": "array", "items": {"type": "object"}, "minItems": 1, "maxItems": MAX_VALUES}
 Filters = Annotated[
     Filter | None,
-    PlainValidator(_parsed),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {
-                    "type": "object",
-                    "properties": {
-                        **dict.fromkeys(PLAIN_FIELDS, _CONDITION_SCHEMA),
-                        "and": _COMBINED_SCHEMA,
-                        "or": _COMBINED_SCHEMA,
-                        "not": {"type": "object"},
-                    },
-                    "additionalProperties": _CONDITION_SCHEMA,
-                },
-                {"type": "null"},
-            ]
-        }
-    ),
+    PlainValidator(_parsed, json_schema_input_type=MetadataFilter | None),
     Field(
         description="Which chunks may be results, by their metadata: a value (equal), a list (any of them), or an "
         "object of operators: `eq`, `in`, `not`, `gt`, `gte`, `lt`, `lte` (numbers, or ISO 8601 dates and times), "
@@ -119,11 +105,19 @@ class UpToLecture(RequestBody):
     lecture_id: FilterValue
 
 
-LectureOrder = Annotated[list[FilterValue], Field(min_length=1, max_length=MAX_LECTURES)]
+LectureOrder = Annotated[
+    list[FilterValue],
+    Field(min_length=1, max_length=MAX_LECTURES, json_schema_extra={"uniqueItems": True}),
+    AfterValidator(_each_once),
+]
 
 
 class ChannelWeights(RequestBody):
     """Weights of the channels in a hybrid search; only their ratio matters."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"anyOf": [{"properties": {name: {"exclusiveMinimum": 0}}} for name in ("vector", "keyword")]}
+    )
 
     vector: Weight
     keyword: Weight
@@ -161,7 +155,7 @@ class SearchRequest(RequestBody):
         description="A question or keywords; or a list of up to 8 phrasings: each chunk gets the mean of its scores "
         "for them. A longer one is cut to SEARCH_MAX_QUERY_CHARS (2000) characters, and `query_cut` says so."
     )
-    top_k: int = Field(5, strict=True, ge=1, description="Number of results, at most SEARCH_MAX_TOP_K (20).")
+    top_k: Integer = Field(5, ge=1, description="Number of results, at most SEARCH_MAX_TOP_K (20).")
     filters: Filters = None
     up_to: UpToLecture | None = Field(
         None,
@@ -195,9 +189,8 @@ class SearchRequest(RequestBody):
     relative_threshold: Probability = Field(
         None, description="Lowest `score` of a result, as a share of the best score, 0.0 to 1.0."
     )
-    offset: int = Field(
+    offset: Integer = Field(
         0,
-        strict=True,
         ge=0,
         le=MAX_OFFSET,
         description="Number of results, or of groups, to leave out: `next_offset` of the page before. Pages of one "
@@ -208,7 +201,7 @@ class SearchRequest(RequestBody):
         description="Groups the results by lecture or section: `top_k` is then the number of groups, `group_size` the "
         "number of results of each. Not with `diversity`, nor with `rerank` `model`.",
     )
-    group_size: int = Field(3, strict=True, ge=1, le=MAX_GROUP_SIZE, description="Results of a group.")
+    group_size: Integer = Field(3, ge=1, le=MAX_GROUP_SIZE, description="Results of a group.")
     facets: list[FacetName] = Field(
         default_factory=list,
         max_length=MAX_FACETS,
@@ -221,19 +214,14 @@ class SearchRequest(RequestBody):
         "reads each passage together with the first query and takes longer: as many as RERANKER_TIMEOUT_SECONDS (2) "
         "allow, from the best one on.",
     )
-    diversity: float = Field(
+    diversity: Diversity = Field(
         0.0,
-        strict=True,
-        ge=0,
-        le=1,
-        allow_inf_nan=False,
         description="How much the results should differ from one another, 0.0 to 1.0 (maximal marginal relevance): "
         "above 0, a result that resembles a better one makes way for one that does not. The best result stays, and "
         "the order is by `score`. 0.3 suits an overview.",
     )
-    context: int = Field(
+    context: Integer = Field(
         0,
-        strict=True,
         ge=0,
         le=MAX_CONTEXT,
         description="Number of chunks before and after each result, in the same section, to include.",
@@ -242,8 +230,6 @@ class SearchRequest(RequestBody):
 
     @model_validator(mode="after")
     def _possible_together(self) -> Self:
-        if self.lecture_order is not None and len(set(self.lecture_order)) < len(self.lecture_order):
-            raise PydanticCustomError("lecture_order", "lecture_order contains a lecture twice")
         if self.diversity and (self.offset or self.group_by):
             raise PydanticCustomError(
                 "diversity",
@@ -298,29 +284,13 @@ class CoursesSearchRequest(SearchRequest):
 
     courses: (
         Annotated[
-            list[Annotated[SearchedCourseRequest, BeforeValidator(_as_course)]],
-            Field(min_length=1),
-            WithJsonSchema(
-                {
-                    "type": "array",
-                    "minItems": 1,
-                    "items": {
-                        "anyOf": [
-                            {"type": "string"},
-                            {"type": "integer"},
-                            {
-                                "type": "object",
-                                "properties": {
-                                    "course_id": {"anyOf": [{"type": "string"}, {"type": "integer"}]},
-                                    "up_to": {"type": "object"},
-                                    "lecture_order": {"type": "array"},
-                                },
-                                "required": ["course_id"],
-                            },
-                        ]
-                    },
-                }
-            ),
+            list[
+                Annotated[
+                    SearchedCourseRequest,
+                    BeforeValidator(_as_course, json_schema_input_type=FilterValue | SearchedCourseRequest),
+                ]
+            ],
+            Field(min_length=1, max_length=MOST_COURSES, json_schema_extra={"uniqueItems": True}),
         ]
         | None
     ) = Field(
@@ -328,8 +298,17 @@ class CoursesSearchRequest(SearchRequest):
         description="The courses: ids, or objects with a `course_id`, its own `up_to` and `lecture_order`. At most "
         "SEARCH_MAX_COURSES (200). null: all courses that can be searched.",
     )
-    per_course: int | None = Field(
-        None, strict=True, ge=1, description="Highest number of results of one course; not with `group_by`."
+    up_to: Annotated[UpToLecture | None, WithJsonSchema({"type": "null"})] = Field(
+        None, description="Only null: it belongs to a course in `courses`."
+    )
+    lecture_order: Annotated[LectureOrder | None, WithJsonSchema({"type": "null"})] = Field(
+        None, description="Only null: it belongs to a course in `courses`."
+    )
+    diversity: Annotated[Diversity, WithJsonSchema({"type": "number", "const": 0})] = Field(
+        0.0, description="Only 0: it compares the results of one course."
+    )
+    per_course: PositiveInteger | None = Field(
+        None, description="Highest number of results of one course; not with `group_by`."
     )
     group_by: Literal["course", "lecture", "section"] | None = Field(  # type: ignore[assignment]
         None,
@@ -428,6 +407,7 @@ _EXAMPLE_PASSAGE: dict[str, Any] = {
         "link": "https://school.example/files/12.pdf#page=12",
         "label": "Making a board > Solder mask, p. 12",
     },
+    "cut": [],
 }
 
 
@@ -437,6 +417,11 @@ class Passage(BaseModel):
     text: str
     metadata: Metadata
     citation: Citation
+    cut: list[Literal["text", "metadata"]] = Field(
+        description="What is longer than an answer may have: `text` ends after at most 20,000 characters, and of "
+        "`metadata` with more than 10,000 as JSON the largest values are left out. The chunk itself "
+        "(`GET /courses/{course_id}/chunks/{chunk_id}`) is whole."
+    )
 
 
 class Neighbours(BaseModel):
@@ -486,11 +471,14 @@ class SearchResult(Passage):
     language: str | None = Field(
         description="Language of the passage as stage one recorded it; otherwise, from the script, `zh`, `ja` or `ko`."
     )
-    copies: list[Metadata] = Field(description="Metadata of the first 20 other chunks with exactly the same text.")
+    copies: list[Metadata] = Field(
+        description="Metadata of the first other chunks with exactly the same text: at most 20, and 20,000 characters."
+    )
     copy_count: int = Field(description="Number of all other chunks with exactly the same text.")
     near_copies: list[Metadata] = Field(
-        description="Metadata of the first 20 chunks with nearly the same text, which are no results of their own: of "
-        "a lecture that was uploaded twice with slight edits, for example. The result is the one that scores highest."
+        description="Metadata of the first chunks with nearly the same text, as many, which are no results of their "
+        "own: of a lecture that was uploaded twice with slight edits, for example. The result is the one that scores "
+        "highest."
     )
     near_copy_count: int = Field(description="Number of all chunks with nearly the same text.")
     context: Neighbours | None = Field(description="null if not requested.")
@@ -643,7 +631,8 @@ class FoundPassages(BaseModel):
     )
     groups: list[ResultGroup] | None = Field(description="The groups, best first; null without `group_by`.")
     facets: dict[str, list[FacetValue]] | None = Field(
-        description="For each requested field, its values with the most results, at most 100; null if not requested."
+        description="For each requested field, its values with the most results, at most 100, without texts of "
+        "more than 1000 characters; null if not requested."
     )
 
 
@@ -655,7 +644,7 @@ class SearchResponse(FoundPassages):
     )
     stale: bool = Field(
         description="The course is not `done`, or this app has another model or no snapshot of the published "
-        "generation yet; the results are from the last generation that it has."
+        "generation yet, or the catalogue does not answer; the results are from the last generation that it has."
     )
 
     model_config = ConfigDict(json_schema_extra={"examples": [{**_EXAMPLE_ANSWER, "generation": 3}]})

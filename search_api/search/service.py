@@ -8,7 +8,7 @@ last published generation answers, and the answer is `stale`.
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from models.courses import PublishedCourse
 from models.tables import EmbeddingStatus
@@ -47,6 +47,7 @@ threads costs the other requests."""
 SHORT_QUERY = 200
 """Up to this number of characters, all phrasings together, so does the analysis of a query. The words of a long
 one may take 0.1 s, because near terms are sought for each that the course does not have."""
+_Rows = TypeVar("_Rows")
 ATTEMPTS = 3
 """Attempts of a search whose course is published while its snapshot is opened."""
 
@@ -101,8 +102,10 @@ class CourseSearch:
             DatabaseUnavailableError: The catalogue is unavailable.
         """
 
-        def answer(course: PublishedCourse, opened: OpenedSnapshot) -> dict[str, Any]:
-            return self._answer(course, opened, request, self._parts(request, opened), self._embedding.embedded_queries)
+        def answer(course: PublishedCourse, opened: OpenedSnapshot, outage: str) -> dict[str, Any]:
+            parts = self._parts(request, opened)
+            answer = self._answer(course, opened, request, parts, self._embedding.embedded_queries)
+            return {**answer, **without_catalogue(outage, answer["degraded"])}
 
         return self._questions.recorded(
             course_id, request.query, self._in_snapshot(course_id, answer), offset=request.offset
@@ -117,7 +120,7 @@ class CourseSearch:
                 for a search.
         """
 
-        def answer(course: PublishedCourse, opened: OpenedSnapshot) -> dict[str, Any]:
+        def answer(course: PublishedCourse, opened: OpenedSnapshot, outage: str) -> dict[str, Any]:
             row = opened.snapshot.row_of(chunk_id)
             if row is None:
                 raise ChunkNotFoundError(
@@ -129,19 +132,24 @@ class CourseSearch:
                 context,
                 opened.snapshot,
                 generation=opened.generation,
-                stale=is_stale(course, opened),
+                stale=is_stale(course, opened) or bool(outage),
                 link_template=self._link_template,
             )
 
         return self._in_snapshot(course_id, answer)
 
     def _in_snapshot(
-        self, course_id: str, answer: Callable[[PublishedCourse, OpenedSnapshot], dict[str, Any]]
+        self, course_id: str, answer: Callable[[PublishedCourse, OpenedSnapshot, str], dict[str, Any]]
     ) -> dict[str, Any]:
-        """What is answered from the snapshot of a course, which is opened again if it is replaced or damaged."""
+        """What is answered from the snapshot of a course, which is opened again if it is replaced or damaged.
+
+        The answer is given why the row of the course may be old; empty if it is current.
+        """
         for _ in range(ATTEMPTS):
             with span("catalogue"):
-                course = self._courses.published(course_id)
+                course, outage = self.unless_away(
+                    lambda: self._courses.published(course_id), lambda known: known.get(course_id)
+                )
             self.require_searchable(course)
             try:
                 with phase("open"):
@@ -149,11 +157,21 @@ class CourseSearch:
             except PublishedMeanwhileError:
                 continue
             try:
-                return answer(course, opened)
+                return answer(course, opened, outage)
             except (IndexError, KeyError, TypeError, ValueError):
                 if not self._snapshots.discard_damaged(course):
                     raise
         raise EmbeddingNotReadyError(f"Course {quoted(course_id)} was published again during every attempt; try again")
+
+    def unless_away(
+        self, read: Callable[[], _Rows], last: Callable[[Mapping[str, PublishedCourse]], _Rows | None]
+    ) -> tuple[_Rows, str]:
+        """What is read from the catalogue, or was read last (see `Courses.unless_away`); the latter not in strict mode.
+
+        Raises:
+            DatabaseUnavailableError: The catalogue is unavailable, and the rows are not known.
+        """
+        return self._courses.unless_away(read, last) if self._serve_while_reembedding else (read(), "")
 
     def search_at_once(self, course_id: str, request: SearchRequest) -> dict[str, Any] | None:
         """The same answer, if it takes a fraction of a millisecond and nothing in it has to wait; otherwise None.
@@ -336,6 +354,14 @@ class CourseSearch:
 def is_stale(course: PublishedCourse, opened: OpenedSnapshot) -> bool:
     """Whether something newer than the snapshot exists, or is being made."""
     return course.embedding_status != EmbeddingStatus.DONE or not opened.is_current
+
+
+def without_catalogue(outage: str, degraded: str | None) -> dict[str, Any]:
+    """What changes in an answer if the catalogue did not answer; nothing if it did."""
+    if not outage:
+        return {}
+    reason = f"the catalogue is unavailable, so this may not be the newest generation: {outage}"
+    return {"stale": True, "degraded": f"{degraded}; {reason}" if degraded else reason}
 
 
 def not_embedded(embedded: int, queries: int) -> str:

@@ -69,7 +69,7 @@ from search_api.search.pages import (
     not_applicable_as_api_error,
 )
 from search_api.search.schemas import CoursesSearchRequest
-from search_api.search.service import ATTEMPTS, CourseSearch, is_stale, not_embedded, query_of
+from search_api.search.service import ATTEMPTS, CourseSearch, is_stale, not_embedded, query_of, without_catalogue
 from search_api.search.snapshots import CourseSnapshots, OpenedSnapshot, PublishedMeanwhileError
 from telemetry.traces import span
 
@@ -228,16 +228,16 @@ class SeveralCoursesSearch:
         """
         for _ in range(ATTEMPTS):
             with span("catalogue"):
-                asked = self._asked(request)
+                asked, outage = self._asked(request)
             try:
-                return self._answer(asked, request)
+                return self._answer(asked, request, outage)
             except (IndexError, KeyError, TypeError, ValueError):
                 opened = [each.course for each in asked if each.course is not None and each.opened is not None]
                 if not self._snapshots.discard_damaged(*opened):
                     raise
         raise OverloadedError("A snapshot was damaged and is replaced; try again")
 
-    def _answer(self, asked: Sequence[_Asked], request: CoursesSearchRequest) -> dict[str, Any]:
+    def _answer(self, asked: Sequence[_Asked], request: CoursesSearchRequest, outage: str) -> dict[str, Any]:
         with phase("open"):
             self._open(asked, request)
         opened = [each for each in asked if each.opened is not None]
@@ -257,7 +257,7 @@ class SeveralCoursesSearch:
         best = max((each.best for each in searched), default=None)
         unknown = [{term for query in each.queries if query.words for term in query.words.unknown} for each in searched]
         unknown_everywhere = set.intersection(*unknown) if unknown else set()
-        answer = {
+        answer: dict[str, Any] = {
             "results": [result(found.hit, request, found.asked.snapshot, self._link_template) for found in page.found],
             "courses": [_entry(each, numbers[each.course_id]) for each in asked],
             "answerable": is_answerable(best, request),
@@ -270,19 +270,26 @@ class SeveralCoursesSearch:
             "groups": page.groups,
             "facets": page.facets,
         }
+        answer |= without_catalogue(outage, answer["degraded"])
         about = _asked_about(searched, page.found)
         if about is not None:
             self._questions.recorded(about.course_id, request.query, answer, offset=request.offset)
         return answer
 
-    def _asked(self, request: CoursesSearchRequest) -> list[_Asked]:
-        """The courses that the request names, or all that can be searched."""
+    def _asked(self, request: CoursesSearchRequest) -> tuple[list[_Asked], str]:
+        """The courses that the request names, or all that can be searched; and why their rows may be old."""
         if request.courses is not None:
             check_at_most(self._max_courses, len(request.courses), "courses")
-            known = self._courses.published_together([each.course_id for each in request.courses])
-            return [_Asked(each.course_id, each.lectures, known.get(each.course_id)) for each in request.courses]
+            ids = [each.course_id for each in request.courses]
+            known, outage = self._search.unless_away(
+                lambda: self._courses.published_together(ids),
+                lambda last: {id_: last[id_] for id_ in ids} if last.keys() >= set(ids) else None,
+            )
+            asked = [_Asked(each.course_id, each.lectures, known.get(each.course_id)) for each in request.courses]
+            return asked, outage
         searchable = []
-        for course in sorted(self._courses.all_published(), key=attrgetter("id")):  # equal scores keep this order
+        rows, outage = self._search.unless_away(self._courses.all_published, lambda last: [*last.values()] or None)
+        for course in sorted(rows, key=attrgetter("id")):  # equal scores keep this order
             try:
                 self._search.require_searchable(course)
             except EmbeddingNotReadyError:
@@ -293,7 +300,7 @@ class SeveralCoursesSearch:
                 f"courses: {len(searchable)} courses can be searched, which is more than SEARCH_MAX_COURSES "
                 f"({self._max_courses}); name those to search"
             )
-        return searchable
+        return searchable, outage
 
     def _open(self, asked: Sequence[_Asked], request: CoursesSearchRequest) -> None:
         """Open the snapshots, and decide how each course is searched."""

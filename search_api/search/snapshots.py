@@ -258,7 +258,8 @@ class CourseSnapshots:
         is_first = not self._fetched
         directories = self._store.directories() if is_first else []  # before the rows: a new course is no orphan
         courses = {course.id: course for course in self._courses.all_published()}
-        for course in courses.values():
+        # Each process has an order of its own, as hashes differ, so those on one disk seldom build the same snapshot.
+        for course in sorted(courses.values(), key=lambda course: hash(course.id)):
             key, last = _key(course), self._fetched.get(course.id)
             if self._stopping.is_set():
                 return

@@ -463,7 +463,8 @@ def test_overflow_in_float16_switches_permanently_to_bfloat16(
     assert all(np.array_equal(result, expected) for result in results)
     assert embedder.dtype == "bfloat16"
     (record,) = caplog.records
-    assert "overflowed float16" in record.getMessage()
+    assert "float16 failed for" in record.getMessage()
+    assert "a value overflowed" in record.getMessage()
     assert (embedder.embed_queries(["copper"]).vectors ** 2).sum() == pytest.approx(1, abs=1e-5)
 
 
@@ -506,3 +507,27 @@ def test_gpu_vectors_agree_with_cpu_vectors(qwen3: LocalEmbedder, tiny_qwen3: Pa
     assert on_gpu.signature == qwen3.signature
     cosines = (on_gpu.embed_documents(TEXTS).vectors * qwen3.embed_documents(TEXTS).vectors).sum(axis=1)
     assert cosines.min() >= 0.999
+
+
+def test_query_passes_bulk_work_on_a_gpu(tiny_qwen3: Path) -> None:
+    """A query is ready while a large call still computes, and bulk work pauses for it."""
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    on_gpu = LocalEmbedder.load(EmbeddingSettings(embedding_model_path=tiny_qwen3, embedding_device="cuda"))
+    expected = on_gpu.embed_queries(["copper"]).vectors
+    texts = ["the slope of the loss " * 60] * 2000
+    answered_at: list[int] = []
+    pauses = 0
+
+    def query_after_some_layers() -> None:
+        nonlocal pauses
+        pauses += 1
+        if pauses == 3:
+            assert np.allclose(on_gpu.embed_queries(["copper"]).vectors, expected, atol=1e-3)
+            answered_at.append(pauses)
+
+    on_gpu.embed_documents(texts, pause=query_after_some_layers)
+    assert answered_at == [3]
+    assert pauses > 3

@@ -35,6 +35,23 @@ def test_cpu_model_is_in_eval_mode_and_loads_without_warnings(
     assert capfd.readouterr().err == ""  # no progress bars in the logs of a server
 
 
+def test_code_of_a_model_directory_is_never_run(tiny_bert: Path, copy_of: Copy, tmp_path: Path) -> None:
+    """`auto_map` names a class in a module of the directory, which transformers would import if it were trusted."""
+    directory, evidence = copy_of(tiny_bert), tmp_path / "ran"
+    (directory / "code.py").write_text(f"open({str(evidence)!r}, 'w')", encoding="utf-8")
+    for name in ("config.json", "tokenizer_config.json"):
+        classes = dict.fromkeys(("AutoConfig", "AutoModel", "AutoTokenizer"), "code.Own")
+        content = json.loads((directory / name).read_text(encoding="utf-8")) | {"auto_map": classes}
+        (directory / name).write_text(json.dumps(content), encoding="utf-8")
+    load_embedding_model(settings_for(directory))
+    assert not evidence.exists()
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    (directory / "config.json").write_text(json.dumps(config | {"model_type": "own"}), encoding="utf-8")
+    with pytest.raises(ModelUnavailableError):
+        load_embedding_model(settings_for(directory))
+    assert not evidence.exists()
+
+
 def test_parallel_loads_do_not_change_the_default_dtype(tiny_qwen3: Path) -> None:
     import torch
 

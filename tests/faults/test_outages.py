@@ -4,15 +4,15 @@ The worker is stopped half way (SIGSTOP) before the outage and continues during 
 """
 
 import sqlite3
-import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from typing import NamedTuple
+from contextlib import ExitStack, closing, contextmanager
 
 import dagster as dg
-import httpx
 import pytest
 
+from models.database import transaction
+from models.resources import get_resource
+from models.tables import UploadedResource
 from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_postgres
 from tests.support.product import wait_until
 
@@ -69,83 +69,6 @@ def catalogue_locked(deployment: Deployment) -> Iterator[None]:
 
 
 @on_postgres
-def test_a_published_course_is_searched_whatever_happens(deployment: Deployment) -> None:
-    """The last generation answers until the next one does: during a run and a rebuild, while parts are killed."""
-    course_id = "searched"
-    deployment.write(course_id, MANY)
-    deployment.wait_for(course_id, "done")
-    with answers(deployment, course_id) as seen:
-        worker = deployment.freeze_half_way(course_id, lambda: deployment.write(course_id, MANY, "second"))
-        with deployment.parts.killed("chroma"), deployment.parts.killed("daemon"):
-            wait_for_answers(seen, Answer(1, True, "copper"))
-            with deployment.parts.killed("search"):
-                pass
-            wait_for_answers(seen, Answer(1, True, "copper"))
-        worker.kill()
-        deployment.wait_for(course_id, "done", after=1)
-        wait_for_answers(seen, Answer(2, False, "gradient"))
-
-        def rebuild() -> None:
-            assert deployment.parts.run("rebuild", course_id).returncode == 0
-
-        worker = deployment.freeze_half_way(course_id, rebuild)
-        wait_for_answers(seen, Answer(2, True, "gradient"))
-        worker.resume()
-        deployment.wait_for(course_id, "done", after=2)
-        wait_for_answers(seen, Answer(3, False, "gradient"))
-    deployment.assert_state(course_id, "done")
-    changes = [answer for answer, before in zip(seen[1:], seen, strict=False) if answer != before]
-    assert [seen[0], *changes] == [
-        Answer(1, False, "copper"),
-        Answer(1, True, "copper"),
-        Answer(2, False, "gradient"),
-        Answer(2, True, "gradient"),
-        Answer(3, False, "gradient"),
-    ]
-
-
-class Answer(NamedTuple):
-    """Of which generation an answer is, whether it is stale, and the first word of its best text."""
-
-    generation: int
-    stale: bool
-    word: str
-
-
-@contextmanager
-def answers(deployment: Deployment, course_id: str) -> Iterator[list[Answer | str]]:
-    """Search the course all the time. Yields the answers, and errors as text; no answer of a killed app counts."""
-    seen: list[Answer | str] = []
-    stopping = threading.Event()
-
-    def poll() -> None:
-        while not stopping.wait(0.05):
-            with suppress(httpx.TransportError):
-                body = {"query": "copper thickness, gradient descent", "top_k": 1}
-                response = deployment.parts.search.post(f"/courses/{course_id}/search", json=body)
-                answer = response.json()
-                seen.append(
-                    Answer(answer["generation"], answer["stale"], answer["results"][0]["text"].split()[0])
-                    if response.is_success
-                    else response.text
-                )
-
-    thread = threading.Thread(target=poll)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stopping.set()
-        thread.join()
-
-
-def wait_for_answers(seen: list[Answer | str], expected: Answer) -> None:
-    """Wait until the last of several new answers is the expected one."""
-    number = len(seen) + 5
-    wait_until(lambda: len(seen) > number and seen[-1] == expected, LIMIT_SECONDS, lambda: f"{seen[-5:]}")
-
-
-@on_postgres
 def test_a_course_is_done_after_the_database_server_was_stopped(deployment: Deployment) -> None:
     """The server holds both the catalogue and Dagster's storage."""
     course_id = "stopped-server"
@@ -160,8 +83,27 @@ def test_a_course_is_done_after_the_database_server_was_stopped(deployment: Depl
     deployment.assert_state(course_id, "done")
 
 
-def test_courses_are_done_after_everything_was_killed(deployment: Deployment) -> None:
-    """The run selected the snapshot alone, and is still ours."""
+def test_everything_is_done_after_everything_was_killed(deployment: Deployment) -> None:
+    """A course half way, whose run selected only the snapshot, a course that waits, and a file half read."""
+    search = deployment.parts.search
+    assert search.post("/courses", json={"course_id": "uploaded"}).status_code == 201
+    links = "".join(f"[link{number}]: http://example.org/{number}\n\n" for number in range(200_000))  # takes seconds
+    content = f"# Copper\n\nA via joins two layers of the board.\n\n{links}".encode()
+    upload = search.post("/resources", data={"course_id": "uploaded"}, files={"file": ("notes.md", content)})
+    resource_id = upload.json()["resource_id"]
+
+    def resource() -> UploadedResource:
+        with transaction(deployment.engine) as session:
+            row = get_resource(session, resource_id)
+        assert row is not None
+        return row
+
+    wait_until(lambda: resource().status == "running", LIMIT_SECONDS, lambda: f"{resource()!r}")
+    reader = deployment.worker(resource().run_id or "")
+    assert reader is not None
+    reader.suspend()
+    assert resource().status == "running"
+
     deployment.add_partitions("killed-running")
 
     def launch() -> None:
@@ -172,10 +114,15 @@ def test_courses_are_done_after_everything_was_killed(deployment: Deployment) ->
     deployment.write("killed-waiting")
     deployment.kill_everything()
     deployment.start_everything()
+    wait_until(lambda: resource().status == "succeeded", LIMIT_SECONDS, lambda: f"{resource()!r}")
+    deployment.wait_for("uploaded", "done")
     for course_id in ("killed-running", "killed-waiting"):
         deployment.wait_for(course_id, "done")
         deployment.assert_state(course_id, "done")
     deployment.wait_until_idle()
     statuses = [run.status for run in deployment.runs_of("killed-running")]
     assert statuses == [dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE]
+    assert search.delete(f"/resources/{resource_id}").is_success
+    assert deployment.row("uploaded").embedding_status == "not_started"
+    wait_until(lambda: deployment.documents("uploaded") is None, LIMIT_SECONDS, lambda: "its texts are not removed")
     deployment.assert_nothing_runs_unattended()

@@ -7,9 +7,6 @@ import dagster as dg
 import psutil
 import pytest
 
-from models.database import transaction
-from models.resources import get_resource
-from models.tables import UploadedResource
 from orchestration.course_status.endings import CANCELLED
 from orchestration.partitions import partition_keys
 from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_postgres, on_sqlite
@@ -27,36 +24,6 @@ def test_a_killed_worker_is_replaced(deployment: Deployment) -> None:
     deployment.assert_state("killed", "done")
     deployment.wait_until_idle()
     assert [run.status for run in deployment.runs_of("killed")] == [Status.SUCCESS, Status.FAILURE]
-
-
-@on_sqlite
-def test_a_worker_that_is_killed_in_the_middle_of_a_file_is_replaced(deployment: Deployment) -> None:
-    """Also if everything else is killed with it."""
-    search = deployment.parts.search
-    assert search.post("/courses", json={"course_id": "uploaded"}).status_code == 201
-    links = "".join(f"[link{number}]: http://example.org/{number}\n\n" for number in range(200_000))  # takes seconds
-    content = f"# Copper\n\nA via joins two layers of the board.\n\n{links}".encode()
-    upload = search.post("/resources", data={"course_id": "uploaded"}, files={"file": ("notes.md", content)})
-    resource_id = upload.json()["resource_id"]
-
-    def row() -> UploadedResource:
-        with transaction(deployment.engine) as session:
-            resource = get_resource(session, resource_id)
-        assert resource is not None
-        return resource
-
-    wait_until(lambda: row().status == "running", LIMIT_SECONDS, lambda: f"{row()!r}")
-    worker = deployment.worker(row().run_id or "")
-    assert worker is not None
-    worker.suspend()
-    assert row().status == "running"
-    deployment.kill_everything()
-    deployment.start_everything()
-    wait_until(lambda: row().status == "succeeded", LIMIT_SECONDS, lambda: f"{row()!r}")
-    deployment.wait_for("uploaded", "done")
-    assert search.delete(f"/resources/{resource_id}").is_success
-    assert deployment.row("uploaded").embedding_status == "not_started"
-    wait_until(lambda: deployment.documents("uploaded") is None, LIMIT_SECONDS, lambda: "its texts are not removed")
 
 
 @on_postgres

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import httpx
 import pytest
 
-from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_sqlite
+from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_postgres
 from tests.support.product import wait_until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -48,7 +48,7 @@ class Poller:
 
     def poll(self) -> None:
         with httpx.Client(timeout=30) as client:
-            while not self._stopping.wait(0.02):
+            while not self._stopping.wait(0.1):
                 answer = self.ask(client)
                 if not self.answers or answer != self.answers[-1]:
                     self.answers.append(answer)
@@ -64,7 +64,7 @@ class Poller:
             thread.join()
 
 
-@on_sqlite
+@on_postgres
 def test_published_course_is_searched_through_every_change(deployment: Deployment) -> None:
     course = "always"
     deployment.write(course, MANY)
@@ -98,12 +98,14 @@ def test_published_course_is_searched_through_every_change(deployment: Deploymen
         assert answer.edition == ("first" if answer.generation < 3 else "second"), poller.answers
 
 
-@on_sqlite
+@on_postgres
 def test_published_course_is_searched_after_a_restart_without_chroma(deployment: Deployment) -> None:
     course = "restarted"
     worker = deployment.freeze_half_way(course, lambda: published_then_changed(deployment, course))
     deployment.kill_everything()
     assert not worker.is_running()
+    assert deployment.postgres is not None
+    deployment.postgres.start()
     deployment.parts.start("search")
     with httpx.Client(timeout=30) as client:
         answer = Poller(deployment, course).ask(client)

@@ -35,7 +35,7 @@ def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestration.course_run.run.PATIENCE_SECONDS", 0.0)
     monkeypatch.setattr("orchestration.launching.contents.READING_SECONDS", NEVER.total_seconds())
     monkeypatch.setattr("orchestration.launching.contents.UNCHANGED_READING_SECONDS", NEVER.total_seconds())
-    monkeypatch.setattr("orchestration.instance.run_launcher.START_TIMEOUT", NEVER)
+    monkeypatch.setattr("orchestration.instance.run_launcher.START_SECONDS", NEVER.total_seconds())
     monkeypatch.setattr("orchestration.runs.SETTLING", timedelta(0))
 
 

@@ -20,6 +20,8 @@ REPORT = IndexReport(
     fingerprint=CourseFingerprint(10, 5000, "c" * 64, "signature"),
     stored=10,
     embedded=4,
+    reused=2,
+    reused_from_other_courses=1,
     updated=1,
     removed=2,
     truncated=1,
@@ -63,8 +65,10 @@ def test_metrics_are_numbers_so_that_the_ui_plots_them() -> None:
         "dagster/partition_row_count": 10,
         "chunks": 10,
         "embedded": 4,
+        "reused": 2,
+        "reused_from_other_courses": 1,
         "updated": 1,
-        "kept": 5,
+        "kept": 3,
         "removed": 2,
         "truncated": 1,
         "truncated_share": 0.25,
@@ -180,6 +184,8 @@ def test_truncated_texts_are_reported_as_a_warning() -> None:
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert {name: value.value for name, value in check.metadata.items()} == {
         "embedded": 4,
+        "reused": 2,
+        "reused_from_other_courses": 1,
         "truncated": 1,
         "truncated_share": 0.25,
     }

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from retrieval.analysis.query import analyse_query
 from retrieval.bm25 import Bm25, postings_as_arrays
-from retrieval.highlights import CACHED_TEXTS, _tokens, matches
+from retrieval.highlights import CACHED_TOKENS, _tokens, matches
 from retrieval.query_terms import Marks, resolve
 
 VOCABULARY = """
@@ -69,10 +69,12 @@ def test_matches_of_examples(text: str, query: str, expected: list[str]) -> None
     assert marked(text, query) == expected
 
 
-def test_tokens_of_a_bounded_number_of_texts_are_cached() -> None:
+def test_tokens_of_recent_texts_are_cached_up_to_a_number_of_tokens() -> None:
     info = _tokens.cache_info()
-    assert info.maxsize == CACHED_TEXTS
+    assert info.maxsize == CACHED_TOKENS
     matches("copper cached once", Marks(frozenset({"copper"})))
-    hits = _tokens.cache_info().hits
+    info = _tokens.cache_info()
     assert matches("copper cached once", Marks(frozenset({"cach", "copper"}))) == [(0, 6), (7, 13)]
-    assert _tokens.cache_info().hits == hits + 1
+    assert _tokens.cache_info().hits == info.hits + 1
+    matches("copper " * 1000, Marks(frozenset({"copper"})))
+    assert _tokens.cache_info().currsize >= info.currsize + 1000, "a long text counts as much as many short ones"

@@ -9,7 +9,7 @@ import pytest
 from retrieval.analysis.query import FUNCTION_WORD, analyse_query
 from retrieval.bm25 import Bm25, postings_as_arrays
 from retrieval.near_terms import NearTerms
-from retrieval.query_terms import QueryTerms, resolve
+from retrieval.query_terms import LONGEST_SPLIT, MOST_REPLACED, QueryTerms, resolve
 
 SAMPLES = Path(__file__).parents[2] / "data/samples"
 
@@ -257,3 +257,13 @@ def test_model_reads_the_words_without_their_typos(query: str, corrected: str) -
 
 def test_nearest_terms_win() -> None:
     assert NearTerms(["transistor", "transistxx"]).near("transistur") == (["transistor"], 1)
+
+
+def test_spellings_are_sought_for_a_bounded_number_of_words() -> None:
+    """A pasted text may have hundreds of words that a course does not have; each costs a look at its vocabulary."""
+    words = [f"capacitor{letter}{second}" for letter in "bcdfgh" for second in "klmnp"]
+    found = terms_of(["The capacitor stores charge."], " ".join(words))
+    assert list(found.expansions) == words[:MOST_REPLACED]
+    assert terms_of(["Use pull up resistors."], "pullup").expansions == {"pullup": ("pull up",)}
+    long = "pull" + "x" * LONGEST_SPLIT
+    assert terms_of([f"Use pull {long[4:]}"], long).expansions == {}

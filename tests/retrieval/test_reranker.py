@@ -239,7 +239,7 @@ def test_scores_without_documents_are_empty(reranker: Reranker) -> None:
 
 def test_scores_end_before_a_document_that_does_not_fit(tiny_reranker: Path, reranker: Reranker) -> None:
     recording, rows = load_recording(tiny_reranker)
-    rooms = iter([1, 600, 20])
+    rooms = iter([1, 1200, 20])
     computed: list[int] = []
 
     def room(tokens: int) -> int:
@@ -283,6 +283,62 @@ def test_score_that_is_not_a_number_is_rejected(tmp_path: Path) -> None:
         Reranker(tokenizer, model, settings_for(directory)).scores(QUERY, DOCUMENTS)
 
 
+@pytest.fixture
+def fake_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models are loaded as for a GPU, with all tensors on the CPU."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.nn.Module, "cuda", lambda model: model)
+    zeros = torch.zeros
+
+    def zeros_on_cpu(*args: Any, device: str | None = None, **options: Any) -> Any:
+        return zeros(*args, **options)
+
+    monkeypatch.setattr(torch, "zeros", zeros_on_cpu)
+
+
+@pytest.mark.usefixtures("fake_gpu")
+@pytest.mark.parametrize("failure", ["overflow", "error"])
+def test_model_in_bfloat16_continues_if_float16_fails(
+    tiny_reranker: Path, reranker: Reranker, caplog: pytest.LogCaptureFixture, failure: str
+) -> None:
+    """The scores of batches before the failure remain; there is one warning, however many calls follow."""
+    tokenizer, model = load_model(tiny_reranker, "auto", language_model=True)
+    assert str(model.dtype) == "torch.float16"
+    forwards = 0
+
+    def fail_late(_: Any, __: Any, output: Any) -> Any:
+        nonlocal forwards
+        forwards += 1
+        if forwards == 3:  # the prefix, the first batch, the second batch
+            if failure == "error":
+                raise RuntimeError("no kernel for Half")
+            output.last_hidden_state = output.last_hidden_state * float("inf")
+        return output
+
+    model.base_model.register_forward_hook(fail_late)
+    half = Reranker(tokenizer, model, settings_for(tiny_reranker, "auto"), batch_tokens=1)
+    for _ in range(2):
+        scores = half.scores(QUERY, DOCUMENTS)
+        assert scores == pytest.approx(reranker.scores(QUERY, DOCUMENTS), abs=0.1)
+    assert forwards == 3
+    (record,) = [record for record in caplog.records if record.levelno == logging.WARNING]
+    assert "float16 failed for reranker" in record.getMessage()
+
+
+def test_batch_too_large_for_the_gpu_is_halved(tiny_reranker: Path, reranker: Reranker) -> None:
+    import torch
+
+    def run_out_of_memory(batch: list[list[int]]) -> None:
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    scores = load_with_hook(tiny_reranker, run_out_of_memory).scores(QUERY, DOCUMENTS)
+    assert scores == pytest.approx(reranker.scores(QUERY, DOCUMENTS), abs=1e-6)
+
+
 # Loading
 
 
@@ -305,21 +361,8 @@ def test_cpu_is_used_with_a_warning_if_there_is_no_gpu(
     assert np.array_equal(fallback.scores(QUERY, DOCUMENTS), reranker.scores(QUERY, DOCUMENTS))
 
 
-def test_float16_scores_are_close_to_float32(
-    tiny_reranker: Path, reranker: Reranker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Loads the model as for a GPU, with all tensors on the CPU."""
-    import torch
-
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
-    monkeypatch.setattr(torch.nn.Module, "cuda", lambda model: model)
-    zeros = torch.zeros
-
-    def zeros_on_cpu(*args: Any, device: str | None = None, **options: Any) -> Any:
-        return zeros(*args, **options)
-
-    monkeypatch.setattr(torch, "zeros", zeros_on_cpu)
+@pytest.mark.usefixtures("fake_gpu")
+def test_float16_scores_are_close_to_float32(tiny_reranker: Path, reranker: Reranker) -> None:
     half, full = (
         model.scores(QUERY, DOCUMENTS) for model in (Reranker.load(settings_for(tiny_reranker, "auto")), reranker)
     )

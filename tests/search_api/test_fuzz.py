@@ -105,6 +105,28 @@ def test_course_routes_accept_or_reject_any_course_id(app: TestClient, course_id
     assert_valid_answer(app.post(path, json={"query": "x"}))
 
 
+@pytest.mark.parametrize(
+    ("path", "field", "rest"),
+    [
+        ("/courses/c/search", "query", {}),
+        ("/courses/c/search", "lecture_order", {"query": "x"}),
+        ("/search", "courses", {"query": "x"}),
+        ("/embed", "texts", {}),
+        ("/v1/embeddings", "input", {}),
+        ("/v1/rerank", "documents", {"query": "x"}),
+    ],
+)
+def test_items_beyond_the_limit_of_a_list_are_not_validated(
+    app: TestClient, path: str, field: str, rest: dict[str, Any]
+) -> None:
+    """Millions of items fit into a request, and the event loop waits for their validation."""
+    items: list[Any] = [str(number) for number in range(100_001)]
+    answer = app.post(path, json={field: [*items, 5 * [None]], **rest})
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"].startswith(f"{field}: ")
+    assert "at most" in answer.json()["error"]["message"]
+
+
 @FUZZ
 @given(token=st.binary(max_size=30))
 def test_any_token_header_is_handled(app: TestClient, token: bytes) -> None:

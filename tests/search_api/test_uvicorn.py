@@ -51,7 +51,8 @@ def test_chunked_body_over_the_limit_is_refused_before_its_end(url: str) -> None
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
         connection.sendall(
-            b"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+            b"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
         )
         for _ in range(MAX_BYTES // 1000 + 1):
             connection.sendall(b"3e8\r\n" + b" " * 1000 + b"\r\n")
@@ -68,7 +69,9 @@ def test_chunked_body_over_the_limit_is_refused_before_its_end(url: str) -> None
 def test_content_length_over_the_limit_is_refused_before_the_body(url: str) -> None:
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
-        connection.sendall(f"POST /embed HTTP/1.1\r\nHost: x\r\nContent-Length: {MAX_BYTES + 1}\r\n\r\n".encode())
+        connection.sendall(
+            f"POST /embed HTTP/1.1\r\nHost: localhost\r\nContent-Length: {MAX_BYTES + 1}\r\n\r\n".encode()
+        )
         assert b" 413 " in connection.recv(65536).splitlines()[0]
 
 
@@ -122,7 +125,8 @@ def _send_and_go(
     """
     host, port = url.removeprefix("http://").split(":")
     with socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS) as connection:
-        head = f"{request} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        lines = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {length}", "\r\n")
+        head = "\r\n".join((f"{request} HTTP/1.1", *lines))
         connection.sendall(head.encode() + body)
         connection.recv(read) if read else None
         if wait:

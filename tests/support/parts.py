@@ -6,7 +6,7 @@ They are started as the README describes for separate machines.
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,8 +15,9 @@ from typing import Any
 
 import httpx
 
-from cli.commands.up import APP, COMMAND, ROOT, WORKSPACE
+from cli.commands.up import COMMAND, ROOT, WORKSPACE
 from cli.processes import free_port
+from orchestration.instance.files import instance_file
 from tests.support.product import START_SECONDS, Product, environment, wait_until
 
 PARTS = ("chroma", "search", "webserver", "daemon")
@@ -61,7 +62,7 @@ class Parts(Product):
         scripts = Path(sys.executable).parent
         commands: dict[str, list[Any]] = {
             "chroma": [*COMMAND, "vector-store", "--port", port],
-            "search": [scripts / "uvicorn", "--factory", APP, "--port", port],
+            "search": [*COMMAND, "search-app", "--port", port],
             "webserver": [scripts / "dagster-webserver", *WORKSPACE, "--port", port],
             "daemon": [sys.executable, "-m", "orchestration.daemon", "run", *WORKSPACE],
         }
@@ -79,8 +80,8 @@ class Parts(Product):
 
 
 @contextmanager
-def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Parts]:
-    """Run all parts with a migrated catalogue. At the end all their processes are killed."""
+def running_parts(directory: Path, settings: Mapping[str, str], names: Sequence[str] = PARTS) -> Iterator[Parts]:
+    """Run the named parts with a migrated catalogue. At the end all their processes are killed."""
     ports = {name: free_port() for name in ("chroma", "search", "webserver")}
     home = directory / "data" / "dagster"
     env = environment(
@@ -94,8 +95,8 @@ def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Part
     )
     home.mkdir(parents=True)
     (directory / "data" / "logs").mkdir()
-    template = "dagster-postgres.yaml" if "DAGSTER_POSTGRES_URL" in settings else "dagster.yaml"
-    shutil.copy(ROOT / "orchestration" / "instance" / template, home / "dagster.yaml")
+    file = instance_file(postgres="DAGSTER_POSTGRES_URL" in settings, celery="CELERY_BROKER_URL" in settings)
+    shutil.copy(file, home / "dagster.yaml")
     migrate = [str(Path(sys.executable).with_name("alembic")), "-c", str(ROOT / "alembic.ini"), "upgrade", "head"]
     # before the parts start: two processes that create Dagster's storage at the same time break it
     prepare = [sys.executable, "-m", "orchestration.prepare"]
@@ -104,7 +105,7 @@ def running_parts(directory: Path, settings: Mapping[str, str]) -> Iterator[Part
     with httpx.Client(base_url=f"http://127.0.0.1:{ports['search']}", timeout=30) as search:
         parts = Parts(directory, env, search, f"http://127.0.0.1:{ports['webserver']}", ports)
         try:
-            parts.start()
+            parts.start(*names)
             yield parts
         except BaseException:
             sys.stderr.write(parts.logs())

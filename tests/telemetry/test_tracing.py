@@ -62,6 +62,28 @@ def test_a_wrong_variable_is_reported_and_the_program_starts(
     assert "use otlp, console or none" in caplog.text
 
 
+@pytest.mark.parametrize("headers", ["key=a%0As3cret", "s3cret", "key=s3cret\nx", "key=s3cretä", "k y=s3cret"])
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"])
+def test_a_wrong_header_is_reported_without_its_value(
+    variable: str, headers: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The SDK's own messages show it."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setenv(variable, headers)
+    assert traces.start_tracing("x") is None
+    assert variable in caplog.text
+    assert "s3cret" not in caplog.text
+
+
+def test_an_address_is_reported_without_its_secrets() -> None:
+    url = "http://user:s3cret@collector.example/v1?key=s3cret"
+    error = ConnectionError(f"no answer from {url}")
+    record = logging.LogRecord("x", logging.ERROR, "", 0, "Failed: '%s'", (url,), (ConnectionError, error, None))
+    assert traces._Seldom().filter(record)
+    address = "http://collector.example/v1?…"
+    assert logging.Formatter().format(record) == f"Failed: '{address}': no answer from {address}"
+
+
 def test_variables_in_the_env_file_and_names_of_services(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OTEL_EXPORTER_OTLP_ENDPOINT")
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=school")

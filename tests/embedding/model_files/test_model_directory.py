@@ -171,9 +171,17 @@ def truncate_weights(directory: Path) -> None:
 
 
 def remove_shards(directory: Path) -> None:
+    list_shard(directory, "model-00001-of-00002.safetensors")
+
+
+def list_shard(directory: Path, name: str) -> None:
     (directory / "model.safetensors").unlink()
-    index = {"weight_map": {"a": "model-00001-of-00002.safetensors"}}
+    index = {"weight_map": {"a": name}}
     (directory / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+
+
+def replace_by_pickle(directory: Path) -> None:
+    (directory / "model.safetensors").rename(directory / "pytorch_model.bin")
 
 
 def add_dense_module(directory: Path) -> None:
@@ -191,6 +199,9 @@ BROKEN_DIRECTORIES: dict[str, Callable[[Path], object]] = {
     "bytes instead of": truncate_weights,
     "is incomplete": lambda directory: (directory / "model.safetensors").write_text("version https://git-lfs", "utf-8"),
     "model-00001-of-00002.safetensors is missing": remove_shards,
+    "its weights are pickles": replace_by_pickle,
+    "'../model.safetensors', which is no safetensors": lambda directory: list_shard(directory, "../model.safetensors"),
+    "'pytorch_model.bin', which is no safetensors": lambda directory: list_shard(directory, "pytorch_model.bin"),
     "Dense module": add_dense_module,
     "its modules.json is not a list": lambda directory: (directory / "modules.json").write_text('{"a": 1}', "utf-8"),
     "pooling max is not supported": lambda directory: edit(directory / "1_Pooling" / "config.json", pooling_mode="max"),

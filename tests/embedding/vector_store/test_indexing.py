@@ -1,13 +1,10 @@
 """Indexing a course into a collection on a real Chroma server."""
 
 from collections.abc import Callable, Sequence
-from contextlib import closing
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from embedding.interface import Embeddings, Pause, no_pause
 from embedding.vector_store.collections import CourseCollection, VectorStore
@@ -21,7 +18,6 @@ from embedding.vector_store.indexing import (
     index_course,
 )
 from embedding.vector_store.records import Record
-from embedding.vector_store.server import VectorStoreSettings
 from embedding.vectors import Vectors
 from models.context import VECTOR_WEIGHT, ContextFields
 from models.fingerprint import FingerprintBuilder
@@ -145,43 +141,6 @@ class TestIncrementalIndexing:
         with pytest.raises(EmptyCourseError):
             course.index()
         assert course.collection.count() == 150
-
-    @settings(max_examples=15, deadline=None)
-    @given(
-        st.lists(
-            st.dictionaries(
-                st.sampled_from("abcdefgh"), st.tuples(st.sampled_from("xyz"), st.sampled_from("12")), min_size=1
-            ),
-            min_size=2,
-            max_size=4,
-        ),
-        st.integers(1, 4),
-    )
-    def test_collection_equals_catalogue_after_any_edits(
-        self, chroma_url: str, versions: list[dict[str, tuple[str, str]]], page_size: int
-    ) -> None:
-        """Only new and changed texts are embedded, only changed lectures updated, only deleted chunks removed."""
-        with closing(VectorStore(VectorStoreSettings(chroma_url=chroma_url))) as store:
-            course = IndexedCourse(store, StubEmbedder())
-            before: dict[str, tuple[str, str]] = {}
-            for version in versions:
-                course.chunks = {
-                    chunk_id: course.chunk(chunk_id, text, lecture_id=lecture)
-                    for chunk_id, (text, lecture) in version.items()
-                }
-                report = course.index(page_size=page_size)
-                assert course.stored() == version
-                new = [text for chunk_id, (text, _) in version.items() if before.get(chunk_id, ("", ""))[0] != text]
-                kept = version.items() & before.items()
-                assert sorted(course.embedder.embedded) == sorted(new)
-                assert (report.embedded, report.updated, report.kept, report.removed) == (
-                    len(new),
-                    len(version) - len(new) - len(kept),
-                    len(kept),
-                    len(before.keys() - version.keys()),
-                )
-                assert (report.complete, report.sound) == (True, True)
-                before = version
 
 
 class TestContexts:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import dagster as dg
+import pytest
 import yaml
 
 from orchestration.instance import prepared
+from orchestration.instance.files import instance_file
 
 SHIPPED = Path(prepared.__file__).with_name("dagster.yaml")
 
@@ -32,3 +34,20 @@ def test_the_shipped_configurations_differ_only_in_storage() -> None:
     storages = [file.pop("storage", None) for file in files]
     assert files[0] == files[1]
     assert storages == [None, {"postgres": {"postgres_url": {"env": "DAGSTER_POSTGRES_URL"}}}]
+
+
+def test_the_configuration_for_celery_differs_only_in_who_launches_runs_and_how_many() -> None:
+    postgres, celery = (
+        yaml.safe_load(instance_file(postgres=True, celery=is_celery).read_text()) for is_celery in (False, True)
+    )
+    assert celery["run_launcher"].pop("class") != postgres["run_launcher"].pop("class")
+    assert celery["run_launcher"].pop("module") != postgres["run_launcher"].pop("module")
+    pool = celery["concurrency"]["pools"].pop("default_limit")
+    assert pool < celery["concurrency"]["runs"].pop("max_concurrent_runs"), "uploaded files are read meanwhile"
+    del postgres["concurrency"]["pools"]["default_limit"], postgres["concurrency"]["runs"]["max_concurrent_runs"]
+    assert celery == postgres
+
+
+def test_celery_needs_postgresql() -> None:
+    with pytest.raises(ValueError, match="set DAGSTER_POSTGRES_URL, or remove CELERY_BROKER_URL"):
+        instance_file(postgres=False, celery=True)

@@ -1,7 +1,7 @@
 """The run launcher ends runs whose worker died or makes no progress, and reports all other runs as running."""
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from signal import SIGKILL
@@ -9,6 +9,8 @@ from signal import SIGKILL
 import dagster as dg
 import pytest
 
+from models.database import DatabaseUnavailableError
+from models.run_workers import Beat
 from orchestration.instance.run_launcher import CourseRunLauncher
 from orchestration.partitions import COLLECTION, FILES_JOB, SNAPSHOT
 from orchestration.ui_metadata import CHECK_SPECS
@@ -29,7 +31,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.fixture
 def _no_start_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that has not registered is late at once."""
-    monkeypatch.setattr("orchestration.instance.run_launcher.START_TIMEOUT", timedelta(0))
+    monkeypatch.setattr("orchestration.instance.run_launcher.START_SECONDS", -1)
 
 
 class Clock:
@@ -45,7 +47,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     monkeypatch.setenv("WORKER_STALL_SECONDS", "10")
     clock = Clock()
-    monkeypatch.setattr("orchestration.instance.run_launcher.time", clock)
+    monkeypatch.setattr("orchestration.heartbeats.time", clock)
     return clock
 
 
@@ -124,6 +126,62 @@ def test_a_run_on_another_machine_is_left_to_it(instance: dg.DagsterInstance) ->
     assert check_health(instance, run).status == Status.STARTED
 
 
+def elsewhere(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, beats: list[Beat | None]) -> dg.DagsterRun:
+    """A run whose worker is on another machine; its heartbeats are the first of `beats`, and None is an outage."""
+
+    def last_beat(_launcher: CourseRunLauncher, _run: dg.DagsterRun) -> Beat:
+        if beats[0] is None:
+            raise DatabaseUnavailableError
+        return beats[0]
+
+    monkeypatch.setattr(CourseRunLauncher, "_last_beat", last_beat)
+    run = started(instance)
+    instance.add_run_tags(run.run_id, {WORKER_TAG: f"another-directory/{run.run_id}"})
+    return run
+
+
+NOW = datetime.now(UTC)
+
+
+def test_a_worker_on_another_machine_is_lost_if_it_gives_no_sign_of_life(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    """An outage of the database, and of the daemon itself, is not counted."""
+    monkeypatch.setenv("WORKER_STALL_SECONDS", "1000")
+    beats: list[Beat | None] = [Beat(NOW, 1)]
+    run = elsewhere(instance, monkeypatch, beats)
+    check_health(instance, run)
+    clock.now += 10
+    beats[0] = Beat(NOW + timedelta(seconds=10), 1)
+    check_health(instance, run)
+    beats.insert(0, None)
+    for _ in range(20):
+        clock.now += 5
+        assert check_health(instance, run).status == Status.STARTED
+    del beats[0]
+    clock.now += 900
+    for _ in range(4):
+        assert check_health(instance, run).status == Status.STARTED
+        clock.now += 5
+    assert check_health(instance, run).status == Status.FAILURE
+    assert "no sign of life for 30 s" in failure_of(instance, run)
+
+
+def test_a_worker_on_another_machine_that_lives_but_finishes_no_batch_is_ended(
+    instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> None:
+    beats: list[Beat | None] = [Beat(NOW, 1)]
+    run = elsewhere(instance, monkeypatch, beats)
+    check_health(instance, run)
+    for second in (5, 10):
+        clock.now += 5
+        beats[0] = Beat(NOW + timedelta(seconds=second), 1)
+        assert check_health(instance, run).status == Status.STARTED
+    clock.now += 1
+    assert check_health(instance, run).status == Status.FAILURE
+    assert "WORKER_STALL_SECONDS" in failure_of(instance, run)
+
+
 @pytest.mark.usefixtures("_no_start_timeout")
 def test_a_run_of_another_job_is_always_running(instance: dg.DagsterInstance) -> None:
     @dg.job
@@ -149,7 +207,7 @@ def test_a_run_that_does_not_reach_its_first_step_is_failed(
 ) -> None:
     run = start(instance, create(instance, {}, Status.STARTING))
     assert check_health(instance, run).status == Status.STARTED
-    monkeypatch.setattr("orchestration.instance.run_launcher.START_TIMEOUT", timedelta(0))
+    monkeypatch.setattr("orchestration.instance.run_launcher.START_SECONDS", -1)
     assert check_health(instance, run).status == Status.FAILURE
     assert "did not reach its first step in time" in failure_of(instance, run)
 

@@ -54,9 +54,8 @@ def send(url: str, path: str, body: Any) -> socket.socket:
     host, port = url.removeprefix("http://").split(":")
     connection = socket.create_connection((host, int(port)), timeout=LIMIT_SECONDS)
     content = json.dumps(body).encode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
-    )
+    lines = ("Host: localhost", "Content-Type: application/json", f"Content-Length: {len(content)}", "\r\n")
+    head = "\r\n".join((f"POST {path} HTTP/1.1", *lines))
     connection.sendall(head.encode() + content)
     return connection
 

@@ -380,7 +380,7 @@ class TestOverHttp:
         body, headers = form(COURSE, (FILE[0], b"x" * 3_000_000))
         address = httpx.URL(url)
         with socket.create_connection((address.host, address.port)) as connection:
-            head = f"POST /resources HTTP/1.1\r\nHost: x\r\nContent-Type: {headers['content-type']}\r\n"
+            head = f"POST /resources HTTP/1.1\r\nHost: localhost\r\nContent-Type: {headers['content-type']}\r\n"
             connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:2_500_000])
             incoming = UPLOADS / INCOMING
             wait_until(

@@ -18,6 +18,9 @@ class Gate:
     """Holds batches of documents until it is opened. Queries always pass."""
 
     def __init__(self) -> None:
+        self.passed: list[str] = []
+        """All texts that were embedded."""
+        self._held_text = ""
         self._condition = threading.Condition()
         self._batches_left: int | None = None
         self._holding = False
@@ -27,10 +30,10 @@ class Gate:
         """Whether a batch is being held."""
         return self._holding
 
-    def close_after(self, batches: int) -> None:
-        """Hold every batch after the next `batches`."""
+    def close_after(self, batches: int, text: str = "") -> None:
+        """Hold every batch after the next `batches`; if a text is given, of those whose first text contains it."""
         with self._condition:
-            self._batches_left = batches
+            self._batches_left, self._held_text = batches, text
 
     def open(self) -> None:
         """Let every batch pass."""
@@ -38,9 +41,12 @@ class Gate:
             self._batches_left = None
             self._condition.notify_all()
 
-    def wait(self) -> None:
+    def wait(self, texts: Sequence[str]) -> None:
         """Called before each batch."""
         with self._condition:
+            self.passed += texts
+            if self._held_text not in texts[0]:
+                return
             if self._batches_left:
                 self._batches_left -= 1
                 return
@@ -57,7 +63,7 @@ class GatedEmbedder(LocalEmbedder):
     def embed_documents(
         self, texts: Sequence[str], on_progress: Callable[[int], None] | None = None, pause: Pause = no_pause
     ) -> Embeddings:
-        self.gate.wait()
+        self.gate.wait(texts)
         return super().embed_documents(texts, on_progress, pause)
 
 

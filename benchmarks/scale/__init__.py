@@ -1,0 +1,1 @@
+"""Benchmark of many courses and of a very large one: `make bench-scale`."""
