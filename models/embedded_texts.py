@@ -74,7 +74,9 @@ def find_source(
     best = session.scalar(query)
     if best is None:
         return None
-    entries = session.execute(select(_text_key, _chunk_id).where(wanted, _course_id == best))
+    # Of equal texts the first chunk remains, which a pass writes first.
+    of_best = select(_text_key, _chunk_id).where(wanted, _course_id == best).order_by(_chunk_id.desc())
+    entries = session.execute(of_best)
     return TextSource(best, dict(entries.all()))
 
 
