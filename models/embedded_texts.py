@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import String, cast, delete, distinct, func, select
+from sqlalchemy import String, cast, delete, distinct, false, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
@@ -51,6 +51,8 @@ def find_source(
 ) -> TextSource | None:
     """The course that has the most of these texts, or the course itself if it has one of them.
 
+    Another course that waits for a rebuild is not searched: its vectors are to be replaced.
+
     Args:
         session: An open transaction.
         keys: Keys of up to some hundred texts.
@@ -59,9 +61,11 @@ def find_source(
         only_own: Search no other course.
     """
     wanted = _text_key.in_(list(keys))
+    to_rebuild = select(cast(col(Course.id), String)).where(col(Course.embedding_rebuild))
+    is_other = false() if only_own else _course_id.not_in(to_rebuild)
     query = (
         select(_course_id)
-        .where(wanted, _course_id.not_in(list(excluded)), *([_course_id == course_id] if only_own else []))
+        .where(wanted, _course_id.not_in(list(excluded)), or_(_course_id == course_id, is_other))
         .group_by(_course_id)
         .order_by((_course_id == course_id).desc(), func.count(distinct(_text_key)).desc(), _course_id)
         .limit(1)
@@ -69,7 +73,9 @@ def find_source(
     best = session.scalar(query)
     if best is None:
         return None
-    entries = session.execute(select(_text_key, _chunk_id).where(wanted, _course_id == best))
+    # Of equal texts the first chunk remains, which a pass writes first.
+    of_best = select(_text_key, _chunk_id).where(wanted, _course_id == best).order_by(_chunk_id.desc())
+    entries = session.execute(of_best)
     return TextSource(best, dict(entries.all()))
 
 

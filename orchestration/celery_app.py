@@ -41,6 +41,7 @@ CONFIG: dict[str, Any] = {
     "broker_transport_options": {
         "visibility_timeout": REDELIVERY_SECONDS,
         "socket_connect_timeout": 5,
+        "socket_timeout": 20,  # of a broker that accepts connections and does not answer
         "max_retries": 2,
         "interval_start": 0,
         "interval_step": 0.2,

@@ -56,6 +56,8 @@ class Heartbeat:
         threading.Thread(target=self._run, name="heartbeat", daemon=True).start()
 
     def _run(self) -> None:
+        with suppress(DatabaseUnavailableError), transaction(self.engine) as session:
+            run_workers.delete_old(session)
         is_worker = True
         while is_worker:
             with suppress(DatabaseUnavailableError):  # the observer cannot read either, or forgives a few beats
@@ -78,8 +80,6 @@ def claim_run(run_id: str) -> bool:
     heartbeat = Heartbeat(create_catalogue_engine(CatalogueSettings()), run_id)
     if not heartbeat.beat():
         return False
-    with transaction(heartbeat.engine) as session:
-        run_workers.delete_old(session)
     heartbeat.keep_beating()
     return True
 

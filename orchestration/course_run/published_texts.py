@@ -56,12 +56,16 @@ def record_published_texts(
 
 
 def _record(session: Session, course: Course, context_fields: ContextFields) -> None:
-    """Record a course in one transaction: a course that has entries counts as complete."""
+    """Record a course in one transaction: a course that has entries counts as complete.
+
+    All chunks are read before the first write, which locks a SQLite catalogue.
+    """
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     if published is None:
         return
+    pages = []
     for page in chunk_pages(session, course.id):
         records = [record_of(chunk, context_fields.of(chunk)) for chunk in page]
-        record_texts(
-            session, course.id, {record.chunk_id: text_key(published.model, record.text_hash) for record in records}
-        )
+        pages.append({record.chunk_id: text_key(published.model, record.text_hash) for record in records})
+    for keys in pages:
+        record_texts(session, course.id, keys)

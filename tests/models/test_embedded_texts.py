@@ -1,11 +1,13 @@
 """The index of embedded texts, on both databases."""
 
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 
 import pytest
 from sqlalchemy import Engine
 
 from models import embedded_texts
+from models.course_state import request_embedding
 from models.database import transaction
 from models.embedded_texts import (
     TextSource,
@@ -63,6 +65,20 @@ def test_the_course_with_most_of_the_texts_is_found_first(engine: Engine) -> Non
     record(engine, "own", {"x": 3})
     for only_own in (True, False):
         assert find(engine, {1, 2, 3}, only_own=only_own) == TextSource("own", {3: "x"})
+
+
+def test_vectors_that_are_to_be_rebuilt_are_not_taken(catalogue: Catalogue) -> None:
+    """With every type of ids. The course itself deletes its own first."""
+    add_courses(catalogue.engine, "1", "2")
+    for course_id in ("1", "2"):
+        record(catalogue.engine, course_id, {"c": 1})
+    with transaction(catalogue.engine) as session:
+        request_embedding(session, "1", datetime.now(UTC), rebuild=True)
+    found = TextSource("2", {1: "c"})
+    assert find(catalogue.engine, {1}) == found
+    assert find(catalogue.engine, {1}, "2") is None
+    with transaction(catalogue.engine) as session:
+        assert find_source(session, {1}, "1", ()) == TextSource("1", {1: "c"})
 
 
 def test_entries_are_replaced_and_deleted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

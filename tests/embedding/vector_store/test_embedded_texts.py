@@ -108,7 +108,10 @@ class TestTerms:
         first.store.delete(first.id)
         assert figures(index(copy_of_the_copy, engine)) == (0, 100, 100)
         assert copy.stored() == copy.expected()
-        assert copy_of_the_copy.stored() == copy_of_the_copy.expected()
+        original = vectors_of(copy)
+        again = vectors_of(copy_of_the_copy)
+        # Chroma may return a vector whose last bit differs from what was written.
+        assert max(np.abs(vector - original[text]).max() for text, vector in again.items()) < 1e-7
 
     def test_the_next_edition_embeds_what_has_changed(self, create: Create, engine: Engine) -> None:
         first = create()
@@ -316,13 +319,11 @@ class TestWrongEntries:
     def test_an_entry_of_a_wrong_chunk_costs_an_embedding(self, create: Create, engine: Engine) -> None:
         source, copy = create(), create(TEXTS[1:])
         index(source, engine)
-        source.chunks["chunk-0000"].text = TEXTS[1]
+        chunks = list(source.chunks.values())[1:]
         with transaction(engine) as session:
-            for number in range(1, 100):
-                entry = session.get_one(EmbeddedText, (source.id, f"chunk-{number:04}"))
-                entry.text_key = text_key(
-                    source.embedder.signature, record_of(source.chunks["chunk-0000"], "").text_hash
-                )
+            for chunk, other in zip(chunks, [*chunks[1:], chunks[0]], strict=True):
+                entry = session.get_one(EmbeddedText, (source.id, chunk.id))
+                entry.text_key = text_key(source.embedder.signature, record_of(other, "").text_hash)
         assert figures(index(copy, engine)) == (99, 0, 0)
         assert copy.stored() == copy.expected()
 
