@@ -46,7 +46,7 @@ def test_only_loopback_addresses_and_requests_with_the_header_are_checked() -> N
 
         scope = {"type": "http", "server": (address, 8000), "headers": headers, "path": "/healthz"}
         await LoopbackHostMiddleware(answer_204, AllowedHosts(""))(scope, asyncio.Queue[Message]().get, send)
-        return sent[0]["status"]
+        return int(sent[0]["status"])
 
     evil = (b"host", b"evil.example")
     for address in ("127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"):

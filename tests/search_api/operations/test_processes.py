@@ -22,8 +22,10 @@ class Failing(Collector):
         self._asked += 1
         if self._asked > 2:
             self.asked_again.set()
+        yield from self._measured()
+
+    def _measured(self) -> list[Metric]:
         raise OSError("the disk is full")
-        yield
 
 
 def test_failure_neither_ends_the_copies_nor_the_app(
