@@ -21,7 +21,8 @@ class CourseSearchRetriever(BaseRetriever):
     """Finds passages of one course or several.
 
     The metadata of a document are those of the chunk, and `citation` (an object), `citation_label` (a line for
-    people), `score` and `relevance`. An error of the app is a `CourseSearchError`.
+    people), `score`, `relevance` and `cut` (whether text or metadata are incomplete). An error of the app is a
+    `CourseSearchError`.
     """
 
     courses: str | list[Any] | None = None

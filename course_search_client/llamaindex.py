@@ -23,7 +23,8 @@ class CourseSearchRetriever(BaseRetriever):
     """Finds passages of one course or several.
 
     The metadata of a node are those of the chunk, and `citation` (an object), `citation_label` (a line for people),
-    `score` and `relevance`; a language model is shown only the label. An error of the app is a `CourseSearchError`.
+    `score`, `relevance` and `cut` (whether text or metadata are incomplete); a language model is shown only the label.
+    An error of the app is a `CourseSearchError`.
 
     Args:
         courses: One course, a list of courses, or None for all that can be searched.

@@ -39,4 +39,5 @@ def metadata(result: SearchResult) -> dict[str, Any]:
         "citation_label": citation["label"] or "",
         "score": result["score"],
         "relevance": result["relevance"],
+        "cut": result.get("cut", []),  # apps before 1.0.0 cut nothing
     }

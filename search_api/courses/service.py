@@ -46,7 +46,7 @@ class Courses:
         self.engine = create_catalogue_engine(settings)
         self._published: dict[str, tuple[FileStamp | None, PublishedCourse]] = {}
         self._all: tuple[FileStamp | None, Sequence[PublishedCourse]] = None, ()
-        self._last: Mapping[str, PublishedCourse] = {}
+        self._last: dict[str, PublishedCourse] = {}
         self._last_read_at = -OLDEST_SECONDS
         self._reads: dict[object, float] = {}
         self._failure = ""
@@ -79,8 +79,10 @@ class Courses:
         with transaction(self.engine) as session:
             course = courses.published_course(session, course_id)
         if course is None:
+            self._last.pop(course_id, None)
             raise _not_found(course_id)
         self._published[course_id] = stamp, course
+        self._last[course_id] = course
         return course
 
     def published_at_once(self, course_id: str) -> PublishedCourse | None:
@@ -96,6 +98,9 @@ class Courses:
             with transaction(self.engine) as session:
                 read = {course.id: course for course in courses.published_courses(session, missing)}
             self._published.update((id_, (stamp, course)) for id_, course in read.items())
+            for id_ in missing - read.keys():
+                self._last.pop(id_, None)
+            self._last.update(read)
             found |= read
         return found
 
@@ -119,8 +124,8 @@ class Courses:
     ) -> tuple[_Rows, str]:
         """What is read, or was read last if the catalogue does not answer: a published course stays searchable.
 
-        While it does not answer, one caller at a time tries, and the others do not wait. The rows are those that
-        `all_published` has read, which the snapshots ask for every few seconds.
+        While it does not answer, one caller at a time tries, and the others do not wait. The rows are those that a
+        search or `all_published` has read, which the snapshots ask for every few seconds.
 
         Args:
             read: Reads the catalogue.

@@ -6,7 +6,7 @@ DNS, so it is always allowed as the host.
 """
 
 import logging
-from ipaddress import ip_address
+from ipaddress import IPv6Address, ip_address
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -63,7 +63,8 @@ class LoopbackHostMiddleware:
     """Answers 403 to requests that reach a loopback address by a host name that is not allowed.
 
     For an app without a token: whoever reaches it may use it, and only on a loopback address does that leave out a page
-    of the internet in a browser of this machine. The address is that of the socket, which no header changes.
+    of the internet in a browser of this machine. The address is that of the socket, which no header changes. A request
+    without the header, like the health check of some proxies, is from no browser.
 
     Args:
         app: The app.
@@ -76,9 +77,9 @@ class LoopbackHostMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or answer 403."""
-        if scope["type"] == "http" and _is_loopback(_address(scope)):
+        if scope["type"] == "http" and _is_loopback(_address(scope)) and "host" in (headers := Headers(scope=scope)):
             try:
-                self._hosts.check_host(Headers(scope=scope))
+                self._hosts.check_host(headers)
             except HostNotAllowedError as error:
                 logger.warning("%s", error)
                 await error_response(error)(scope, receive, send)
@@ -113,4 +114,9 @@ def _is_ip_address(host: str) -> bool:
 
 
 def _is_loopback(host: str) -> bool:
-    return _is_ip_address(host) and ip_address(_name(host)).is_loopback
+    if not _is_ip_address(host):
+        return False
+    address = ip_address(_name(host))
+    # A socket for IPv6 and IPv4 shows an address of IPv4 as one of IPv6.
+    mapped = address.ipv4_mapped if isinstance(address, IPv6Address) else None
+    return (mapped or address).is_loopback

@@ -9,7 +9,7 @@ import asyncio
 import time
 
 import anyio.to_thread
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from search_api.http.error_responses import error_response
 from search_api.http.errors import OverloadedError
@@ -24,7 +24,8 @@ _EXEMPT = ("/healthz", "/readyz", "/metrics", "/mcp")
 class OverloadMiddleware:
     """Answers 503 `overloaded` above a number of requests at once, or if the event loop is late.
 
-    Each request that is admitted finds a free thread, so the number is that of the threads.
+    Each request that is admitted finds a free thread, so the number is that of the threads. A request does not count
+    while its body is on the way: callers that send slowly, or are gone without a word, take no place from the others.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -40,9 +41,23 @@ class OverloadMiddleware:
         if self._running >= _threads() or self._seconds_in_round() > MOST_LOOP_SECONDS:
             await error_response(OverloadedError())(scope, receive, send)
             return
+        is_read = False
+
+        async def receive_body() -> Message:
+            nonlocal is_read
+            if is_read:  # what follows tells that the caller has gone
+                return await receive()
+            self._running -= 1
+            try:
+                message = await receive()
+            finally:
+                self._running += 1
+            is_read = not message.get("more_body", False)
+            return message
+
         self._running += 1
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive_body, send)
         finally:
             self._running -= 1
 

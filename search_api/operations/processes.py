@@ -5,6 +5,7 @@ histograms of each process in a file. What an app only reads when it is asked, s
 process copies there every second. Without the directory, the app is one process, and nothing here has an effect.
 """
 
+import logging
 import os
 import re
 import threading
@@ -20,6 +21,8 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from prometheus_client.registry import Collector
 
 from search_api.operations import families
+
+logger = logging.getLogger(__name__)
 
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 COPY_SECONDS = 1.0
@@ -67,7 +70,7 @@ class AllProcesses(Collector):
 
         def run() -> None:
             while not stopping.wait(COPY_SECONDS):
-                self.copy()
+                self._try_to_copy()
 
         thread = threading.Thread(target=run, name="metrics", daemon=True)
         thread.start()
@@ -76,8 +79,14 @@ class AllProcesses(Collector):
         finally:
             stopping.set()
             thread.join()
-            self.copy()
+            self._try_to_copy()
             _forget(os.getpid())
+
+    def _try_to_copy(self) -> None:
+        try:
+            self.copy()
+        except Exception:
+            logger.exception("The metrics of this process could not be copied, so they may be old")
 
     def _copy(self, metric: Metric) -> None:
         family = families.BY_NAME[metric.name]

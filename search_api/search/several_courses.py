@@ -283,7 +283,7 @@ class SeveralCoursesSearch:
             ids = [each.course_id for each in request.courses]
             known, outage = self._search.unless_away(
                 lambda: self._courses.published_together(ids),
-                lambda last: {id_: last[id_] for id_ in ids} if last.keys() >= set(ids) else None,
+                lambda last: _all_of(last, ids),
             )
             asked = [_Asked(each.course_id, each.lectures, known.get(each.course_id)) for each in request.courses]
             return asked, outage
@@ -407,6 +407,12 @@ class SeveralCoursesSearch:
         shown = found[request.offset : end]
         after = next_offset(request, len(shown)) if shown and len(found) > end else None
         return counts._replace(found=shown, next_offset=after)
+
+
+def _all_of(last: Mapping[str, PublishedCourse], ids: Sequence[str]) -> dict[str, PublishedCourse] | None:
+    """The rows with these ids; None if one is missing. Other threads change the rows meanwhile."""
+    found = {id_: course for id_ in ids if (course := last.get(id_)) is not None}
+    return found if found.keys() == set(ids) else None
 
 
 def _asked_about(searched: Sequence[_Asked], found: Sequence[_Found]) -> _Asked | None:

@@ -18,6 +18,7 @@ RESULT = {
     "relevance": 0.9,
     "metadata": {"chunk_id": "7", "course_id": "c", "lecture_id": "3"},
     "citation": CITATION,
+    "cut": ["text"],
 }
 METADATA = {
     "chunk_id": "7",
@@ -27,6 +28,7 @@ METADATA = {
     "citation_label": "Heaps > Building a heap, p. 12",
     "score": 0.8,
     "relevance": 0.9,
+    "cut": ["text"],
 }
 
 

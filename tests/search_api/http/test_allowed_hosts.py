@@ -1,10 +1,15 @@
 """An app without a token, on a loopback address, answers to no host name that a page of the internet could have."""
 
+import asyncio
+
 import httpx
 import pytest
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
 
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
+from search_api.http.allowed_hosts import AllowedHosts, LoopbackHostMiddleware
 from tests.search_api.app_harness import AppHarness
 from tests.support.servers.asgi import serving
 
@@ -27,6 +32,28 @@ def test_page_whose_name_leads_to_this_machine_is_refused(harness: AppHarness) -
         answer = httpx.get(f"{url}/", headers={"host": "evil.example"})
         assert answer.json()["error"]["code"] == "host_not_allowed"
         assert "MCP_ALLOWED_HOSTS" in answer.json()["error"]["message"]
+
+
+def test_only_loopback_addresses_and_requests_with_the_header_are_checked() -> None:
+    async def answer_204(scope: Scope, receive: Receive, send: Send) -> None:
+        await Response(status_code=204)(scope, receive, send)
+
+    async def status_at(address: str, *headers: tuple[bytes, bytes]) -> int:
+        sent: list[Message] = []
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "server": (address, 8000), "headers": headers, "path": "/healthz"}
+        await LoopbackHostMiddleware(answer_204, AllowedHosts(""))(scope, asyncio.Queue[Message]().get, send)
+        return int(sent[0]["status"])
+
+    evil = (b"host", b"evil.example")
+    for address in ("127.0.0.1", "127.0.1.1", "::1", "::ffff:127.0.0.1"):
+        assert asyncio.run(status_at(address, evil)) == 403, address
+        assert asyncio.run(status_at(address)) == 204, "HTTP/1.0, as HAProxy asks whether the app is well"
+    for address in ("10.0.0.2", "::ffff:10.0.0.2", "fd00::2", "/run/search.sock"):
+        assert asyncio.run(status_at(address, evil)) == 204, address
 
 
 def test_token_makes_host_names_irrelevant(harness: AppHarness) -> None:

@@ -57,6 +57,43 @@ def test_requests_above_the_number_of_threads_are_refused_at_once(monkeypatch: p
     asyncio.run(scenario())
 
 
+def test_body_that_does_not_come_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overload, "_threads", lambda: 1)
+
+    async def scenario() -> None:
+        body: asyncio.Queue[Message] = asyncio.Queue()
+        sent: list[Message] = []
+
+        async def upload(_: Scope, receive: Receive, send: Send) -> None:
+            while (await receive()).get("more_body"):
+                pass
+            await app(scope, receive, send)
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        app, scope = App(), {"type": "http", "method": "POST", "path": "/resources", "root_path": "", "headers": []}
+        refusing = OverloadMiddleware(upload)
+        uploads = asyncio.create_task(refusing(scope, body.get, send))
+        body.put_nowait({"type": "http.request", "body": b"a", "more_body": True})
+        await asyncio.sleep(0.01)
+        waiting = asyncio.create_task(ask(refusing))
+        await asyncio.sleep(0)
+        assert (await ask(refusing))[0] == 503, "the other request has the place"
+        app.may_answer.set()
+        assert (await waiting)[0] == 200
+        app.may_answer.clear()
+        body.put_nowait({"type": "http.request", "body": b"b", "more_body": False})
+        await asyncio.sleep(0.01)
+        assert (await ask(refusing))[0] == 503, "the upload has it, because its body has come"
+        app.may_answer.set()
+        await uploads
+        assert sent[0]["status"] == 200
+        assert (await ask(refusing))[0] == 200
+
+    asyncio.run(scenario())
+
+
 def test_requests_that_waited_for_the_event_loop_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(overload, "MOST_LOOP_SECONDS", 0.02)
 

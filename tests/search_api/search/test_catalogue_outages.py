@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import delete
+from sqlmodel import col
 from starlette.testclient import TestClient
 
-from models.database import DatabaseNotMigratedError, DatabaseUnavailableError
+from models.database import DatabaseNotMigratedError, DatabaseUnavailableError, transaction
+from models.tables import Course
 from search_api.courses import service
 from search_api.courses.service import Courses
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
@@ -58,6 +61,26 @@ def test_published_courses_are_searched_by_what_was_read_last(
         harness.app_services.courses.all_published()
         with catalogue_away(harness):
             assert ask(client)[0] == 503, "the strict mode has to know that the course is done"
+
+
+def test_what_a_search_has_seen_is_not_forgotten_in_an_outage(harness: AppHarness) -> None:
+    """Otherwise a search would go back to an older generation, or show a course that it has just said is deleted."""
+    for course_id in ("c", "deleted", "together"):
+        harness.add_searchable_course(course_id, "copper")
+        publish(harness, "copper", course_id=course_id)
+    with harness.client() as client:
+        harness.app_services.courses.all_published()
+        publish(harness, "copper and tin")
+        with transaction(harness.engine) as session:
+            session.execute(delete(Course).where(col(Course.id).in_(["deleted", "together"])))
+        current = ask(client)[1]
+        assert ask(client, "/courses/deleted/search")[0] == 404
+        assert ask(client, "/search", courses=["c", "together"])[0] == 200
+        with catalogue_away(harness):
+            answer = ask(client)[1]
+            assert (answer["generation"], answer["results"]) == (current["generation"], current["results"])
+            assert ask(client, "/courses/deleted/search")[0] == 503
+            assert ask(client, "/courses/together/search")[0] == 503
 
 
 class TestUnlessAway:
