@@ -143,7 +143,9 @@ def complete(engine: Engine, store: VectorStore, snapshots: SnapshotStore, forge
         DatabaseUnavailableError: The catalogue is unavailable.
     """
     course_id, row, copy, snapshot = forgetting.course_id, forgetting.row, forgetting.copy, forgetting.snapshot
-    delete_texts(engine, course_id)  # a digest may show whether a text was there; the next run records the present ones
+    with transaction(engine) as session:
+        # A digest may show that a text was there. The next run records the present texts.
+        delete_texts(session, course_id)
     if row is None:
         with transaction(engine) as session:
             if get_course(session, course_id) is not None:

@@ -12,12 +12,11 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import Engine, String, cast, delete, distinct, func, select
+from sqlalchemy import String, cast, delete, distinct, func, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.database import transaction
 from models.tables import Course, EmbeddedText
 
 READ_BATCH = 2500
@@ -113,14 +112,9 @@ def remove_texts(session: Session, course_id: str, chunk_ids: Collection[str]) -
     session.execute(delete(EmbeddedText).where(_course_id == course_id, _chunk_id.in_(list(chunk_ids))))
 
 
-def delete_texts(engine: Engine, course_id: str) -> None:
-    """Delete all entries of a course.
-
-    Raises:
-        DatabaseUnavailableError: The catalogue is unavailable.
-    """
-    with transaction(engine) as session:
-        session.execute(delete(EmbeddedText).where(_course_id == course_id))
+def delete_texts(session: Session, course_id: str) -> None:
+    """Delete all entries of a course."""
+    session.execute(delete(EmbeddedText).where(_course_id == course_id))
 
 
 def published_without_texts(session: Session) -> Sequence[Course]:

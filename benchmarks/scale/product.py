@@ -41,7 +41,7 @@ _PARTS = {
     "search": "uvicorn",
     "daemon": "orchestration.daemon",
     "webserver": "dagster-webserver",
-    "run": "execute_run",
+    "run": "multiprocessing.spawn",
 }
 """Parts of the product, and what the command line of their process contains."""
 

@@ -53,7 +53,8 @@ NEEDS_REBUILD = (Fault.DAMAGED, Fault.UNSOUND, Fault.OTHER_CONTENT)
 
 def _delete_vectors(engine: Engine, store: VectorStore, course_id: str) -> None:
     store.delete(course_id)
-    delete_texts(engine, course_id)
+    with transaction(engine) as session:
+        delete_texts(session, course_id)
 
 
 def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[CourseCollection]) -> Iterator[Finding]:

@@ -24,6 +24,7 @@ from models.context import ContextFields
 from models.course_state import Retry
 from models.courses import get_course
 from models.database import Session, is_temporary
+from models.embedded_texts import delete_texts
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.ingestion import ingestion_of_course
 from models.tables import Chunk, Course, EmbeddingStatus
@@ -351,6 +352,7 @@ class CourseRun:
         again: the row keeps the request until the course is published.
         """
         self._store.delete(self._course_id, self._check_ownership)
+        self._catalogue.attempt(lambda session: delete_texts(session, self._course_id))
         self._context.log.info(f"Course {self._course_id}: deleted the collection, to rebuild it")
 
     def _check_ownership(self) -> None:

@@ -98,6 +98,7 @@ def remove_courses(
             store.delete(course_id)
         snapshots.delete(course_id)
         delete_questions(engine, course_id=course_id)
-        delete_texts(engine, course_id)
+        with transaction(engine) as session:
+            delete_texts(session, course_id)
         removed.append(course_id)
     return removed

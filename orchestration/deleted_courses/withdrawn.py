@@ -104,7 +104,8 @@ def remove_texts(
         if is_withdrawn and is_empty:
             store.delete(course_id)
             snapshots.delete(course_id)
-            delete_texts(engine, course_id)
+            with transaction(engine) as session:
+                delete_texts(session, course_id)
             removed.append(course_id)
     return removed
 

@@ -30,6 +30,7 @@ from models.chunks import chunk_pages
 from models.context import FORGOTTEN, NO_CONTEXT, ContextFields
 from models.course_state import Retry
 from models.database import transaction
+from models.embedded_texts import count_texts, record_texts
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Chunk, Course
 from retrieval.snapshots.build import build_snapshot
@@ -158,6 +159,14 @@ class TestForgetting:
         assert not has_copy(store)
         assert store.open("other").count() == 5
         assert embed(engine, store).embedded == [], "every vector was kept"
+
+    def test_digests_of_texts_are_forgotten(self, engine: Engine, store: VectorStore, course: Course) -> None:
+        for course_id in (COURSE, "other"):
+            with transaction(engine) as session:
+                record_texts(session, course_id, {"secret": 1})
+        assert run(COURSE, "--yes").exit_code == 0
+        with transaction(engine) as session:
+            assert (count_texts(session, COURSE), count_texts(session, "other")) == (0, 1)
 
     def test_text_that_a_run_has_removed_before_is_purged_from_the_log(
         self, engine: Engine, store: VectorStore, course: Course, directory: Path

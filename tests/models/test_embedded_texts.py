@@ -78,7 +78,8 @@ def test_entries_are_replaced_and_deleted(engine: Engine, monkeypatch: pytest.Mo
         assert count_texts(session, "1") == 4
     assert find(engine, {1, 5}) is None
     assert find(engine, {100}) == TextSource("1", {100: "c0"})
-    delete_texts(engine, "1")
+    with transaction(engine) as session:
+        delete_texts(session, "1")
     assert find(engine, {0, 100}) == TextSource("2", {0: "c0"})
 
 

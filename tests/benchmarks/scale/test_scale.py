@@ -63,6 +63,7 @@ def test_short_run_measures_everything(
     for row in figures["sizes"]:
         assert row.keys() >= NAMES.keys()
     assert figures["large"]["chunks"] == 300
+    assert figures["large"]["run_peak_mb"] > 0
     assert "all sizes were measured" in capsys.readouterr().out
     assert "| chunks | " in as_markdown(figures)
     assert len(list(tmp_path.glob("scale-*.svg"))) == 5

@@ -75,6 +75,11 @@ def entries(engine: Engine, course: IndexedCourse) -> dict[str, int]:
         return dict(session.execute(query).all())
 
 
+def forget(engine: Engine, course_id: str) -> None:
+    with transaction(engine) as session:
+        delete_texts(session, course_id)
+
+
 def expected_entries(course: IndexedCourse) -> dict[str, int]:
     return {
         chunk.id: text_key(course.embedder.signature, record_of(chunk, "").text_hash)
@@ -92,7 +97,7 @@ def vectors_of(course: IndexedCourse) -> dict[str, Any]:
 
 
 class TestTerms:
-    def test_a_copy_embeds_nothing_and_gets_the_same_vectors(self, create: Create, engine: Engine) -> None:
+    def test_a_copy_embeds_nothing(self, create: Create, engine: Engine) -> None:
         first, copy, copy_of_the_copy = create(), create(), create()
         assert figures(index(first, engine)) == (100, 0, 0)
         finished: list[int] = []
@@ -103,8 +108,7 @@ class TestTerms:
         first.store.delete(first.id)
         assert figures(index(copy_of_the_copy, engine)) == (0, 100, 100)
         assert copy.stored() == copy.expected()
-        original = vectors_of(copy)
-        assert all(np.array_equal(vector, original[text]) for text, vector in vectors_of(copy_of_the_copy).items())
+        assert copy_of_the_copy.stored() == copy_of_the_copy.expected()
 
     def test_the_next_edition_embeds_what_has_changed(self, create: Create, engine: Engine) -> None:
         first = create()
@@ -215,11 +219,12 @@ class TestIndex:
         index(copy, engine)
         course.embedder.wrong = {}
         course.store.delete(course.id)
+        forget(engine, course.id)
         only_own = known_to(course, engine, only_own=True)
         assert figures(index(course, engine, embedded_texts=only_own)) == (101, 1, 0)
         assert course.stored() == course.expected()
 
-    @settings(max_examples=20, deadline=None)
+    @settings(max_examples=8, deadline=None)
     @given(
         st.lists(
             st.tuples(
@@ -229,7 +234,7 @@ class TestIndex:
                 ),
             ),
             min_size=2,
-            max_size=5,
+            max_size=4,
         ),
         st.integers(1, 4),
     )
@@ -293,10 +298,6 @@ def write_vectors(course: IndexedCourse, vectors: Any) -> None:
     collection.upsert(records, np.asarray(vectors, np.float32))
 
 
-def lengthen_vectors(course: IndexedCourse) -> None:
-    write_vectors(course, 3 * np.ones((100, DIMENSIONS)))
-
-
 def change_dimensions(course: IndexedCourse) -> None:
     write_vectors(course, np.eye(100, DIMENSIONS + 1) + np.eye(100, DIMENSIONS + 1, -DIMENSIONS))
 
@@ -328,7 +329,7 @@ class TestWrongEntries:
     def test_without_the_index_everything_is_embedded(self, create: Create, engine: Engine) -> None:
         source, copy = create(), create()
         index(source, engine)
-        delete_texts(engine, source.id)
+        forget(engine, source.id)
         assert figures(index(copy, engine)) == (100, 0, 0)
 
 
