@@ -52,6 +52,19 @@ def test_the_image_runs_as_a_user_without_rights_and_contains_no_secrets() -> No
     require_settings(IMAGE_ENV)
 
 
+def test_link_of_the_image_leads_to_the_installed_package_and_not_to_the_sources(tmp_path: Path) -> None:
+    """The sources are in the working directory of the build, and not in the image."""
+    sources = tmp_path / "orchestration" / "instance"
+    sources.mkdir(parents=True)
+    for package in (sources.parent, sources):
+        (package / "__init__.py").touch()
+    [options, code] = re.findall(r"ln -s \"\$\(python (.*?)-c '(.+?)'\)", CONTAINERFILE)[0]
+    command = [sys.executable, *options.split(), "-c", code]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.strip()
+    assert Path(found) != sources
+    assert (Path(found) / "workspace.yaml").exists()
+
+
 def test_everything_that_the_product_writes_is_in_a_directory_of_its_user() -> None:
     created = set(re.findall(r"/data/\w+", re.findall(r"install --directory (.+?)\nCOPY", IMAGE, re.DOTALL)[0]))
     assert DIRECTORIES - IMAGE_ENV.keys() == set(), "set these in the Containerfile"

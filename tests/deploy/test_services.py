@@ -41,6 +41,9 @@ def test_unit_runs_what_exists_and_is_confined(unit: Path) -> None:
     require_settings(re.findall(r"^Environment=(\w+)=", text, re.MULTILINE))
     for line in ("NoNewPrivileges=yes", "ProtectSystem=strict", "User=course-search", "StateDirectory=course-search"):
         assert f"\n{line}\n" in text
+    if "@" in unit.name or "daemon" in unit.name:
+        denied = re.findall(r"^(ProtectClock|PrivateDevices|DevicePolicy|DeviceAllow)=", text, re.MULTILINE)
+        assert denied == [], "each denies the devices that it does not name, so that the model runs on the CPU"
 
 
 def test_there_is_time_to_stop_everything() -> None:

@@ -26,7 +26,7 @@ OTHER_PATHS = {"/", "/docs", "/metrics", "/mcp", "/openapi.json"}
 OF_OTHERS = {
     *("cd", "cp", "rm", "mkdir", "echo", "printf", "sed", "head", "df", "git", "pip", "promtool"),
     *("dagster-webserver", ".venv/bin/python", "/opt/course-search/bin/pip"),
-    *("docker", "helm", "kubectl", "ln", "systemctl", "systemd-sysusers"),
+    *("docker", "helm", "kubectl", "install", "ln", "systemctl", "systemd-run", "systemd-sysusers"),
 }
 """Programs whose arguments are not checked."""
 pages = pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.path)
