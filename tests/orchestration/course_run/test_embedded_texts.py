@@ -1,6 +1,7 @@
 """A text is embedded once: what runs of copied courses do, with a real Chroma server and a tiny model."""
 
 import logging
+from collections.abc import Mapping
 from functools import partial
 
 import dagster as dg
@@ -40,7 +41,7 @@ def forget(engine: Engine, course_id: str) -> None:
         delete_texts(session, course_id)
 
 
-def figures(metadata: dict[str, object]) -> tuple[object, ...]:
+def figures(metadata: Mapping[str, object]) -> tuple[object, ...]:
     return tuple(metadata[name] for name in ("embedded", "reused", "reused_from_other_courses", "kept", "tokens"))
 
 
