@@ -37,7 +37,7 @@ class CelerySettings(Settings):
         Raises:
             ValueError: It is not set, or not the URL of a Redis server.
         """
-        url = self.celery_broker_url.get_secret_value() if self.celery_broker_url else ""
+        url = self.celery_broker_url.get_secret_value().strip() if self.celery_broker_url else ""
         if not url:
             raise ValueError("CELERY_BROKER_URL is not set: it is the URL of a Redis server, like redis://10.0.0.6/0")
         if urlsplit(url).scheme not in ("redis", "rediss"):

@@ -20,6 +20,7 @@ from benchmarks.pipeline_cost.dagster_ui import DagsterUI
 from benchmarks.pipeline_cost.systems import Timing
 from benchmarks.scale.courses import MadeUpCourses
 from benchmarks.scale.embedding_server import MODEL
+from benchmarks.serving import ROOT
 from cli.commands.up import run_product
 from cli.launcher_settings import LauncherSettings
 from cli.processes import Supervisor, free_port
@@ -205,7 +206,7 @@ def running_product(database_url: str | None) -> Iterator[ScaleProduct]:
             "NO_PROXY": "127.0.0.1",
         }
         stack.enter_context(_environment(settings))
-        service = stack.enter_context(Supervisor(directory / "logs", os.environ))
+        service = stack.enter_context(Supervisor(directory / "logs", {**os.environ, "PYTHONPATH": str(ROOT)}))
         program = service.start("embedding", [sys.executable, "-m", "benchmarks.scale.embedding_server", str(port)])
         service.wait_ready(program, f"http://127.0.0.1:{port}/v1/models")
         launcher = LauncherSettings(dagster_home=directory / "dagster", dagster_postgres_url=database_url)

@@ -19,7 +19,7 @@ TOKENS = [
     (settings, name)
     for settings in ALL_SETTINGS
     for name, field in settings.model_fields.items()
-    if "SecretStr" in str(field.annotation)
+    if "_checked_token" in str(field.annotation)
 ]
 every_path = pytest.mark.parametrize(("settings", "name"), PATHS)
 every_token = pytest.mark.parametrize(("settings", "name"), TOKENS)

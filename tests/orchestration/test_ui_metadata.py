@@ -184,8 +184,6 @@ def test_truncated_texts_are_reported_as_a_warning() -> None:
     assert check.severity == dg.AssetCheckSeverity.WARN
     assert {name: value.value for name, value in check.metadata.items()} == {
         "embedded": 4,
-        "reused": 2,
-        "reused_from_other_courses": 1,
         "truncated": 1,
         "truncated_share": 0.25,
     }
