@@ -271,13 +271,13 @@ class Deployment:
 
 
 def texts(course_id: str, chunks: int, edition: str) -> dict[str, str]:
-    """The texts of a course by chunk id. Every text contains words of its edition, so editions share no text."""
+    """The texts of a course by chunk id. Neither courses nor editions share a text, so each text must be embedded."""
     words = {
         "first": "copper thickness micrometer",
         "second": "gradient descent learning rate",
         "third": "plant cell sugar light",
     }[edition]
     return {
-        f"{course_id}-{number:04}": f"{words} {number}. " + "The database keeps an index of every row. " * 3
+        f"{course_id}-{number:04}": f"{words} {number} of {course_id}. " + "The database keeps an index of every row. " * 3
         for number in range(chunks)
     }

@@ -141,8 +141,8 @@ def test_several_processes_are_one_app(server: Server) -> None:
     family = [server.process, *server.process.children(recursive=True)]
     body = b'{"query": "copper", "method": "keyword"}'
     with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=60) as connection:
-        head = f"POST {SEARCH} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n"
-        connection.sendall(head.encode() + b"Expect: 100-continue\r\n\r\n")
+        head = f"POST {SEARCH} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+        connection.sendall(head.encode() + b"Content-Type: application/json\r\nExpect: 100-continue\r\n\r\n")
         assert connection.recv(65536).startswith(b"HTTP/1.1 100"), "the request is being read"
         server.process.send_signal(signal.SIGTERM)
         connection.sendall(body)
