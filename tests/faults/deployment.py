@@ -278,6 +278,7 @@ def texts(course_id: str, chunks: int, edition: str) -> dict[str, str]:
         "third": "plant cell sugar light",
     }[edition]
     return {
-        f"{course_id}-{number:04}": f"{words} {number} of {course_id}. " + "The database keeps an index of every row. " * 3
+        f"{course_id}-{number:04}": f"{words} {number} of {course_id}. "
+        + "The database keeps an index of every row. " * 3
         for number in range(chunks)
     }
