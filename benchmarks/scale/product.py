@@ -39,7 +39,7 @@ LAUNCH_SECONDS = 60.0
 REQUEST_SECONDS = 300.0
 _PARTS = {
     "chroma": "chroma run",
-    "search": "uvicorn",
+    "search": "cli search-app",
     "daemon": "orchestration.daemon",
     "webserver": "dagster-webserver",
     "run": "multiprocessing.spawn",
