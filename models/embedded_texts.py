@@ -17,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
 
-from models.tables import Course, EmbeddedText
+from models.tables import Course, EmbeddedText, EmbeddingStatus
 
 READ_BATCH = 2500
 """Number of entries read at a time."""
@@ -51,7 +51,8 @@ def find_source(
 ) -> TextSource | None:
     """The course that has the most of these texts, or the course itself if it has one of them.
 
-    Another course that waits for a rebuild is not searched: its vectors are to be replaced.
+    Another course is not searched if it waits for a rebuild, or has failed: its vectors are to be replaced, or may be
+    the reason why it was withheld.
 
     Args:
         session: An open transaction.
@@ -61,8 +62,8 @@ def find_source(
         only_own: Search no other course.
     """
     wanted = _text_key.in_(list(keys))
-    to_rebuild = select(cast(col(Course.id), String)).where(col(Course.embedding_rebuild))
-    is_other = false() if only_own else _course_id.not_in(to_rebuild)
+    is_doubtful = or_(col(Course.embedding_rebuild), col(Course.embedding_status) == EmbeddingStatus.FAILED)
+    is_other = false() if only_own else _course_id.not_in(select(cast(col(Course.id), String)).where(is_doubtful))
     query = (
         select(_course_id)
         .where(wanted, _course_id.not_in(list(excluded)), or_(_course_id == course_id, is_other))

@@ -27,6 +27,10 @@ LOST_SECONDS = 30.0
 MAX_GAP_SECONDS = 15.0
 """Longest time between two observations that counts. In a longer one the observer itself may have been held up."""
 
+MAX_SUBJECTS = 1000
+"""From this number on, a watch forgets what it has not observed for `FORGOTTEN_SECONDS`."""
+FORGOTTEN_SECONDS = 3600.0
+
 
 @dataclass
 class Heartbeat:
@@ -116,4 +120,6 @@ class Watch:
         seen, observed_at, seconds = self._seen.get(subject, (None, now, 0.0))
         seconds = seconds + min(now - observed_at, MAX_GAP_SECONDS) if seen == value else 0.0
         self._seen[subject] = value, now, seconds
+        if len(self._seen) > MAX_SUBJECTS:  # those of runs that have ended
+            self._seen = {key: entry for key, entry in self._seen.items() if now - entry[1] < FORGOTTEN_SECONDS}
         return seconds

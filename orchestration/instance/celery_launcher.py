@@ -20,7 +20,8 @@ from orchestration.runs import is_ours
 from orchestration.worker_settings import CelerySettings
 
 LOST_MESSAGE_SECONDS = REDELIVERY_SECONDS + 60.0
-"""A run that no worker has begun, although the queue has been empty for this time, was lost by the broker."""
+"""A run that no worker has begun so long after the queue was empty was lost by the broker. Later messages do not count:
+workers take the oldest first."""
 
 
 class CeleryCourseRunLauncher(CourseRunLauncher):
@@ -29,6 +30,7 @@ class CeleryCourseRunLauncher(CourseRunLauncher):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         broker = CelerySettings().broker_url()
+        self._overtaken: set[str] = set()
         self._celery = CeleryRunLauncher(QUEUE, broker=broker, backend=broker, config_source=CONFIG)
 
     def register_instance(self, instance: dg.DagsterInstance) -> None:
@@ -59,8 +61,11 @@ class CeleryCourseRunLauncher(CourseRunLauncher):
             beat = self._last_beat(run)
             if beat is not None:
                 return self._seconds(run, "beat", beat.beat_at) <= LOST_SECONDS
-            is_empty = queue_is_empty(self._celery.celery)
-            return not is_empty or self._seconds(run, "queue", is_empty) <= LOST_MESSAGE_SECONDS
+            if run.run_id not in self._overtaken:
+                if not queue_is_empty(self._celery.celery):
+                    return True
+                self._overtaken.add(run.run_id)
+            return self._seconds(run, "queue") <= LOST_MESSAGE_SECONDS
         except (DatabaseUnavailableError, OperationalError):  # then nothing is known of it
             return True
 

@@ -21,6 +21,7 @@ from models.embedded_texts import (
     text_key,
 )
 from tests.support.catalogue import Catalogue
+from tests.support.courses import change_course
 from tests.support.published import add_courses, publish_row
 
 BIGGEST = 2**63
@@ -79,6 +80,15 @@ def test_vectors_that_are_to_be_rebuilt_are_not_taken(catalogue: Catalogue) -> N
     assert find(catalogue.engine, {1}, "2") is None
     with transaction(catalogue.engine) as session:
         assert find_source(session, {1}, "1", ()) == TextSource("1", {1: "c"})
+
+
+def test_vectors_of_a_failed_course_are_not_taken(catalogue: Catalogue) -> None:
+    """It may have been withheld because of its vectors."""
+    add_courses(catalogue.engine, "1")
+    record(catalogue.engine, "1", {"c": 1})
+    assert find(catalogue.engine, {1}) == TextSource("1", {1: "c"})
+    change_course(catalogue.engine, "1", embedding_status="failed")
+    assert find(catalogue.engine, {1}) is None
 
 
 def test_entries_are_replaced_and_deleted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
