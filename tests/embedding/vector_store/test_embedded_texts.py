@@ -1,6 +1,6 @@
 """A text is embedded once: its vector is found in this course or in another, on a real Chroma server."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from threading import Barrier, Thread
 from typing import Any, TypeVar
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, select
 
-from embedding.vector_store.collections import CollectionInfo, CourseCollection, VectorStore
+from embedding.vector_store.collections import CollectionInfo, CourseCollection, StoredVector, VectorStore
 from embedding.vector_store.embedded_texts import MAX_FAILURES, EmbeddedTexts
 from embedding.vector_store.errors import VectorStoreError
 from embedding.vector_store.indexing import EMBED_BATCH, IndexReport, record_of
@@ -325,6 +325,24 @@ class TestWrongEntries:
                 entry = session.get_one(EmbeddedText, (source.id, chunk.id))
                 entry.text_key = text_key(source.embedder.signature, record_of(other, "").text_hash)
         assert figures(index(copy, engine)) == (99, 0, 0)
+        assert copy.stored() == copy.expected()
+
+    def test_a_record_that_is_written_while_it_is_read_costs_an_embedding(
+        self, create: Create, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Chroma reads hashes and vectors one after the other, so they may belong to two versions of a record."""
+        source, copy = create(), create()
+        index(source, engine)
+        read = CourseCollection.stored_vectors
+
+        def read_during_a_write(collection: CourseCollection, chunk_ids: Sequence[str]) -> dict[str, StoredVector]:
+            before = read(collection, chunk_ids)
+            change_texts(source)
+            after = read(collection, chunk_ids)
+            return {chunk_id: stored._replace(vector=after[chunk_id].vector) for chunk_id, stored in before.items()}
+
+        monkeypatch.setattr(CourseCollection, "stored_vectors", read_during_a_write)
+        assert figures(index(copy, engine)) == (100, 0, 0)
         assert copy.stored() == copy.expected()
 
     def test_without_the_index_everything_is_embedded(self, create: Create, engine: Engine) -> None:
