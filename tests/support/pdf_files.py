@@ -7,6 +7,8 @@ from textwrap import wrap
 
 WIDTH, HEIGHT = 600, 800
 """Of a page, in points."""
+HAN = "排序算法，又称"
+"""The characters of the font `han`."""
 
 _FONTS = {
     "body": "/Type/Font/Subtype/Type1/BaseFont/Helvetica",
@@ -24,10 +26,11 @@ class Text:
     text: str
     size: float = 10
     font: str = "body"
-    """`body`, `bold`, `code`, `song` (Chinese), `unknown`, whose glyphs are of no known letter, or `odd`.
+    """`body`, `bold`, `code`, `song` (Chinese), `han`, `unknown`, whose glyphs are of no known letter, or `odd`.
 
     In `odd`, `A` is a soft hyphen, `B` the ligature fi, `C` a NUL character, `D` half a pair, `E` a radical for 一,
-    and `F` a glyph for the three letters ffi."""
+    and `F` a glyph for the three letters ffi. In `han`, `A` to `G` are the characters of `HAN`. `song` has its glyphs
+    from a font of the system, and PDFium leaves out a character that is drawn alone and has no glyph."""
     angle: float = 0
 
 
@@ -67,6 +70,8 @@ def pdf(
     objects: list[bytes] = [b""] * 3  # catalogue, pages, metadata
     fonts = {name: _add(objects, _font(name)) for name in _FONTS}
     fonts["song"] = _add(objects, _song(objects))
+    characters = " ".join(f"<{code:02X}> <{ord(letter):04X}>" for code, letter in enumerate(HAN, ord("A")))
+    fonts["han"] = _add(objects, _mapped(objects, f"{len(HAN)} beginbfchar {characters} endbfchar"))
     fonts["unknown"] = _add(objects, _mapped(objects, "1 beginbfrange <20> <FE> <E020> endbfrange"))
     odd = "<41> <00AD> <42> <FB01> <43> <0000> <44> <D800> <45> <2F00> <46> <006600660069>"
     fonts["odd"] = _add(objects, _mapped(objects, f"6 beginbfchar {odd} endbfchar"))

@@ -157,7 +157,7 @@ def test_rerank_with_real_model(setup: ServiceSetup, tmp_path: Path) -> None:
     setup.model = model
     with setup.service() as service:
         scores = service.rerank("query", ["copper", "plate"]).scores
-    assert scores == tuple(model.scores("query", ["copper", "plate"]).tolist())
+    assert scores == pytest.approx(model.scores("query", ["copper", "plate"]).tolist(), rel=1e-5)
 
 
 def test_rerank_without_documents_does_not_load_the_model(setup: ServiceSetup) -> None:

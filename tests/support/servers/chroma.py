@@ -14,7 +14,8 @@ from cli.processes import free_port
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.errors import CollectionNotFoundError
 
-CHROMA = Path(sys.executable).with_name("chroma")
+CHROMA = (sys.executable, "-c", "import sys, chromadb_rust_bindings; chromadb_rust_bindings.cli(sys.argv)")
+"""What the command `chroma` does, without importing the client, which takes more time than the start of the server."""
 
 
 @contextmanager
@@ -31,7 +32,7 @@ def chroma_process(directory: Path, port: int | None = None) -> Iterator[tuple[s
     url = f"http://127.0.0.1:{port}"
     log = directory.with_suffix(".log").open("ab")
     process = subprocess.Popen(
-        [CHROMA, "run", "--path", directory, "--host", "127.0.0.1", "--port", str(port)],
+        [*CHROMA, "run", "--path", directory, "--host", "127.0.0.1", "--port", str(port)],
         stdout=log,
         stderr=subprocess.STDOUT,
     )
