@@ -34,7 +34,7 @@ from orchestration.partitions import JOB, PARTITIONS_NAME, partition_tags
 MEGABYTE = 2**20
 RUN_SECONDS = 3600.0
 """Longest wait for a run."""
-LAUNCH_SECONDS = 60.0
+LAUNCH_SECONDS = 180.0
 """After this time, an idle product has no run that could embed a course."""
 REQUEST_SECONDS = 300.0
 _PARTS = {

@@ -21,7 +21,7 @@ from tests.support.product import COMMAND, Product, running_product, wait_until
 from tests.support.servers.postgres import PostgresServer
 from tests.support.tiny_models import make_tiny_qwen3
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 POSTGRES = pytest.param("postgres", marks=pytest.mark.postgres)
 on_postgres = pytest.mark.parametrize("product", [POSTGRES], indirect=True)

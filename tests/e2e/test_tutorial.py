@@ -19,10 +19,10 @@ from cli.processes import free_port
 from tests.docs.pages import ROOT, Page, commands_in
 from tests.support.product import Product, running_product
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 
 TUTORIAL = Page("docs/tutorial.md")
-LIMIT_SECONDS = 240
+LIMIT_SECONDS = 480
 
 
 @pytest.fixture(scope="module")

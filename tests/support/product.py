@@ -60,7 +60,7 @@ class Product:
         status: dict[str, Any] = response.json()
         return status
 
-    def wait_for(self, course_id: str, status: str, seconds: float = 120) -> dict[str, Any]:
+    def wait_for(self, course_id: str, status: str, seconds: float = 300) -> dict[str, Any]:
         """Wait until the course has the status; returns the answer of the API."""
         wait_until(lambda: self.status(course_id)["status"] == status, seconds, lambda: f"{self.status(course_id)}")
         return self.status(course_id)
