@@ -54,7 +54,9 @@ class FileScheduling(LoadFileScheduling):  # type: ignore[misc] # xdist has no t
         file: str = super()._split_scope(nodeid)
         if file.startswith("tests/faults/"):
             return PRODUCTS[nodeid.endswith("[postgres]")]
-        return PRODUCTS[0] if file.startswith(("tests/e2e/", "tests/benchmarks/")) else file
+        if file.startswith("tests/e2e/"):
+            return PRODUCTS[1]
+        return PRODUCTS[0] if file.startswith("tests/benchmarks/") else file
 
 
 @pytest.hookimpl(optionalhook=True)

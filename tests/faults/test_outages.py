@@ -83,6 +83,7 @@ def test_a_course_is_done_after_the_database_server_was_stopped(deployment: Depl
     deployment.assert_state(course_id, "done")
 
 
+@on_postgres
 def test_everything_is_done_after_everything_was_killed(deployment: Deployment) -> None:
     """A course half way, whose run selected only the snapshot, a course that waits, and a file half read."""
     search = deployment.parts.search

@@ -18,6 +18,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 Status = dg.DagsterRunStatus
 
 
+@on_sqlite
 def test_a_killed_worker_is_replaced(deployment: Deployment) -> None:
     deployment.freeze_half_way("killed", lambda: deployment.launch("killed")).kill()
     deployment.wait_for("killed", "done")
@@ -70,6 +71,7 @@ def test_a_worker_that_heeds_the_signal_cancels_its_course(deployment: Deploymen
     assert [run.run_id for run in deployment.runs_of("interrupted")] == [run_id]
 
 
+@on_postgres
 def test_cancelling_runs_in_the_queue_leaves_every_course_as_it_was(deployment: Deployment) -> None:
     """A done, a failed and a new course, each queued by an operator behind a run that occupies the pool."""
     course_ids = ("queued-done", "queued-failed", "queued-new")
@@ -118,6 +120,7 @@ def test_a_frozen_worker_is_killed_and_replaced(deployment: Deployment) -> None:
     assert [run.status for run in deployment.runs_of(course_id)] == [Status.SUCCESS, Status.FAILURE]
 
 
+@on_sqlite
 def test_a_course_that_is_running_without_a_run_is_embedded(deployment: Deployment) -> None:
     deployment.write("ownerless")
     deployment.wait_for("ownerless", "done")
