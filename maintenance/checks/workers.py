@@ -24,7 +24,7 @@ def check_workers(broker: str) -> Iterator[Finding]:
     from celery import Celery
     from kombu.exceptions import OperationalError
 
-    options = {"max_retries": 1, "interval_start": 0}
+    options: dict[str, float] = {"max_retries": 1, "interval_start": 0}
     options |= {"socket_connect_timeout": ANSWER_SECONDS, "socket_timeout": 2 * ANSWER_SECONDS}
     try:
         with Celery("doctor", broker=broker, broker_transport_options=options) as app:
