@@ -472,7 +472,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(("moment", "repair"), zip(MOMENTS, itertools.cycle(["forget", "run"]), strict=False))
+@pytest.mark.parametrize(("moment", "repair"), list(zip(MOMENTS, itertools.cycle(["forget", "run"]), strict=False)))
 def test_killed_at_any_moment_nothing_is_lost_and_a_repetition_completes_it(
     engine: Engine, store: VectorStore, course: Course, directory: Path, moment: str, repair: str
 ) -> None:

@@ -53,6 +53,7 @@ def test_short_run_measures_everything(
     out = tmp_path / "figures.json"
     monkeypatch.setattr("benchmarks.scale.courses.CHUNKS", (50, 60))
     arguments = ["--sizes", "3", "--sample", "1", "--large", "300", "--year", "0"]
+    monkeypatch.delitem(sys.modules, "orchestration.definitions", raising=False)  # it has the settings of another test
     monkeypatch.setattr(sys, "argv", ["scale", *arguments, "--out", str(out), "--plots", str(tmp_path)])
     with running_product(None) as product:  # once for both parts: starting it takes longest
         monkeypatch.setattr(benchmark, "running_product", lambda _: nullcontext(product))
