@@ -22,6 +22,7 @@ from benchmarks.load.faults import faults
 from benchmarks.load.mix import Mix
 from benchmarks.load.phases import Load
 from benchmarks.load.product import loaded_product
+from benchmarks.serving import ROOT
 
 LIBRARIES = ("chromadb", "dagster", "fastapi", "numpy", "torch", "uvicorn")
 
@@ -87,7 +88,7 @@ def _measure(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
             "2",
             str(looks),
         ]
-        product.supervisor.start("changes", command)
+        changes = product.supervisor.start("changes", command, {"PYTHONPATH": str(ROOT)})
         try:
             capacity = phases.run(phases.find_capacity(load, arguments.step_seconds))
             figures["capacity"] = capacity
@@ -98,6 +99,8 @@ def _measure(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
             if arguments.fault_seconds:
                 figures["faults"] = []
                 phases.run(faults(load, arguments.fault_seconds, figures["faults"]))
+            if changes.process.poll() is not None:
+                figures["problems"].append("the process that changes the courses ended")
         finally:
             with suppress(OSError):
                 _compare(load, looks, arguments.changed, figures)

@@ -3,7 +3,7 @@
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -105,8 +105,9 @@ def loaded_product(number: int, passages: int, model: Path | None, more: Mapping
 def _running(name: str) -> list[psutil.Process]:
     """The program that this process has started with an argument of this name, and its descendants."""
     for process in psutil.Process().children():
-        if any(Path(argument).name == name for argument in process.cmdline()):
-            return [process, *process.children(recursive=True)]
+        with suppress(psutil.NoSuchProcess):  # it has ended
+            if any(Path(argument).name == name for argument in process.cmdline()):
+                return [process, *process.children(recursive=True)]
     raise psutil.NoSuchProcess(0, name)
 
 
