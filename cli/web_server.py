@@ -18,6 +18,9 @@ JSON_LINES = {
 """Configuration of uvicorn's log."""
 METRICS_DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """Environment variable of prometheus_client: the directory where the processes of an app share what they count."""
+KEEP_ALIVE_SECONDS = "75"
+"""How long an idle connection stays open: longer than callers keep theirs, so that the caller closes it. With uvicorn's
+5 s, a busy app closed connections on which a request had just arrived, which the caller sees as a reset."""
 WORKER_SECONDS = 30
 """How long uvicorn waits for a sign of life of a process before it replaces it. Its start takes some of that time."""
 
@@ -37,6 +40,7 @@ def serve(app: str, host: str, port: int, workers: int = 1) -> None:
     from uvicorn.main import main as uvicorn
 
     os.environ.setdefault("UVICORN_ACCESS_LOG", "false")
+    os.environ.setdefault("UVICORN_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS)
     command = ["--factory", app, "--host", host, "--port", str(port), "--workers", str(workers)]
     if workers == 1:
         uvicorn(command)

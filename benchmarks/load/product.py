@@ -103,8 +103,8 @@ def loaded_product(number: int, passages: int, model: Path | None, more: Mapping
 
 
 def _running(name: str) -> list[psutil.Process]:
-    """The program that this process has started with an argument of this name, and its descendants."""
-    for process in psutil.Process().children():
+    """The program below this process that has an argument of this name, and its descendants."""
+    for process in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):  # it has ended
             if any(Path(argument).name == name for argument in process.cmdline()):
                 return [process, *process.children(recursive=True)]
