@@ -143,7 +143,7 @@ class EmbeddedTexts:
             if (collection.info.course_id, collection.info.model_signature) != (source.course_id, model_signature):
                 return {}
             stored = collection.stored_vectors(list(source.chunk_ids.values()))
-            hashes = collection.hashes(list(stored))
+            now = collection.hashes(list(stored))
         except CollectionNotFoundError:
             return {}
         except VectorStoreError as error:
@@ -152,9 +152,8 @@ class EmbeddedTexts:
             logger.warning("The vectors of course %s cannot be used for another course: %s", source.course_id, error)
             return {}
         # Chroma reads hashes and vectors one after the other. A record that was written meanwhile has another hash now.
-        unchanged = {
-            chunk_id
-            for chunk_id, now in hashes.items()
-            if (record := stored.get(chunk_id)) and record.text_hash == now.text
+        return {
+            key: stored[chunk_id]
+            for key, chunk_id in source.chunk_ids.items()
+            if chunk_id in now and now[chunk_id].text == stored[chunk_id].text_hash
         }
-        return {key: stored[chunk_id] for key, chunk_id in source.chunk_ids.items() if chunk_id in unchanged}

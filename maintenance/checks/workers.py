@@ -24,8 +24,12 @@ def check_workers(broker: str) -> Iterator[Finding]:
     from celery import Celery
     from kombu.exceptions import OperationalError
 
-    options: dict[str, float] = {"max_retries": 1, "interval_start": 0}
-    options |= {"socket_connect_timeout": ANSWER_SECONDS, "socket_timeout": 2 * ANSWER_SECONDS}
+    options = {
+        "max_retries": 1,
+        "interval_start": 0,
+        "socket_connect_timeout": ANSWER_SECONDS,
+        "socket_timeout": 2 * ANSWER_SECONDS,
+    }
     try:
         with Celery("doctor", broker=broker, broker_transport_options=options) as app:
             answers = app.control.ping(timeout=ANSWER_SECONDS)

@@ -60,6 +60,7 @@ class CeleryCourseRunLauncher(CourseRunLauncher):
         try:
             beat = self._last_beat(run)
             if beat is not None:
+                self._overtaken.discard(run.run_id)
                 return self._seconds(run, "beat", beat.beat_at) <= LOST_SECONDS
             if run.run_id not in self._overtaken:
                 if not queue_is_empty(self._celery.celery):
