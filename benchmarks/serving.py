@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.processes import Supervisor, free_port
+from cli.web_server import LOOP
 from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.server import VectorStoreSettings
 from models import course_state
@@ -142,7 +143,7 @@ def search_app(settings: Mapping[str, str], app: str = APP, ready: str = "readyz
 
 def _uvicorn(app: str, port: int) -> Sequence[str | Path]:
     address = ("--host", "127.0.0.1", "--port", str(port))
-    return [_program("uvicorn"), "--factory", app, "--app-dir", ROOT, *address, "--no-access-log"]
+    return [_program("uvicorn"), "--factory", app, "--app-dir", ROOT, *address, "--no-access-log", "--loop", LOOP]
 
 
 def _program(name: str) -> Path:

@@ -160,9 +160,6 @@ def _new_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-        # Each call that waits for a model blocks a thread. Extra threads leave the default number to other calls.
-        waiting = 2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT
-        anyio.to_thread.current_default_thread_limiter().total_tokens += waiting
         with (
             services(settings) as opened,
             on_stop_signal(opened.embedding.stop_bulk),
@@ -201,7 +198,7 @@ def _new_app(
             Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),
-            Middleware(OverloadMiddleware),
+            Middleware(OverloadMiddleware, most_waiting=2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT),
             Middleware(
                 RequestSizeMiddleware,
                 max_bytes=settings.max_request_bytes,

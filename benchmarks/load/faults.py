@@ -43,6 +43,7 @@ class _Case:
     """The code of the errors that are expected."""
     kinds: Set[str] = frozenset()
     """The kinds of requests that may get it."""
+    is_of_catalogue: bool = False
 
 
 async def faults(load: Load, seconds: float, figures: list[dict[str, Any]]) -> None:
@@ -69,14 +70,15 @@ def _cases(chroma: Proxy, service: Proxy) -> list[_Case]:
         _Case("Chroma slow", _through(chroma, Fault.SLOW)),
         _Case("Chroma hung", _through(chroma, Fault.HUNG)),
         _Case("Chroma away", _through(chroma, Fault.AWAY)),
-        _Case("catalogue slow", _slow_catalogue()),
-        _Case("catalogue locked", _locked_catalogue(), locked, _CATALOGUE),
+        _Case("catalogue slow", _slow_catalogue(), is_of_catalogue=True),
+        _Case("catalogue locked", _locked_catalogue(), locked, _CATALOGUE, is_of_catalogue=True),
     ]
 
 
 async def _with_fault(load: Load, case: _Case, host: str, port: int, seconds: float) -> dict[str, Any]:
     during, after = load.new_answers(case.name), load.new_answers(f"after: {case.name}")
     during.degraded_is_expected = after.degraded_is_expected = True
+    during.old_rows_are_expected = after.old_rows_are_expected = case.is_of_catalogue
     ended = 0.0
 
     def add(exchange: Exchange) -> None:

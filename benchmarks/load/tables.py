@@ -20,6 +20,8 @@ def print_tables(figures: Mapping[str, Any]) -> None:
         table = _table("Capacity, while courses are embedded again", "connections", "answers per second")
         for step in capacity["steps"]:
             table.add_row(str(step["clients"]), f"{step['per_second']:.0f}")
+        slowest, fastest = min(capacity["windows"]), max(capacity["windows"])
+        table.add_row(f"the best, {len(capacity['windows'])} times", f"{slowest:.0f} to {fastest:.0f}")
         console.print(table)
     for name, title in (("steady", "At 80 % of capacity"), ("overload", "Above capacity")):
         if phase := figures.get(name):

@@ -16,13 +16,13 @@ from models.database import (
     create_catalogue_engine,
     file_stamp,
     is_temporary,
-    transaction,
 )
 from models.messages import not_found_message, running_message
 from models.overview import Overview, read_overview
 from models.tables import Course
 from models.text import quoted
 from search_api.http.errors import AlreadyRunningError, CourseNotFoundError, InvalidRequestError
+from search_api.http.overload import transaction
 
 logger = logging.getLogger(__name__)
 

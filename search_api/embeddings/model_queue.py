@@ -22,6 +22,7 @@ from embedding.service.client import ModelFailedError, RequestRefusedError, Requ
 from search_api.embeddings.circuit_breaker import CircuitBreaker
 from search_api.http.caller import unless_caller_leaves
 from search_api.http.errors import OverloadedError
+from search_api.http.overload import waiting
 from search_api.operations.measures import ModelMeasures
 from telemetry.traces import record_span, span
 
@@ -44,7 +45,7 @@ accepts by default, so a large call costs the others as much as a small one."""
 
 @contextmanager
 def take_slot(slots: threading.Semaphore, on_refusal: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold one of the slots during the block.
+    """Hold one of the slots during the block, which waits for a model or a store.
 
     Args:
         slots: The slots.
@@ -57,7 +58,8 @@ def take_slot(slots: threading.Semaphore, on_refusal: Callable[[], None] = lambd
         on_refusal()
         raise OverloadedError
     try:
-        yield
+        with waiting():
+            yield
     finally:
         slots.release()
 

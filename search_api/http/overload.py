@@ -1,36 +1,87 @@
 """Refuses requests that would wait too long, so that those that are admitted are answered soon.
 
-A request waits at two places that have no limit of their own: for the event loop, while it handles the requests before
-it, and for a thread. Above the capacity of the machine both queues would grow for as long as the load lasts, and every
-caller would get its answer after its time-out. A refused request costs a fraction of one that is answered.
+Python runs one thread at a time. If many want to run, each waits for all the others whenever it has called the system,
+and so does the event loop for each connection that it accepts. So a request waits for one of a few threads, and a
+thread that begins to wait for a model or a store lets another begin.
+
+The queues for these threads and for the event loop have no limit of their own. Above the capacity of the machine they
+would grow for as long as the load lasts, and every caller would get its answer after its time-out. A refused request
+costs a fraction of one that is answered.
 """
 
 import asyncio
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
+import anyio
 import anyio.to_thread
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models import database
+from models.database import Engine, Session
 from search_api.http.error_responses import error_response
 from search_api.http.errors import OverloadedError
 from search_api.http.root_path import route_path
 
+THREADS = 8
+"""Threads that compute at once: enough for those that read files or multiply matrices without Python meanwhile."""
+LOOK_SECONDS = 0.02
+"""How often it is counted how many threads wait."""
+MOST_COMPUTED = 40
+"""Requests that compute, or wait for a thread to do so, at once."""
 MOST_LOOP_SECONDS = 0.25
 """A request that begins so long after others of the same round of the event loop is refused: it has waited as long."""
 _EXEMPT = ("/healthz", "/readyz", "/metrics", "/mcp")
 """Probes are answered under any load. What an agent asks under `/mcp` is a request of its own."""
 
+_waits: ContextVar[set[object] | None] = ContextVar("waits", default=None)
+
+
+@contextmanager
+def waiting() -> Iterator[None]:
+    """Wait in the block, on the thread of a request, for a model or a store: meanwhile another request has its place.
+
+    Within another such block, or outside of a request, nothing happens.
+    """
+    waits = _waits.get()
+    if waits is None:
+        yield
+        return
+    this, outer = object(), _waits.set(None)
+    waits.add(this)
+    try:
+        yield
+    finally:
+        waits.discard(this)
+        _waits.reset(outer)
+
+
+@contextmanager
+def transaction(engine: Engine) -> Iterator[Session]:
+    """A transaction of the catalogue (`models.database.transaction`), for which the thread may have to wait."""
+    with waiting(), database.transaction(engine) as session:
+        yield session
+
 
 class OverloadMiddleware:
     """Answers 503 `overloaded` above a number of requests at once, or if the event loop is late.
 
-    Each request that is admitted finds a free thread, so the number is that of the threads. A request does not count
-    while its body is on the way: callers that send slowly, or are gone without a word, take no place from the others.
+    A request does not count while its body or its answer is on the way: callers that send or read slowly, or are gone
+    without a word, take no place from the others.
+
+    Args:
+        app: The app.
+        most_waiting: Requests that wait for a model or a store, in addition to MOST_COMPUTED others.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, most_waiting: int) -> None:
         self.app = app
+        self._most = MOST_COMPUTED + most_waiting
         self._running = 0
+        self._waits: set[object] = set()
+        self._is_looking = False
         self._round_began = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,7 +89,8 @@ class OverloadMiddleware:
         if scope["type"] != "http" or route_path(scope) in _EXEMPT:
             await self.app(scope, receive, send)
             return
-        if self._running >= _threads() or self._seconds_in_round() > MOST_LOOP_SECONDS:
+        is_full = self._running >= self._most or self._running - len(self._waits) >= MOST_COMPUTED
+        if is_full or self._seconds_in_round() > MOST_LOOP_SECONDS:
             await error_response(OverloadedError())(scope, receive, send)
             return
         is_read = False
@@ -55,11 +107,34 @@ class OverloadMiddleware:
             is_read = not message.get("more_body", False)
             return message
 
+        async def send_answer(message: Message) -> None:
+            self._running -= 1
+            try:
+                await send(message)
+            finally:
+                self._running += 1
+
         self._running += 1
+        _waits.set(self._waits)
+        self._limit_threads(anyio.to_thread.current_default_thread_limiter())
         try:
-            await self.app(scope, receive_body, send)
+            await self.app(scope, receive_body, send_answer)
         finally:
             self._running -= 1
+
+    def _limit_threads(self, threads: anyio.CapacityLimiter) -> None:
+        """Let THREADS threads compute, now and as long as there are requests."""
+        number = THREADS + len(self._waits)
+        if threads.total_tokens != number:
+            threads.total_tokens = number
+        if not self._is_looking:
+            self._is_looking = True
+            asyncio.get_running_loop().call_later(LOOK_SECONDS, self._look, threads)
+
+    def _look(self, threads: anyio.CapacityLimiter) -> None:
+        self._is_looking = False
+        if self._running:
+            self._limit_threads(threads)
 
     def _seconds_in_round(self) -> float:
         """Seconds since the first request of this round, in which the loop handles everything that had arrived."""
@@ -71,7 +146,3 @@ class OverloadMiddleware:
 
     def _end_round(self) -> None:
         self._round_began = 0.0
-
-
-def _threads() -> float:
-    return anyio.to_thread.current_default_thread_limiter().total_tokens

@@ -16,6 +16,7 @@ from pathlib import Path
 from retrieval.cache import InstanceCache, StillLoadingError
 from retrieval.reranker import QueryTooLongError, Reranker, RerankerError, RerankerSettings
 from search_api.http.errors import ApiError, InvalidRequestError, OverloadedError, RerankModelUnavailableError
+from search_api.http.overload import waiting
 
 logger = logging.getLogger(__name__)
 
@@ -89,8 +90,9 @@ class RerankService:
         kind: type[ApiError] = RerankModelUnavailableError
         try:
             self._require_no_recent_failure()
-            model = self._cache.get(self._path, self._load, timeout_seconds=self._timeout)
-            self._score(model, query, documents, deadline, scores)
+            with waiting():
+                model = self._cache.get(self._path, self._load, timeout_seconds=self._timeout)
+                self._score(model, query, documents, deadline, scores)
             reason = "" if len(scores) == len(documents) else f"timeout after {self._timeout} s"
         except StillLoadingError:
             reason = f"the rerank model is still loading after {self._timeout} s"

@@ -17,7 +17,7 @@ from documents.settings import DocumentSettings
 from documents.uploads import PIECE_BYTES, Upload, Uploads, open_import
 from maintenance.resources import add_file, file_name, remove_file
 from models.courses import get_course
-from models.database import Engine, transaction
+from models.database import Engine
 from models.messages import not_found_message
 from models.resources import NoSuchCourseError, create_course, get_resource, resources_of
 from models.tables import Course, UploadedResource
@@ -28,6 +28,7 @@ from search_api.http.errors import (
     InvalidRequestError,
     ResourceNotFoundError,
 )
+from search_api.http.overload import transaction
 from search_api.resources.upload_form import UploadForm
 
 T = TypeVar("T")

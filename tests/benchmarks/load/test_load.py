@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from benchmarks.load import main
-from benchmarks.load.answers import Answers, States
+from benchmarks.load.answers import Answer, Answers, States
 from benchmarks.load.client import Client, Exchange, NotLoopbackError, request
 from benchmarks.load.courses import course_id, rows_of, text_of
 from benchmarks.load.mix import SHARES, Mix
@@ -169,6 +169,20 @@ def test_answers_are_compared_with_the_catalogue(tmp_path: Path) -> None:
     answers.add(answer_of(2, 2))
     answers.check_states(states)
     assert answers.problems == ["load-00: generation 2, not one of [1]"]
+
+
+def test_answer_is_stale_without_reason_only_while_the_catalogue_is_away(tmp_path: Path) -> None:
+    file = tmp_path / "states.jsonl"
+    looks = [{"from": at, "at": at + 0.1, "states": {"load-00": ["done", 1, 1]} if not at else {}} for at in (0.0, 9.0)]
+    file.write_text("".join(json.dumps(look) + "\n" for look in looks))
+    answers = Answers({})
+    answers.of_courses.append(Answer("load-00", 1, stale=True, sent=1.0, ended=2.0))
+    answers.old_rows_are_expected = True
+    answers.check_states(States(file))
+    assert answers.problems == []
+    answers.old_rows_are_expected = False
+    answers.check_states(States(file))
+    assert answers.problems == ["load-00: (1, True) instead of (1, False)"]
 
 
 def test_growth_is_what_the_fitted_line_rises_after_the_warm_up() -> None:

@@ -1,14 +1,17 @@
 """Above capacity, requests are refused at once, and probes are answered."""
 
 import asyncio
+import threading
 import time
+from contextlib import nullcontext
 
 import pytest
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from search_api.http import overload
-from search_api.http.overload import OverloadMiddleware
+from search_api.http.overload import THREADS, OverloadMiddleware, waiting
 
 
 class App:
@@ -38,12 +41,12 @@ async def ask(app: OverloadMiddleware, path: str = "/courses/c/search") -> tuple
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
-def test_requests_above_the_number_of_threads_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "_threads", lambda: 2)
+def test_requests_above_the_limit_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overload, "MOST_COMPUTED", 2)
 
     async def scenario() -> None:
         app = App()
-        refusing = OverloadMiddleware(app)
+        refusing = OverloadMiddleware(app, most_waiting=0)
         admitted = [asyncio.create_task(ask(refusing)) for _ in range(2)]
         await asyncio.sleep(0)
         status, headers, body = await ask(refusing)
@@ -58,7 +61,7 @@ def test_requests_above_the_number_of_threads_are_refused_at_once(monkeypatch: p
 
 
 def test_body_that_does_not_come_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "_threads", lambda: 1)
+    monkeypatch.setattr(overload, "MOST_COMPUTED", 1)
 
     async def scenario() -> None:
         body: asyncio.Queue[Message] = asyncio.Queue()
@@ -73,7 +76,7 @@ def test_body_that_does_not_come_takes_no_place(monkeypatch: pytest.MonkeyPatch)
             sent.append(message)
 
         app, scope = App(), {"type": "http", "method": "POST", "path": "/resources", "root_path": "", "headers": []}
-        refusing = OverloadMiddleware(upload)
+        refusing = OverloadMiddleware(upload, most_waiting=0)
         uploads = asyncio.create_task(refusing(scope, body.get, send))
         body.put_nowait({"type": "http.request", "body": b"a", "more_body": True})
         await asyncio.sleep(0.01)
@@ -100,10 +103,125 @@ def test_requests_that_waited_for_the_event_loop_are_refused(monkeypatch: pytest
     async def scenario() -> None:
         app = App()
         app.may_answer.set()
-        refusing = OverloadMiddleware(app)
+        refusing = OverloadMiddleware(app, most_waiting=0)
         app.busy_seconds = 0.03
         asked = [asyncio.create_task(ask(refusing)) for _ in range(3)]  # one round of the loop begins all of them
         assert [status for status, _, _ in await asyncio.gather(*asked)] == [200, 503, 503]
         assert (await ask(refusing))[0] == 200, "the next round has just begun"
+
+    asyncio.run(scenario())
+
+
+class ThreadApp:
+    """Answers on a thread when it may; the first requests wait for something else meanwhile."""
+
+    def __init__(self, waiting_requests: int) -> None:
+        self.may_answer = threading.Event()
+        self.began = 0
+        self._waiting_requests = waiting_requests
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await run_in_threadpool(self._compute)
+        await PlainTextResponse("answered")(scope, receive, send)
+
+    def _compute(self) -> None:
+        self.began += 1
+        with waiting() if self.began <= self._waiting_requests else nullcontext():
+            self.may_answer.wait()
+
+
+async def began(app: ThreadApp, number: int) -> bool:
+    """Wait until so many requests have begun; whether no other one begins."""
+    while app.began < number:
+        await asyncio.sleep(0.01)
+    await asyncio.sleep(0.1)
+    return app.began == number
+
+
+def test_few_threads_compute_at_once() -> None:
+    """With many, every thread and the event loop would wait for all others."""
+
+    async def scenario() -> None:
+        app = ThreadApp(waiting_requests=0)
+        refusing = OverloadMiddleware(app, most_waiting=0)
+        asked = [asyncio.create_task(ask(refusing)) for _ in range(THREADS + 5)]
+        assert await began(app, THREADS)
+        app.may_answer.set()
+        assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
+
+    asyncio.run(scenario())
+
+
+def test_requests_that_wait_for_something_else_take_no_thread_and_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model or a catalogue that hangs must not keep the app from answering what does not need it."""
+    monkeypatch.setattr(overload, "MOST_COMPUTED", THREADS + 1)
+
+    async def scenario() -> None:
+        app = ThreadApp(waiting_requests=3)
+        refusing = OverloadMiddleware(app, most_waiting=3)
+        asked = [asyncio.create_task(ask(refusing)) for _ in range(THREADS)]
+        assert await began(app, THREADS)
+        asked += [asyncio.create_task(ask(refusing)) for _ in range(4)]
+        assert await began(app, THREADS + 3), "three wait, and one waits for a thread"
+        assert (await ask(refusing))[0] == 503, "the places of those that compute are taken"
+        app.may_answer.set()
+        assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
+        assert (await ask(refusing))[0] == 200
+
+    asyncio.run(scenario())
+
+
+def test_even_requests_that_wait_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overload, "MOST_COMPUTED", 1)
+
+    async def scenario() -> None:
+        app = ThreadApp(waiting_requests=3)
+        refusing = OverloadMiddleware(app, most_waiting=2)
+        asked = []
+        for number in range(3):
+            asked.append(asyncio.create_task(ask(refusing)))
+            assert await began(app, number + 1)
+        assert (await ask(refusing))[0] == 503
+        app.may_answer.set()
+        assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
+
+    asyncio.run(scenario())
+
+
+def test_wait_within_a_wait_counts_once_and_outside_of_a_request_not_at_all() -> None:
+    async def nested(_: Scope, receive: Receive, send: Send) -> None:
+        with waiting(), waiting():
+            waits.append(len(refusing._waits))
+        await PlainTextResponse(str(len(refusing._waits)))({"type": "http"}, receive, send)
+
+    waits: list[int] = []
+    refusing = OverloadMiddleware(nested, most_waiting=0)
+    assert asyncio.run(ask(refusing))[2] == b"0"
+    assert waits == [1]
+    with waiting():
+        assert not refusing._waits
+
+
+def test_answer_that_is_not_read_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(overload, "MOST_COMPUTED", 1)
+
+    async def scenario() -> None:
+        is_read = asyncio.Event()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": b""}
+
+        async def send(_: Message) -> None:
+            await is_read.wait()
+
+        app = App()
+        app.may_answer.set()
+        refusing = OverloadMiddleware(app, most_waiting=0)
+        scope = {"type": "http", "method": "POST", "path": "/search", "root_path": "", "headers": []}
+        unread = asyncio.create_task(refusing(scope, receive, send))
+        await asyncio.sleep(0.01)
+        assert (await ask(refusing))[0] == 200
+        is_read.set()
+        await unread
 
     asyncio.run(scenario())
