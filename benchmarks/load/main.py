@@ -127,9 +127,9 @@ def _compare(load: Load, looks: Path, changed: int, figures: dict[str, Any]) -> 
             for measure, growth in measures.items()
             if not growth["is_flat"]
         ]
-    late = figures.get("steady", {}).get("client_late_p99_s")
-    if late is not None and late > phases.MOST_LATE_SECONDS:
-        figures["problems"].append(f"the client was the bottleneck: it sent {late} s late")
+    share = figures.get("steady", {}).get("client_cpu_share", 0.0)
+    if share > phases.MOST_CLIENT_SHARE:
+        figures["problems"].append(f"the client was the bottleneck: it used {share:.0%} of a core")
 
 
 def _machine() -> dict[str, Any]:

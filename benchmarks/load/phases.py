@@ -31,8 +31,8 @@ WINDOWS = 6
 and the capacity is what it can do at any time."""
 RECOVERY_SECONDS = 20.0
 """Time after the overload in which the recovery is measured, at half of the capacity."""
-MOST_LATE_SECONDS = 0.05
-"""The 99th percentile of how late the client may send before it counts as the bottleneck."""
+MOST_CLIENT_SHARE = 0.7
+"""Of a core, that the client may use before it counts as the bottleneck. How late it sends is part of each time."""
 
 
 @dataclass

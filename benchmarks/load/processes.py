@@ -1,5 +1,6 @@
 """Memory, threads and file handles of the product's processes over time, and whether they grow."""
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,10 +15,11 @@ EVERY_SECONDS = 5.0
 WARM_UP_SHARE = 1 / 3
 """The first part of the samples, while caches fill, is left out of the slope."""
 MEASURES = ("rss_mb", "pss_mb", "threads", "files")
-MOST_GROWTH: Mapping[str, float] = {"rss_mb": 0.05, "pss_mb": 0.05, "threads": 0.05, "files": 0.05}
+MOST_GROWTH = 0.05
 """Rise over the measured time, as a share of the mean, up to which a measure counts as flat."""
-LEAST_GROWTH: Mapping[str, float] = {"rss_mb": 16, "pss_mb": 16, "threads": 4, "files": 8}
-"""The same in its unit."""
+LEAST_GROWTH: Mapping[str, float] = {"rss_mb": 16, "pss_mb": math.inf, "threads": 4, "files": 8}
+"""The same in its unit. The share of memory (PSS) also rises when another process that has the same files in memory
+ends, so it is only shown."""
 
 
 @dataclass(frozen=True)
@@ -91,5 +93,5 @@ def _growth(samples: Sequence[Mapping[str, Any]], measure: str) -> Growth:
     values = np.array([sample[measure] for sample in kept])
     slope = float(np.polyfit(at - at[0], values, 1)[0]) if len(kept) > 1 else 0.0
     rise = slope * float(at[-1] - at[0])
-    most = max(MOST_GROWTH[measure] * float(values.mean()), LEAST_GROWTH[measure])
+    most = max(MOST_GROWTH * float(values.mean()), LEAST_GROWTH[measure])
     return Growth(float(values[0]), float(values[-1]), slope * 3600, rise, rise <= most)
