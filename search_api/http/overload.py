@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
@@ -29,10 +30,25 @@ THREADS = 8
 """Threads that compute at once: enough for those that read files or multiply matrices without Python meanwhile."""
 LOOK_SECONDS = 0.02
 """How often it is counted how many threads wait."""
-MOST_COMPUTED = 40
-"""Requests that compute, or wait for a thread to do so, at once."""
-MOST_LOOP_SECONDS = 0.25
-"""A request that begins so long after others of the same round of the event loop is refused: it has waited as long."""
+CALM_SECONDS = 0.1
+"""The longest round of the event loop without a queue."""
+BURST_SECONDS = 1.0
+"""How long there may be a queue before that is an overload."""
+
+
+class Limits(NamedTuple):
+    """What is admitted."""
+
+    computed: int
+    """Requests that compute, or wait for a thread to do so, at once."""
+    loop_seconds: float
+    """A request may begin so long after others of the same round of the event loop: it has waited as long."""
+
+
+IN_BURST = Limits(160, 1.0)
+"""A machine that stood still for a second has the requests of that second to answer: none of them is refused."""
+IN_OVERLOAD = Limits(40, 0.25)
+"""A long queue would only delay the answers."""
 _EXEMPT = ("/healthz", "/readyz", "/metrics", "/mcp")
 """Probes are answered under any load. What an agent asks under `/mcp` is a request of its own."""
 
@@ -73,24 +89,24 @@ class OverloadMiddleware:
 
     Args:
         app: The app.
-        most_waiting: Requests that wait for a model or a store, in addition to MOST_COMPUTED others.
+        most_waiting: Requests that wait for a model or a store, in addition to those that compute.
     """
 
     def __init__(self, app: ASGIApp, most_waiting: int) -> None:
         self.app = app
-        self._most = MOST_COMPUTED + most_waiting
+        self._most_waiting = most_waiting
         self._running = 0
+        self._calm_at = -BURST_SECONDS
         self._waits: set[object] = set()
         self._is_looking = False
-        self._round_began = 0.0
+        self._round_began = self._last_round_seconds = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http" or route_path(scope) in _EXEMPT:
             await self.app(scope, receive, send)
             return
-        is_full = self._running >= self._most or self._running - len(self._waits) >= MOST_COMPUTED
-        if is_full or self._seconds_in_round() > MOST_LOOP_SECONDS:
+        if not self._admits():
             await error_response(OverloadedError())(scope, receive, send)
             return
         is_read = False
@@ -122,6 +138,14 @@ class OverloadMiddleware:
         finally:
             self._running -= 1
 
+    def _admits(self) -> bool:
+        now, computed, in_round = time.monotonic(), self._running - len(self._waits), self._seconds_in_round()
+        if computed < THREADS and max(in_round, self._last_round_seconds) < CALM_SECONDS:
+            self._calm_at = now
+        limits = IN_BURST if now - self._calm_at < BURST_SECONDS else IN_OVERLOAD
+        is_full = computed >= limits.computed or self._running >= limits.computed + self._most_waiting
+        return not is_full and in_round <= limits.loop_seconds
+
     def _limit_threads(self, threads: anyio.CapacityLimiter) -> None:
         """Let THREADS threads compute, now and as long as there are requests."""
         number = THREADS + len(self._waits)
@@ -145,4 +169,5 @@ class OverloadMiddleware:
         return now - self._round_began
 
     def _end_round(self) -> None:
+        self._last_round_seconds = time.monotonic() - self._round_began
         self._round_began = 0.0

@@ -11,7 +11,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from search_api.http import overload
-from search_api.http.overload import THREADS, OverloadMiddleware, waiting
+from search_api.http.overload import THREADS, Limits, OverloadMiddleware, waiting
 
 
 class App:
@@ -41,8 +41,14 @@ async def ask(app: OverloadMiddleware, path: str = "/courses/c/search") -> tuple
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
+def limit(monkeypatch: pytest.MonkeyPatch, computed: int, loop_seconds: float = 10.0) -> None:
+    """Admit no more than this, however short there is a queue."""
+    monkeypatch.setattr(overload, "IN_BURST", Limits(computed, loop_seconds))
+    monkeypatch.setattr(overload, "IN_OVERLOAD", Limits(computed, loop_seconds))
+
+
 def test_requests_above_the_limit_are_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "MOST_COMPUTED", 2)
+    limit(monkeypatch, 2)
 
     async def scenario() -> None:
         app = App()
@@ -61,7 +67,7 @@ def test_requests_above_the_limit_are_refused_at_once(monkeypatch: pytest.Monkey
 
 
 def test_body_that_does_not_come_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "MOST_COMPUTED", 1)
+    limit(monkeypatch, 1)
 
     async def scenario() -> None:
         body: asyncio.Queue[Message] = asyncio.Queue()
@@ -98,7 +104,7 @@ def test_body_that_does_not_come_takes_no_place(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_requests_that_waited_for_the_event_loop_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "MOST_LOOP_SECONDS", 0.02)
+    limit(monkeypatch, 40, 0.02)
 
     async def scenario() -> None:
         app = App()
@@ -154,7 +160,7 @@ def test_few_threads_compute_at_once() -> None:
 
 def test_requests_that_wait_for_something_else_take_no_thread_and_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model or a catalogue that hangs must not keep the app from answering what does not need it."""
-    monkeypatch.setattr(overload, "MOST_COMPUTED", THREADS + 1)
+    limit(monkeypatch, THREADS + 1)
 
     async def scenario() -> None:
         app = ThreadApp(waiting_requests=3)
@@ -172,7 +178,7 @@ def test_requests_that_wait_for_something_else_take_no_thread_and_no_place(monke
 
 
 def test_even_requests_that_wait_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "MOST_COMPUTED", 1)
+    limit(monkeypatch, 1)
 
     async def scenario() -> None:
         app = ThreadApp(waiting_requests=3)
@@ -203,7 +209,7 @@ def test_wait_within_a_wait_counts_once_and_outside_of_a_request_not_at_all() ->
 
 
 def test_answer_that_is_not_read_takes_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(overload, "MOST_COMPUTED", 1)
+    limit(monkeypatch, 1)
 
     async def scenario() -> None:
         is_read = asyncio.Event()
@@ -223,5 +229,57 @@ def test_answer_that_is_not_read_takes_no_place(monkeypatch: pytest.MonkeyPatch)
         assert (await ask(refusing))[0] == 200
         is_read.set()
         await unread
+
+    asyncio.run(scenario())
+
+
+def test_burst_is_answered_and_a_queue_that_stays_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stands still for a second, or a class that begins, is no overload."""
+    monkeypatch.setattr(overload, "IN_BURST", Limits(THREADS + 3, 10.0))
+    monkeypatch.setattr(overload, "IN_OVERLOAD", Limits(THREADS + 1, 10.0))
+    monkeypatch.setattr(overload, "CALM_SECONDS", 10.0)
+    monkeypatch.setattr(overload, "BURST_SECONDS", 1000.0)
+
+    async def scenario() -> None:
+        app = App()
+        refusing = OverloadMiddleware(app, most_waiting=0)
+
+        async def admitted(number: int) -> list[asyncio.Task[tuple[int, dict[bytes, bytes], bytes]]]:
+            tasks = [asyncio.create_task(ask(refusing)) for _ in range(number)]
+            await asyncio.sleep(0.01)
+            return [task for task in tasks if not task.done()]
+
+        queue = await admitted(THREADS + 5)
+        assert len(queue) == THREADS + 3
+        refusing._calm_at -= 2000.0  # as if time had passed
+        assert await admitted(1) == [], "it is no burst any more"
+        app.may_answer.set()
+        assert [status for status, _, _ in await asyncio.gather(*queue)] == [200] * (THREADS + 3)
+        app.may_answer.clear()
+        queue = await admitted(THREADS + 5)
+        assert len(queue) == THREADS + 3, "the first one found no queue"
+        app.may_answer.set()
+        await asyncio.gather(*queue)
+
+    asyncio.run(scenario())
+
+
+def test_long_rounds_of_the_event_loop_are_a_queue_although_each_request_ends_in_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Short searches are answered on the event loop, so only its rounds show that they wait."""
+    monkeypatch.setattr(overload, "IN_BURST", Limits(40, 10.0))
+    monkeypatch.setattr(overload, "IN_OVERLOAD", Limits(40, 0.02))
+    monkeypatch.setattr(overload, "CALM_SECONDS", 0.02)
+    monkeypatch.setattr(overload, "BURST_SECONDS", 0.01)
+
+    async def scenario() -> None:
+        app = App()
+        app.may_answer.set()
+        refusing = OverloadMiddleware(app, most_waiting=0)
+        app.busy_seconds = 0.03
+        for expected in ([200, 503, 503], [200, 503, 503]):
+            asked = [asyncio.create_task(ask(refusing)) for _ in range(3)]
+            assert [status for status, _, _ in await asyncio.gather(*asked)] == expected
 
     asyncio.run(scenario())
