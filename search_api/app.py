@@ -1,4 +1,4 @@
-"""App factories, for `uvicorn --factory search_api.app:create_app` or `…:create_embedding_app`.
+"""App factories, which `cli.web_server` serves: `create_app` and `create_embedding_app`.
 
 The search app loads the embedding model into its process, unless EMBEDDING_SERVICE_URL is set. The embedding app
 serves only that model, as the embedding service of search apps and pipelines on other machines.
@@ -35,6 +35,7 @@ from search_api.http.request_id import RequestIdMiddleware
 from search_api.http.root_path import RootPathMiddleware
 from search_api.http.server_timing import ServerTimingMiddleware
 from search_api.http.stop_signal import on_stop_signal
+from search_api.http.waits import MOST_IN_CATALOGUE
 from search_api.logs import configure_logging
 from search_api.operations.caches import router as cache_routes
 from search_api.operations.health import app_readiness, liveness, model_readiness
@@ -45,6 +46,7 @@ from search_api.reranking import service as reranking
 from search_api.reranking.routes import router as rerank_routes
 from search_api.resources.routes import router as resource_routes
 from search_api.resources.routes import upload_router as upload_routes
+from search_api.search import snapshots
 from search_api.search.chunk_route import router as chunk_routes
 from search_api.search.routes import router as search_routes
 from search_api.search.routes import several_router as several_courses_routes
@@ -172,6 +174,9 @@ def _new_app(
 
     configure_logging(log_queries=settings.log_queries)  # here, because the server logs its start before the lifespan
     tracing = start_tracing(service_name)
+    most_waiting = (
+        2 * (settings.embedding_queue_limit + 1) + reranking.QUEUE_LIMIT + 1 + snapshots.MAX_WAITING + MOST_IN_CATALOGUE
+    )
     hosts = AllowedHosts(settings.mcp_allowed_hosts)
     app = FastAPIOffline(
         title=title,
@@ -198,7 +203,7 @@ def _new_app(
             Middleware(CrossOriginMiddleware, origins=settings.allowed_origins),
             Middleware(RootPathMiddleware),
             Middleware(InternalTokenMiddleware, tokens=settings.tokens),
-            Middleware(OverloadMiddleware, most_waiting=2 * settings.embedding_queue_limit + reranking.QUEUE_LIMIT),
+            Middleware(OverloadMiddleware, most_waiting=most_waiting),
             Middleware(
                 RequestSizeMiddleware,
                 max_bytes=settings.max_request_bytes,

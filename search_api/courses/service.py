@@ -21,8 +21,8 @@ from models.messages import not_found_message, running_message
 from models.overview import Overview, read_overview
 from models.tables import Course
 from models.text import quoted
-from search_api.http.errors import AlreadyRunningError, CourseNotFoundError, InvalidRequestError
-from search_api.http.overload import transaction
+from search_api.http.errors import AlreadyRunningError, CourseNotFoundError, InvalidRequestError, OverloadedError
+from search_api.http.waits import transaction
 
 logger = logging.getLogger(__name__)
 
@@ -148,6 +148,10 @@ class Courses:
             if known is None:
                 raise
             return known, self._failure
+        except OverloadedError:
+            if known is None:
+                raise
+            return known, "it does not answer as fast as it is asked"
         finally:
             del self._reads[this]
         self._failure = ""

@@ -10,9 +10,9 @@ calls into minutes of waiting. A call whose caller has gone leaves its queue.
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from contextvars import copy_context
 from functools import partial
 
@@ -22,7 +22,7 @@ from embedding.service.client import ModelFailedError, RequestRefusedError, Requ
 from search_api.embeddings.circuit_breaker import CircuitBreaker
 from search_api.http.caller import unless_caller_leaves
 from search_api.http.errors import OverloadedError
-from search_api.http.overload import waiting
+from search_api.http.waits import take_slot
 from search_api.operations.measures import ModelMeasures
 from telemetry.traces import record_span, span
 
@@ -41,27 +41,6 @@ MAX_PAUSE_SECONDS = 0.2
 BULK_PASS_SIZE = 64
 """Number of documents of one bulk call that are computed before another call has its turn: the most that `POST /embed`
 accepts by default, so a large call costs the others as much as a small one."""
-
-
-@contextmanager
-def take_slot(slots: threading.Semaphore, on_refusal: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Hold one of the slots during the block, which waits for a model or a store.
-
-    Args:
-        slots: The slots.
-        on_refusal: Called if none is free.
-
-    Raises:
-        OverloadedError: No slot is free.
-    """
-    if not slots.acquire(blocking=False):
-        on_refusal()
-        raise OverloadedError
-    try:
-        with waiting():
-            yield
-    finally:
-        slots.release()
 
 
 class ModelQueue:

@@ -35,6 +35,7 @@ from search_api.http.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     NotFoundError,
+    OverloadedError,
     RequestTooLargeError,
     StageOneOwnsTablesError,
     UnauthorizedError,
@@ -56,7 +57,7 @@ _FOREIGN_ERRORS: Mapping[type[Exception], type[ApiError]] = {
 }
 """The errors of the other packages, whose messages are for callers too."""
 _FRAMEWORK_ERRORS: dict[int, type[ApiError]] = {
-    error.status: error for error in (NotFoundError, MethodNotAllowedError, RequestTooLargeError)
+    error.status: error for error in (NotFoundError, MethodNotAllowedError, RequestTooLargeError, OverloadedError)
 }
 CLIENT_GONE = 499
 """Status, in the metrics only, of a request whose client has gone before its end. Nginx uses the same number."""

@@ -1,8 +1,8 @@
 """Refuses requests that would wait too long, so that those that are admitted are answered soon.
 
 Python runs one thread at a time. If many want to run, each waits for all the others whenever it has called the system,
-and so does the event loop for each connection that it accepts. So a request waits for one of a few threads, and a
-thread that begins to wait for a model or a store lets another begin.
+and so does the event loop for each connection that it accepts. So a request waits for one of a few threads, and one
+more runs for each that waits for a model or a store (`search_api.http.waits`).
 
 The queues for these threads and for the event loop have no limit of their own. Above the capacity of the machine they
 would grow for as long as the load lasts, and every caller would get its answer after its time-out. A refused request
@@ -11,25 +11,23 @@ costs a fraction of one that is answered.
 
 import asyncio
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import NamedTuple
 
 import anyio
 import anyio.to_thread
+from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from models import database
-from models.database import Engine, Session
 from search_api.http.error_responses import error_response
 from search_api.http.errors import OverloadedError
 from search_api.http.root_path import route_path
+from search_api.http.waits import set_waits
 
 THREADS = 8
 """Threads that compute at once: enough for those that read files or multiply matrices without Python meanwhile."""
 LOOK_SECONDS = 0.02
-"""How often it is counted how many threads wait."""
+"""How often the threads that wait are counted, and how long they must have waited: a usual read of the catalogue takes
+less, and mostly computes."""
 CALM_SECONDS = 0.1
 """The longest round of the event loop without a queue."""
 BURST_SECONDS = 1.0
@@ -52,34 +50,6 @@ IN_OVERLOAD = Limits(40, 0.25)
 _EXEMPT = ("/healthz", "/readyz", "/metrics", "/mcp")
 """Probes are answered under any load. What an agent asks under `/mcp` is a request of its own."""
 
-_waits: ContextVar[set[object] | None] = ContextVar("waits", default=None)
-
-
-@contextmanager
-def waiting() -> Iterator[None]:
-    """Wait in the block, on the thread of a request, for a model or a store: meanwhile another request has its place.
-
-    Within another such block, or outside of a request, nothing happens.
-    """
-    waits = _waits.get()
-    if waits is None:
-        yield
-        return
-    this, outer = object(), _waits.set(None)
-    waits.add(this)
-    try:
-        yield
-    finally:
-        waits.discard(this)
-        _waits.reset(outer)
-
-
-@contextmanager
-def transaction(engine: Engine) -> Iterator[Session]:
-    """A transaction of the catalogue (`models.database.transaction`), for which the thread may have to wait."""
-    with waiting(), database.transaction(engine) as session:
-        yield session
-
 
 class OverloadMiddleware:
     """Answers 503 `overloaded` above a number of requests at once, or if the event loop is late.
@@ -95,9 +65,11 @@ class OverloadMiddleware:
     def __init__(self, app: ASGIApp, most_waiting: int) -> None:
         self.app = app
         self._most_waiting = most_waiting
+        self._admitted = 0
         self._running = 0
+        """Of these, without those whose body or answer is on the way."""
         self._calm_at = -BURST_SECONDS
-        self._waits: set[object] = set()
+        self._waits: dict[object, float] = {}
         self._is_looking = False
         self._round_began = self._last_round_seconds = 0.0
 
@@ -109,18 +81,21 @@ class OverloadMiddleware:
         if not self._admits():
             await error_response(OverloadedError())(scope, receive, send)
             return
-        is_read = False
+        has_begun = is_read = False
 
         async def receive_body() -> Message:
-            nonlocal is_read
+            nonlocal has_begun, is_read
             if is_read:  # what follows tells that the caller has gone
                 return await receive()
             self._running -= 1
             try:
                 message = await receive()
+                has_just_begun, is_read = not has_begun, not message.get("more_body", False)
+                if has_just_begun and is_read and not self._admits():  # many may have sent their heads before
+                    raise HTTPException(OverloadedError.status)
             finally:
                 self._running += 1
-            is_read = not message.get("more_body", False)
+            has_begun = True
             return message
 
         async def send_answer(message: Message) -> None:
@@ -130,16 +105,18 @@ class OverloadMiddleware:
             finally:
                 self._running += 1
 
+        self._admitted += 1
         self._running += 1
-        _waits.set(self._waits)
-        self._limit_threads(anyio.to_thread.current_default_thread_limiter())
         try:
+            set_waits(self._waits)
+            self._limit_threads(anyio.to_thread.current_default_thread_limiter())
             await self.app(scope, receive_body, send_answer)
         finally:
             self._running -= 1
+            self._admitted -= 1
 
     def _admits(self) -> bool:
-        now, computed, in_round = time.monotonic(), self._running - len(self._waits), self._seconds_in_round()
+        now, computed, in_round = time.monotonic(), self._running - self._waiting(), self._seconds_in_round()
         if computed < THREADS and max(in_round, self._last_round_seconds) < CALM_SECONDS:
             self._calm_at = now
         limits = IN_BURST if now - self._calm_at < BURST_SECONDS else IN_OVERLOAD
@@ -148,7 +125,7 @@ class OverloadMiddleware:
 
     def _limit_threads(self, threads: anyio.CapacityLimiter) -> None:
         """Let THREADS threads compute, now and as long as there are requests."""
-        number = THREADS + len(self._waits)
+        number = THREADS + self._waiting()
         if threads.total_tokens != number:
             threads.total_tokens = number
         if not self._is_looking:
@@ -157,8 +134,12 @@ class OverloadMiddleware:
 
     def _look(self, threads: anyio.CapacityLimiter) -> None:
         self._is_looking = False
-        if self._running:
+        if self._admitted:
             self._limit_threads(threads)
+
+    def _waiting(self) -> int:
+        longest_ago = time.monotonic() - LOOK_SECONDS
+        return sum(began < longest_ago for began in tuple(self._waits.values()))
 
     def _seconds_in_round(self) -> float:
         """Seconds since the first request of this round, in which the loop handles everything that had arrived."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from retrieval.cache import InstanceCache, StillLoadingError
 from retrieval.reranker import QueryTooLongError, Reranker, RerankerError, RerankerSettings
 from search_api.http.errors import ApiError, InvalidRequestError, OverloadedError, RerankModelUnavailableError
-from search_api.http.overload import waiting
+from search_api.http.waits import waiting
 
 logger = logging.getLogger(__name__)
 

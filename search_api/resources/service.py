@@ -28,7 +28,7 @@ from search_api.http.errors import (
     InvalidRequestError,
     ResourceNotFoundError,
 )
-from search_api.http.overload import transaction
+from search_api.http.waits import transaction, using_catalogue, waiting
 from search_api.resources.upload_form import UploadForm
 
 T = TypeVar("T")
@@ -134,7 +134,9 @@ class Resources:
         Raises:
             ResourceNotFoundError: No file has this id.
         """
-        return _existing(remove_file(self._engine, self._uploads, resource_id), resource_id)
+        with using_catalogue():
+            removed = remove_file(self._engine, self._uploads, resource_id)
+        return _existing(removed, resource_id)
 
     def _take(self, directory: Path, course_id: str, path: str) -> UploadedResource:
         with open_import(directory, path) as stream, self._uploads.save(stream, self._max_bytes) as upload:
@@ -152,7 +154,8 @@ class Resources:
             raise InvalidRequestError(f"file: its name {error}") from None
 
     async def _on_thread(self, call: Callable[[], T]) -> T:
-        return await run_sync(call, limiter=self._threads)
+        with waiting():
+            return await run_sync(call, limiter=self._threads)
 
 
 def _existing(resource: UploadedResource | None, resource_id: str) -> UploadedResource:

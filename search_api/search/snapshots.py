@@ -27,8 +27,8 @@ from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.snapshot import CourseSnapshot
 from retrieval.snapshots.store import SnapshotError, SnapshotStore, SnapshotStoreError, directory_name
 from search_api.courses.service import Courses
-from search_api.embeddings.model_queue import take_slot
 from search_api.http.errors import EmbeddingNotReadyError, OverloadedError
+from search_api.http.waits import take_slot
 from search_api.operations.measures import SearchMeasures
 
 logger = logging.getLogger(__name__)
@@ -38,8 +38,8 @@ PATIENCE_SECONDS = 20.0
 SHORT_PATIENCE_SECONDS = 1.0
 """How long it waits before it uses an older one."""
 MAX_WAITING = 20
-"""Searches that may wait for Chroma at once: half of the threads of requests that need no model. If all of them waited
-for a Chroma that hangs, no thread would be left for courses whose snapshots are here."""
+"""Searches that may wait for Chroma at once. If all waited for a Chroma that hangs, no place would be left for courses
+whose snapshots are here."""
 PAUSE_SECONDS = 5.0
 """How long searches use the older one after that, without waiting or trying again."""
 FETCH_SECONDS = 5.0

@@ -3,15 +3,21 @@
 import asyncio
 import threading
 import time
+from collections import Counter
+from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from search_api.http import overload
-from search_api.http.overload import THREADS, Limits, OverloadMiddleware, waiting
+from search_api.http.overload import LOOK_SECONDS, THREADS, Limits, OverloadMiddleware
+from search_api.http.waits import waiting
+from tests.search_api.app_harness import LIMIT_SECONDS
 
 
 class App:
@@ -127,6 +133,7 @@ class ThreadApp:
         self._waiting_requests = waiting_requests
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
         await run_in_threadpool(self._compute)
         await PlainTextResponse("answered")(scope, receive, send)
 
@@ -135,63 +142,121 @@ class ThreadApp:
         with waiting() if self.began <= self._waiting_requests else nullcontext():
             self.may_answer.wait()
 
+    async def began_are(self, number: int) -> None:
+        """Wait until so many requests have begun, and check that no other one begins."""
+        async with asyncio.timeout(LIMIT_SECONDS):
+            while self.began < number:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(5 * LOOK_SECONDS)
+        assert self.began == number
 
-async def began(app: ThreadApp, number: int) -> bool:
-    """Wait until so many requests have begun; whether no other one begins."""
-    while app.began < number:
-        await asyncio.sleep(0.01)
-    await asyncio.sleep(0.1)
-    return app.began == number
+    def run(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run a test, and end the threads even if it fails."""
+
+        async def run() -> None:
+            try:
+                await scenario()
+            finally:
+                self.may_answer.set()
+
+        asyncio.run(run())
 
 
 def test_few_threads_compute_at_once() -> None:
     """With many, every thread and the event loop would wait for all others."""
+    app = ThreadApp(waiting_requests=0)
 
     async def scenario() -> None:
-        app = ThreadApp(waiting_requests=0)
         refusing = OverloadMiddleware(app, most_waiting=0)
         asked = [asyncio.create_task(ask(refusing)) for _ in range(THREADS + 5)]
-        assert await began(app, THREADS)
+        await app.began_are(THREADS)
         app.may_answer.set()
         assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
 
-    asyncio.run(scenario())
+    app.run(scenario)
 
 
-def test_requests_that_wait_for_something_else_take_no_thread_and_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_wait_for_something_else_keep_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model or a catalogue that hangs must not keep the app from answering what does not need it."""
-    limit(monkeypatch, THREADS + 1)
+    app = ThreadApp(waiting_requests=THREADS)
 
     async def scenario() -> None:
-        app = ThreadApp(waiting_requests=3)
-        refusing = OverloadMiddleware(app, most_waiting=3)
-        asked = [asyncio.create_task(ask(refusing)) for _ in range(THREADS)]
-        assert await began(app, THREADS)
-        asked += [asyncio.create_task(ask(refusing)) for _ in range(4)]
-        assert await began(app, THREADS + 3), "three wait, and one waits for a thread"
-        assert (await ask(refusing))[0] == 503, "the places of those that compute are taken"
+        refusing = OverloadMiddleware(app, most_waiting=0)
+        asked = [asyncio.create_task(ask(refusing)) for _ in range(THREADS + 3)]
+        await app.began_are(THREADS + 3)
+        app.may_answer.set()
+        assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
+
+    app.run(scenario)
+
+
+def test_requests_that_wait_for_something_else_take_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    limit(monkeypatch, 2)
+    app = ThreadApp(waiting_requests=3)
+
+    async def scenario() -> None:
+        refusing = OverloadMiddleware(app, most_waiting=10)
+        asked: list[asyncio.Task[tuple[int, dict[bytes, bytes], bytes]]] = []
+        for number in range(5):
+            asked.append(asyncio.create_task(ask(refusing)))
+            await app.began_are(number + 1)
+        assert (await ask(refusing))[0] == 503, "two compute"
         app.may_answer.set()
         assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
         assert (await ask(refusing))[0] == 200
 
-    asyncio.run(scenario())
+    app.run(scenario)
 
 
 def test_even_requests_that_wait_have_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     limit(monkeypatch, 1)
+    app = ThreadApp(waiting_requests=3)
 
     async def scenario() -> None:
-        app = ThreadApp(waiting_requests=3)
         refusing = OverloadMiddleware(app, most_waiting=2)
-        asked = []
+        asked: list[asyncio.Task[tuple[int, dict[bytes, bytes], bytes]]] = []
         for number in range(3):
             asked.append(asyncio.create_task(ask(refusing)))
-            assert await began(app, number + 1)
+            await app.began_are(number + 1)
         assert (await ask(refusing))[0] == 503
         app.may_answer.set()
         assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
 
-    asyncio.run(scenario())
+    app.run(scenario)
+
+
+def test_bodies_that_come_together_are_limited_like_requests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many clients send the head of a request first, and a request takes no place while its body is on the way."""
+    limit(monkeypatch, THREADS + 2)
+    app = ThreadApp(waiting_requests=THREADS)
+
+    async def scenario() -> None:
+        has_come = asyncio.Event()
+
+        async def late_body() -> Message:
+            await has_come.wait()
+            return {"type": "http.request", "body": b""}
+
+        async def send_late() -> str:
+            try:
+                await refusing({"type": "http", "path": "/search", "root_path": "", "headers": []}, late_body, ignore)
+            except HTTPException as error:
+                return str(error.status_code)
+            return "answered"
+
+        refusing = OverloadMiddleware(app, most_waiting=0)
+        asked = [asyncio.create_task(send_late()) for _ in range(THREADS + 7)]
+        await asyncio.sleep(5 * LOOK_SECONDS)
+        has_come.set()
+        await app.began_are(THREADS + 2)
+        app.may_answer.set()
+        assert Counter(await asyncio.gather(*asked)) == {"answered": THREADS + 2, "503": 5}
+
+    app.run(scenario)
+
+
+async def ignore(_: Message) -> None:
+    """Take a part of an answer."""
 
 
 def test_wait_within_a_wait_counts_once_and_outside_of_a_request_not_at_all() -> None:

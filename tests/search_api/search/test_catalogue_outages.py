@@ -2,7 +2,9 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import copy_context
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,14 @@ from sqlalchemy import delete
 from sqlmodel import col
 from starlette.testclient import TestClient
 
-from models.database import DatabaseNotMigratedError, DatabaseUnavailableError, transaction
+from models import database
+from models.database import DatabaseNotMigratedError, DatabaseUnavailableError, Engine, Session, transaction
 from models.tables import Course
 from search_api.courses import service
 from search_api.courses.service import Courses
+from search_api.http import waits
+from search_api.http.errors import OverloadedError
+from search_api.http.overload import THREADS
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
 from tests.search_api.search.test_serving import publish
 
@@ -83,6 +89,68 @@ def test_what_a_search_has_seen_is_not_forgotten_in_an_outage(harness: AppHarnes
             assert ask(client, "/courses/together/search")[0] == 503
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "form"),
+    [
+        ("GET", "/courses/c/embedding_status", None),
+        ("GET", "/courses", None),
+        ("DELETE", "/resources/unknown", None),
+        ("POST", "/resources", {"course_id": "c"}),
+    ],
+)
+def test_requests_that_wait_for_the_catalogue_keep_no_thread_from_others(
+    harness: AppHarness, monkeypatch: pytest.MonkeyPatch, method: str, path: str, form: dict[str, str] | None
+) -> None:
+    harness.add_searchable_course("c", "copper")
+    publish(harness, "copper")
+    begin, may_go_on, number = transaction, threading.Event(), 2 * THREADS
+    hang = threading.Semaphore(0)
+
+    @contextmanager
+    def hangs(engine: Engine) -> Iterator[Session]:
+        hang.release()
+        assert may_go_on.wait(LIMIT_SECONDS)
+        with begin(engine) as session:
+            yield session
+
+    def call() -> int:
+        return client.request(method, path, data=form, files=form and {"file": ("a.md", b"# Title")}).status_code
+
+    with harness.client() as client, ThreadPoolExecutor(number) as callers:
+        assert ask(client)[0] == 200
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "transaction", hangs)
+            patched.setattr("maintenance.resources.transaction", hangs)
+            calls = [callers.submit(call) for _ in range(number)]
+            try:
+                for _ in range(THREADS if form is None else 1):
+                    assert hang.acquire(timeout=LIMIT_SECONDS)
+                assert client.get("/caches").status_code == 200
+                assert not any(each.done() for each in calls)
+            finally:
+                may_go_on.set()
+            assert {each.result() for each in calls} <= {200, 202, 404}
+
+
+def test_number_of_requests_that_wait_for_the_catalogue_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(waits, "_catalogue_slots", threading.Semaphore(1))
+
+    def of_a_request() -> None:
+        waits.set_waits({})
+        with waits.using_catalogue():
+            with waits.using_catalogue():
+                pass  # the same request needs no other slot
+            with pytest.raises(OverloadedError):
+                copy_context().run(of_another)
+
+    def of_another() -> None:
+        waits.set_waits({})
+        with waits.using_catalogue():
+            pytest.fail("the catalogue is asked")
+
+    copy_context().run(of_a_request)
+
+
 class TestUnlessAway:
     """Who asks a catalogue that does not answer, and for how long its last rows are used."""
 
@@ -131,6 +199,15 @@ class TestUnlessAway:
         assert (rows, outage) == ("last", "it has not answered for 0 s")
         reading.set()
         waiting.join()
+
+    def test_search_that_finds_too_many_before_it_uses_the_last_rows(self, courses: Courses) -> None:
+        def is_refused() -> str:
+            raise OverloadedError
+
+        rows, outage = courses.unless_away(is_refused, lambda _: "last")
+        assert (rows, outage) == ("last", "it does not answer as fast as it is asked")
+        with pytest.raises(OverloadedError):
+            courses.unless_away(is_refused, lambda _: None)
 
     def test_other_errors_old_rows_and_unknown_ones_are_errors(
         self, courses: Courses, monkeypatch: pytest.MonkeyPatch
