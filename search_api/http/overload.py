@@ -71,14 +71,16 @@ class OverloadMiddleware:
         self._calm_at = -BURST_SECONDS
         self._waits: dict[object, float] = {}
         self._is_looking = False
-        self._round_began = self._last_round_seconds = 0.0
+        self._round_began = self._round_ended = self._last_round_seconds = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
         if scope["type"] != "http" or route_path(scope) in _EXEMPT:
             await self.app(scope, receive, send)
             return
-        if not self._admits():
+        in_round = self._seconds_in_round()
+        limits = self._limits(in_round)
+        if self._is_full(limits) or in_round > limits.loop_seconds:
             await error_response(OverloadedError())(scope, receive, send)
             return
         has_begun = is_read = False
@@ -91,7 +93,9 @@ class OverloadMiddleware:
             try:
                 message = await receive()
                 has_just_begun, is_read = not has_begun, not message.get("more_body", False)
-                if has_just_begun and is_read and not self._admits():  # many may have sent their heads before
+                if (
+                    has_just_begun and is_read and self._is_full(self._limits())
+                ):  # many may have sent their heads before
                     raise HTTPException(OverloadedError.status)
             finally:
                 self._running += 1
@@ -115,13 +119,17 @@ class OverloadMiddleware:
             self._running -= 1
             self._admitted -= 1
 
-    def _admits(self) -> bool:
-        now, computed, in_round = time.monotonic(), self._running - self._waiting(), self._seconds_in_round()
-        if computed < THREADS and max(in_round, self._last_round_seconds) < CALM_SECONDS:
+    def _limits(self, in_round: float = 0.0) -> Limits:
+        now = time.monotonic()
+        if self._computing() < THREADS and max(in_round, self._last_round_seconds) < CALM_SECONDS:
             self._calm_at = now
-        limits = IN_BURST if now - self._calm_at < BURST_SECONDS else IN_OVERLOAD
-        is_full = computed >= limits.computed or self._running >= limits.computed + self._most_waiting
-        return not is_full and in_round <= limits.loop_seconds
+        return IN_BURST if now - self._calm_at < BURST_SECONDS else IN_OVERLOAD
+
+    def _is_full(self, limits: Limits) -> bool:
+        return self._computing() >= limits.computed or self._running >= limits.computed + self._most_waiting
+
+    def _computing(self) -> int:
+        return self._running - self._waiting()
 
     def _limit_threads(self, threads: anyio.CapacityLimiter) -> None:
         """Let THREADS threads compute, now and as long as there are requests."""
@@ -145,10 +153,13 @@ class OverloadMiddleware:
         """Seconds since the first request of this round, in which the loop handles everything that had arrived."""
         now = time.monotonic()
         if not self._round_began:
+            if now > self._round_ended + CALM_SECONDS:
+                self._last_round_seconds = 0.0  # no request has come since
             self._round_began = now
             asyncio.get_running_loop().call_soon(self._end_round)
         return now - self._round_began
 
     def _end_round(self) -> None:
-        self._last_round_seconds = time.monotonic() - self._round_began
+        self._round_ended = time.monotonic()
+        self._last_round_seconds = self._round_ended - self._round_began
         self._round_began = 0.0
