@@ -93,9 +93,8 @@ class OverloadMiddleware:
             try:
                 message = await receive()
                 has_just_begun, is_read = not has_begun, not message.get("more_body", False)
-                if (
-                    has_just_begun and is_read and self._is_full(self._limits())
-                ):  # many may have sent their heads before
+                # Many may have sent their heads before. A body in several parts is an upload, whose end is not refused.
+                if has_just_begun and is_read and self._is_full(self._limits()):
                     raise HTTPException(OverloadedError.status)
             finally:
                 self._running += 1
