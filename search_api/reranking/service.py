@@ -16,7 +16,7 @@ from pathlib import Path
 from retrieval.cache import InstanceCache, StillLoadingError
 from retrieval.reranker import QueryTooLongError, Reranker, RerankerError, RerankerSettings
 from search_api.http.errors import ApiError, InvalidRequestError, OverloadedError, RerankModelUnavailableError
-from search_api.http.waits import waiting
+from search_api.http.waits import take_slot
 
 logger = logging.getLogger(__name__)
 
@@ -83,17 +83,17 @@ class RerankService:
         """
         if not documents:
             return Reranking(())
-        if not self._slots.acquire(blocking=False):
-            return Reranking((), "too many calls wait for the rerank model", OverloadedError)
         deadline = self._clock() + self._timeout
         scores: list[float] = []
         kind: type[ApiError] = RerankModelUnavailableError
         try:
-            self._require_no_recent_failure()
-            with waiting():
+            with take_slot(self._slots):
+                self._require_no_recent_failure()
                 model = self._cache.get(self._path, self._load, timeout_seconds=self._timeout)
                 self._score(model, query, documents, deadline, scores)
             reason = "" if len(scores) == len(documents) else f"timeout after {self._timeout} s"
+        except OverloadedError:
+            reason, kind = "too many calls wait for the rerank model", OverloadedError
         except StillLoadingError:
             reason = f"the rerank model is still loading after {self._timeout} s"
         except _NotAvailableError as error:
@@ -110,8 +110,6 @@ class RerankService:
         except Exception as error:
             logger.exception("Passages were not reranked")
             reason = f"the rerank model failed: {type(error).__name__}"
-        finally:
-            self._slots.release()
         return Reranking(tuple(scores), reason, kind)  # a copy: the model may still compute a batch
 
     def count_tokens(self, query: str, documents: Sequence[str]) -> int:

@@ -19,6 +19,9 @@ from search_api.http.overload import LOOK_SECONDS, THREADS, Limits, OverloadMidd
 from search_api.http.waits import waiting
 from tests.search_api.app_harness import LIMIT_SECONDS
 
+Answer = tuple[int, dict[bytes, bytes], bytes]
+"""Status, headers and body."""
+
 
 class App:
     """Answers a request when it may, after it has kept the event loop busy."""
@@ -34,7 +37,7 @@ class App:
         await PlainTextResponse("answered")(scope, receive, send)
 
 
-async def ask(app: OverloadMiddleware, path: str = "/courses/c/search") -> tuple[int, dict[bytes, bytes], bytes]:
+async def ask(app: OverloadMiddleware, path: str = "/courses/c/search") -> Answer:
     sent: list[Message] = []
 
     async def receive() -> Message:
@@ -150,6 +153,14 @@ class ThreadApp:
         await asyncio.sleep(5 * LOOK_SECONDS)
         assert self.began == number
 
+    async def ask_in_turn(self, refusing: OverloadMiddleware, number: int) -> list[asyncio.Task[Answer]]:
+        """Ask, each time when the one before has begun."""
+        asked = []
+        for index in range(number):
+            asked.append(asyncio.create_task(ask(refusing)))
+            await self.began_are(index + 1)
+        return asked
+
     def run(self, scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Run a test, and end the threads even if it fails."""
 
@@ -176,7 +187,7 @@ def test_few_threads_compute_at_once() -> None:
     app.run(scenario)
 
 
-def test_requests_that_wait_for_something_else_keep_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requests_that_wait_for_something_else_keep_no_thread() -> None:
     """A model or a catalogue that hangs must not keep the app from answering what does not need it."""
     app = ThreadApp(waiting_requests=THREADS)
 
@@ -196,10 +207,7 @@ def test_requests_that_wait_for_something_else_take_no_place(monkeypatch: pytest
 
     async def scenario() -> None:
         refusing = OverloadMiddleware(app, most_waiting=10)
-        asked: list[asyncio.Task[tuple[int, dict[bytes, bytes], bytes]]] = []
-        for number in range(5):
-            asked.append(asyncio.create_task(ask(refusing)))
-            await app.began_are(number + 1)
+        asked = await app.ask_in_turn(refusing, 5)
         assert (await ask(refusing))[0] == 503, "two compute"
         app.may_answer.set()
         assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
@@ -214,10 +222,7 @@ def test_even_requests_that_wait_have_a_limit(monkeypatch: pytest.MonkeyPatch) -
 
     async def scenario() -> None:
         refusing = OverloadMiddleware(app, most_waiting=2)
-        asked: list[asyncio.Task[tuple[int, dict[bytes, bytes], bytes]]] = []
-        for number in range(3):
-            asked.append(asyncio.create_task(ask(refusing)))
-            await app.began_are(number + 1)
+        asked = await app.ask_in_turn(refusing, 3)
         assert (await ask(refusing))[0] == 503
         app.may_answer.set()
         assert {status for status, _, _ in await asyncio.gather(*asked)} == {200}
@@ -309,7 +314,7 @@ def test_burst_is_answered_and_a_queue_that_stays_is_cut(monkeypatch: pytest.Mon
         app = App()
         refusing = OverloadMiddleware(app, most_waiting=0)
 
-        async def admitted(number: int) -> list[asyncio.Task[tuple[int, dict[bytes, bytes], bytes]]]:
+        async def admitted(number: int) -> list[asyncio.Task[Answer]]:
             tasks = [asyncio.create_task(ask(refusing)) for _ in range(number)]
             await asyncio.sleep(0.01)
             return [task for task in tasks if not task.done()]
