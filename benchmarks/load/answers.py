@@ -46,6 +46,10 @@ class Answers:
         """Of the answers with status 200, by kind."""
         self.refused: list[float] = []
         """Seconds until an answer `503 overloaded` with `Retry-After`."""
+        self.refusals: Counter[str] = Counter()
+        """Their messages, which say what too many waited for."""
+        self.refused_in: Counter[int] = Counter()
+        """In which seconds of the monotonic clock they were due."""
         self.unlike_usual: list[float] = []
         """When the exchanges were due that were not answered with 200 within SLOW_SECONDS."""
         self.asked = 0
@@ -109,11 +113,14 @@ class Answers:
 
     def _add_error(self, exchange: Exchange) -> None:
         try:
-            code = from_json(exchange.body)["error"]["code"] if exchange.status else exchange.problem
-        except (KeyError, TypeError, ValueError):
-            code = "not the shape of an error"
+            error = from_json(exchange.body)["error"] if exchange.status else {}
+            code, message = error.get("code", exchange.problem), str(error.get("message"))
+        except (AttributeError, KeyError, TypeError, ValueError):
+            code, message = "not the shape of an error", ""
         if (exchange.status, code) == (503, OVERLOADED) and exchange.retry_after:
             self.refused.append(exchange.seconds)
+            self.refusals[message] += 1
+            self.refused_in[int(exchange.due)] += 1
         else:
             after = "" if exchange.status != 503 or exchange.retry_after else ", no Retry-After"
             self.errors[f"{exchange.call.kind}: {exchange.status} {code}{after}"] += 1

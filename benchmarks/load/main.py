@@ -116,7 +116,10 @@ def _compare(load: Load, looks: Path, changed: int, figures: dict[str, Any]) -> 
         figures["problems"] += [f"{name}: {problem}" for problem in answers.problems]
         figures["problems"] += [f"{name}: {count} × {error}" for error, count in answers.errors.items()]
         if answers.refused and name in ("capacity", "steady"):
-            figures["problems"].append(f"{name}: {len(answers.refused)} requests were refused")
+            reasons = ", ".join(f"{count} × {message}" for message, count in answers.refusals.most_common())
+            figures["problems"].append(
+                f"{name}: {len(answers.refused)} requests were refused in {len(answers.refused_in)} seconds: {reasons}"
+            )
         if answers.degraded and not answers.degraded_is_expected:
             figures["problems"].append(f"{name}: degraded answers: {dict(answers.degraded)}")
     if len(states.changes) < changed:

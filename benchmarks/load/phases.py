@@ -156,6 +156,8 @@ def summary(answers: Answers) -> dict[str, Any]:
     return {
         "answers": answers.answered,
         "errors": dict(answers.errors),
+        "refusals": dict(answers.refusals),
+        "refused_in": {str(second): count for second, count in sorted(answers.refused_in.items())},
         "degraded": dict(answers.degraded),
         "all": _times(every),
         "kinds": {kind: _times(seconds) for kind, seconds in sorted(answers.seconds.items())},

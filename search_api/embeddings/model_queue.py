@@ -98,7 +98,7 @@ class ModelQueue:
         Raises:
             OverloadedError: The queue is full.
         """
-        return take_slot(self._query_slots, self._measures.queries.refused.inc)
+        return take_slot(self._query_slots, "the embedding model", self._measures.queries.refused.inc)
 
     def embed_queries(self, texts: Sequence[str]) -> Embeddings:
         """The vectors of queries. Calls with many queries are split into batches, with other calls in between.
@@ -141,7 +141,7 @@ class ModelQueue:
         query finds that the embedding service is away, they end before their next request to it.
         """
         self._breaker.check()
-        with take_slot(self._bulk_slots, self._measures.bulk.refused.inc):
+        with take_slot(self._bulk_slots, "the embedding model", self._measures.bulk.refused.inc):
             starts = range(0, max(len(texts), 1), BULK_PASS_SIZE)
             parts = [self._embed_one_pass(texts[start : start + BULK_PASS_SIZE]) for start in starts]
             return concatenate_embeddings(parts, parts[0].vectors.shape[1])

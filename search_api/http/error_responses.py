@@ -35,7 +35,6 @@ from search_api.http.errors import (
     InvalidRequestError,
     MethodNotAllowedError,
     NotFoundError,
-    OverloadedError,
     RequestTooLargeError,
     StageOneOwnsTablesError,
     UnauthorizedError,
@@ -57,7 +56,7 @@ _FOREIGN_ERRORS: Mapping[type[Exception], type[ApiError]] = {
 }
 """The errors of the other packages, whose messages are for callers too."""
 _FRAMEWORK_ERRORS: dict[int, type[ApiError]] = {
-    error.status: error for error in (NotFoundError, MethodNotAllowedError, RequestTooLargeError, OverloadedError)
+    error.status: error for error in (NotFoundError, MethodNotAllowedError, RequestTooLargeError)
 }
 CLIENT_GONE = 499
 """Status, in the metrics only, of a request whose client has gone before its end. Nginx uses the same number."""
@@ -173,6 +172,8 @@ def _api_error(raised: Exception) -> ApiError:
             error = UnsupportedMediaTypeError()
         case RequestValidationError():
             error = InvalidRequestError(_validation_message(raised))
+        case HTTPException(__cause__=ApiError() as cause):
+            error = cause
         case HTTPException(status_code=400, __cause__=DuplicateKeyError() as cause):
             error = InvalidRequestError(f"The body is ambiguous: {cause}")
         case HTTPException(status_code=400):  # FastAPI's answer to any exception while it parses the body

@@ -30,8 +30,9 @@ LOOK_SECONDS = 0.02
 less, and mostly computes."""
 CALM_SECONDS = 0.1
 """The longest round of the event loop without a queue."""
-BURST_SECONDS = 1.0
-"""How long there may be a queue before that is an overload."""
+BURST_SECONDS = 5.0
+"""How long there may be a queue before that is an overload. A machine that stood still for a second and has a fifth of
+its capacity left needs four more to catch up."""
 
 
 class Limits(NamedTuple):
@@ -44,7 +45,7 @@ class Limits(NamedTuple):
 
 
 IN_BURST = Limits(160, 1.0)
-"""A machine that stood still for a second has the requests of that second to answer: none of them is refused."""
+"""What a machine answers in about a second: if it stood still for as long, none of these requests is refused."""
 IN_OVERLOAD = Limits(40, 0.25)
 """A long queue would only delay the answers."""
 _EXEMPT = ("/healthz", "/readyz", "/metrics", "/mcp")
@@ -78,10 +79,8 @@ class OverloadMiddleware:
         if scope["type"] != "http" or route_path(scope) in _EXEMPT:
             await self.app(scope, receive, send)
             return
-        in_round = self._seconds_in_round()
-        limits = self._limits(in_round)
-        if self._is_full(limits) or in_round > limits.loop_seconds:
-            await error_response(OverloadedError())(scope, receive, send)
+        if refusal := self._refusal(self._seconds_in_round()):
+            await error_response(refusal)(scope, receive, send)
             return
         has_begun = is_read = False
 
@@ -94,8 +93,8 @@ class OverloadMiddleware:
                 message = await receive()
                 has_just_begun, is_read = not has_begun, not message.get("more_body", False)
                 # Many may have sent their heads before. A body in several parts is an upload, whose end is not refused.
-                if has_just_begun and is_read and self._is_full(self._limits()):
-                    raise HTTPException(OverloadedError.status)
+                if has_just_begun and is_read and (refusal := self._refusal()):
+                    raise HTTPException(refusal.status) from refusal  # FastAPI hides any other exception
             finally:
                 self._running += 1
             has_begun = True
@@ -118,14 +117,19 @@ class OverloadMiddleware:
             self._running -= 1
             self._admitted -= 1
 
-    def _limits(self, in_round: float = 0.0) -> Limits:
-        now = time.monotonic()
-        if self._computing() < THREADS and max(in_round, self._last_round_seconds) < CALM_SECONDS:
+    def _refusal(self, in_round: float = 0.0) -> OverloadedError | None:
+        """Why a request is refused that has waited so many seconds for the event loop."""
+        now, computing = time.monotonic(), self._computing()
+        if computing < THREADS and max(in_round, self._last_round_seconds) < CALM_SECONDS:
             self._calm_at = now
-        return IN_BURST if now - self._calm_at < BURST_SECONDS else IN_OVERLOAD
-
-    def _is_full(self, limits: Limits) -> bool:
-        return self._computing() >= limits.computed or self._running >= limits.computed + self._most_waiting
+        limits = IN_BURST if now - self._calm_at < BURST_SECONDS else IN_OVERLOAD
+        if computing >= limits.computed:
+            return OverloadedError("Too many requests are answered at once; try again")
+        if self._running >= limits.computed + self._most_waiting:
+            return OverloadedError("Too many requests wait for models and stores; try again")
+        if in_round > limits.loop_seconds:
+            return OverloadedError("The app is behind with its requests; try again")
+        return None
 
     def _computing(self) -> int:
         return self._running - self._waiting()

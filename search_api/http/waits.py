@@ -42,11 +42,14 @@ def waiting() -> Iterator[None]:
 
 
 @contextmanager
-def take_slot(slots: threading.Semaphore, on_refusal: Callable[[], None] = lambda: None) -> Iterator[None]:
+def take_slot(
+    slots: threading.Semaphore, waits_for: str, on_refusal: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold one of the slots during the block, which waits for a model or a store.
 
     Args:
         slots: The slots.
+        waits_for: What it waits for, for the message of the error.
         on_refusal: Called if none is free.
 
     Raises:
@@ -54,7 +57,7 @@ def take_slot(slots: threading.Semaphore, on_refusal: Callable[[], None] = lambd
     """
     if not slots.acquire(blocking=False):
         on_refusal()
-        raise OverloadedError
+        raise OverloadedError(f"Too many requests wait for {waits_for}; try again")
     try:
         with waiting():
             yield
@@ -72,7 +75,7 @@ def using_catalogue() -> Iterator[None]:
     if _waits.get() is None:  # in such a block already, or on a thread of the app's own
         yield
         return
-    with take_slot(_catalogue_slots):
+    with take_slot(_catalogue_slots, "the catalogue"):
         yield
 
 

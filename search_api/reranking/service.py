@@ -87,7 +87,7 @@ class RerankService:
         scores: list[float] = []
         kind: type[ApiError] = RerankModelUnavailableError
         try:
-            with take_slot(self._slots):
+            with take_slot(self._slots, "the rerank model"):
                 self._require_no_recent_failure()
                 model = self._cache.get(self._path, self._load, timeout_seconds=self._timeout)
                 self._score(model, query, documents, deadline, scores)

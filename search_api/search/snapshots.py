@@ -339,7 +339,7 @@ class CourseSnapshots:
         return None
 
     def _build(self, course: PublishedCourse, patience_seconds: float) -> OpenedSnapshot:
-        with take_slot(self._places):
+        with take_slot(self._places, "Chroma"):
             snapshot = self._cache.get(_key(course), lambda: self.build(course, "search"), patience_seconds)
         return OpenedSnapshot(snapshot, course.embedding_generation, is_current=True)
 

@@ -133,9 +133,10 @@ def test_answers_are_checked_by_what_they_contain() -> None:
 
 
 def test_a_refusal_needs_its_code_and_retry_after() -> None:
-    answers, refusal = Answers({}), json.dumps({"error": {"code": "overloaded", "message": ""}}).encode()
+    answers, refusal = Answers({}), json.dumps({"error": {"code": "overloaded", "message": "too many"}}).encode()
     answers.add(Exchange(SEARCH, 0.0, status=503, retry_after="1", body=refusal))
     assert (len(answers.refused), answers.errors) == (1, {})
+    assert (answers.refusals, sum(answers.refused_in.values())) == ({"too many": 1}, 1)
     answers.add(Exchange(SEARCH, 0.0, status=503, body=refusal))
     answers.add(Exchange(SEARCH, 0.0, status=500, body=b"Internal Server Error"))
     answers.add(Exchange(SEARCH, 0.0, problem="time-out"))

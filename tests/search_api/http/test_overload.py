@@ -1,22 +1,26 @@
 """Above capacity, requests are refused at once, and probes are answered."""
 
 import asyncio
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from fastapi import Body, FastAPI
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from search_api.http import overload
+from search_api.http.error_responses import add_error_handlers
+from search_api.http.errors import OverloadedError
 from search_api.http.overload import LOOK_SECONDS, THREADS, Limits, OverloadMiddleware
-from search_api.http.waits import waiting
+from search_api.http.waits import take_slot, waiting
 from tests.search_api.app_harness import LIMIT_SECONDS
 
 Answer = tuple[int, dict[bytes, bytes], bytes]
@@ -37,16 +41,19 @@ class App:
         await PlainTextResponse("answered")(scope, receive, send)
 
 
-async def ask(app: OverloadMiddleware, path: str = "/courses/c/search") -> Answer:
-    sent: list[Message] = []
+async def no_body() -> Message:
+    """The end of a request without a body."""
+    return {"type": "http.request", "body": b""}
 
-    async def receive() -> Message:
-        return {"type": "http.request", "body": b""}
+
+async def ask(app: OverloadMiddleware, path: str = "/courses/c/search", receive: Receive = no_body) -> Answer:
+    sent: list[Message] = []
 
     async def send(message: Message) -> None:
         sent.append(message)
 
-    await app({"type": "http", "method": "POST", "path": path, "root_path": "", "headers": []}, receive, send)
+    scope = {"type": "http", "method": "POST", "path": path, "root_path": "", "query_string": b"", "headers": []}
+    await app(scope, receive, send)
     return sent[0]["status"], dict(sent[0]["headers"]), sent[1]["body"]
 
 
@@ -66,7 +73,8 @@ def test_requests_above_the_limit_are_refused_at_once(monkeypatch: pytest.Monkey
         await asyncio.sleep(0)
         status, headers, body = await ask(refusing)
         assert (status, headers[b"retry-after"]) == (503, b"1")
-        assert b'"overloaded"' in body
+        error = json.loads(body)["error"]
+        assert (error["code"], "answered at once" in error["message"]) == ("overloaded", True)
         assert (await ask(refusing, "/healthz"))[0] == 200
         app.may_answer.set()
         assert [status for status, _, _ in await asyncio.gather(*admitted)] == [200, 200]
@@ -121,7 +129,9 @@ def test_requests_that_waited_for_the_event_loop_are_refused(monkeypatch: pytest
         refusing = OverloadMiddleware(app, most_waiting=0)
         app.busy_seconds = 0.03
         asked = [asyncio.create_task(ask(refusing)) for _ in range(3)]  # one round of the loop begins all of them
-        assert [status for status, _, _ in await asyncio.gather(*asked)] == [200, 503, 503]
+        answers = await asyncio.gather(*asked)
+        assert [status for status, _, _ in answers] == [200, 503, 503]
+        assert b"The app is behind" in answers[1][2]
         assert (await ask(refusing))[0] == 200, "the next round has just begun"
 
     asyncio.run(scenario())
@@ -258,6 +268,51 @@ def test_bodies_that_come_together_are_limited_like_requests(monkeypatch: pytest
         assert Counter(await asyncio.gather(*asked)) == {"answered": THREADS + 2, "503": 5}
 
     app.run(scenario)
+
+
+def test_late_body_is_refused_in_the_shape_of_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """FastAPI would answer 400 to any other exception while it reads a body."""
+    limit(monkeypatch, 1)
+    api, may_answer = FastAPI(), asyncio.Event()
+    add_error_handlers(api)
+
+    @api.post("/search")
+    async def search(_: Annotated[Any, Body()]) -> str:
+        await may_answer.wait()
+        return "answered"
+
+    async def scenario() -> None:
+        has_come = asyncio.Event()
+
+        async def late_body() -> Message:
+            await has_come.wait()
+            return {"type": "http.request", "body": b"{}"}
+
+        refusing = OverloadMiddleware(api, most_waiting=0)
+        asked = [asyncio.create_task(ask(refusing, "/search", late_body)) for _ in range(2)]
+        await asyncio.sleep(0)
+        has_come.set()
+        (refused,), _ = await asyncio.wait(asked, return_when=asyncio.FIRST_COMPLETED)
+        status, headers, body = refused.result()
+        error = json.loads(body)["error"]
+        assert (status, headers[b"retry-after"], error["code"]) == (503, b"1", "overloaded")
+        assert "answered at once" in error["message"]
+        may_answer.set()
+        assert sorted(status for status, _, _ in await asyncio.gather(*asked)) == [200, 503]
+
+    asyncio.run(scenario())
+
+
+def test_taken_slots_say_what_is_waited_for() -> None:
+    slots = threading.Semaphore(1)
+    with (
+        take_slot(slots, "the catalogue"),
+        pytest.raises(OverloadedError, match="wait for the catalogue"),
+        take_slot(slots, "the catalogue"),
+    ):
+        pytest.fail("there is one slot")
+    with take_slot(slots, "the catalogue"):
+        pass
 
 
 async def ignore(_: Message) -> None:
