@@ -157,12 +157,12 @@ class Deployment:
         wait_until(reached, LIMIT_SECONDS, lambda: self.history(course_id))
         return self.row(course_id)
 
-    def wait_for_answer(self, course_id: str, *, stale: bool) -> None:
-        """Wait until a search of the course answers, and is stale or not."""
+    def wait_for_stale_answer(self, course_id: str) -> None:
+        """Wait until a search of the course answers by an older generation."""
 
         def answers() -> bool:
             body = {"query": "database index", "method": "keyword"}
-            return self.parts.search.post(f"/courses/{course_id}/search", json=body).json().get("stale") is stale
+            return self.parts.search.post(f"/courses/{course_id}/search", json=body).json().get("stale") is True
 
         wait_until(answers, LIMIT_SECONDS, lambda: self.history(course_id))
 

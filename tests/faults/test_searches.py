@@ -75,7 +75,7 @@ def test_published_course_is_searched_through_every_change(deployment: Deploymen
         deployment.wait_for(course, "done", after=1)
         worker = deployment.freeze_half_way(course, lambda: deployment.write(course, MANY, "second"))
         with deployment.parts.killed("chroma"), deployment.parts.killed("daemon"):
-            deployment.wait_for_answer(course, stale=True)
+            deployment.wait_for_stale_answer(course)
         worker.kill()
         deployment.wait_for(course, "done", after=2)
         worker = deployment.freeze_half_way(course, lambda: deployment.rebuild(course))

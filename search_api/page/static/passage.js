@@ -8,7 +8,7 @@ const CONTEXT = 2;
 const COPIED_MILLISECONDS = 2500;
 
 /** The element of a result. `isSeveral` names its course, too. */
-export function passageElement({ text, language, relevance, matches, citation, metadata, copy_count, near_copy_count }, { isSeveral }) {
+export function passageElement({ text, language, relevance, matches, citation, metadata, copy_count, near_copy_count, cut }, { isSeveral }) {
   const item = fromTemplate("result");
   const part = (selector) => item.querySelector(selector);
   const name = titles(citation).join(" › ") || citation.label || t("citation.untitled");
@@ -18,7 +18,7 @@ export function passageElement({ text, language, relevance, matches, citation, m
   setBar(part(".relevance .value"), relevance ?? 0);
   const copies = copy_count + near_copy_count;
   const place = [isSeveral && (citation.course_title ?? citation.course_id), pageOf(citation), timeOf(citation)];
-  place.push(citation.source_type && t("source", citation.source_type), copies > 0 && t("copies", copies));
+  place.push(citation.source_type && t("source", citation.source_type), copies > 0 && t("copies", copies), cutOf(cut));
   part(".place").replaceChildren(...place.filter(Boolean).map((text) => element("span", { dir: "auto" }, text)));
   part(".text").replaceChildren(...marked(text, matches));
   part(".text").lang = language ?? "";
@@ -44,6 +44,7 @@ function titles({ lecture_title, lecture_id, section_title, section_id }) {
 
 const pageOf = ({ page, page_end }) => page !== null && t("page", page, page_end);
 const timeOf = ({ start_time, end_time }) => start_time !== null && [start_time, end_time].filter(Boolean).join("–");
+const cutOf = (cut) => cut.includes("text") && t("cut");
 
 /** Splits the text into plain strings and <mark> elements. Matches are start and end in code points. */
 function marked(text, matches) {
@@ -106,8 +107,8 @@ async function toggleContext(item, courseId, chunkId) {
 }
 
 function neighbours(passages) {
-  return passages.map(({ text, metadata, citation }) => {
-    const place = [pageOf(citation), timeOf(citation)].filter(Boolean).join(" · ");
+  return passages.map(({ text, metadata, citation, cut }) => {
+    const place = [pageOf(citation), timeOf(citation), cutOf(cut)].filter(Boolean).join(" · ");
     const shown = element("p", { dir: "auto", lang: metadata.language ?? "" }, text);
     return element("div", { className: "neighbour" }, ...(place ? [element("p", { className: "place" }, place)] : []), shown);
   });

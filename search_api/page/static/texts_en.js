@@ -100,6 +100,7 @@ export const english = {
 
   relevance: (part) => `${part} relevant`,
   page: (page, end) => (end ? `pp. ${page}–${end}` : `p. ${page}`),
+  cut: "the beginning of a longer text",
   copies: (number) => `the same text ${count(number, "more time", "more times")} in the course`,
   "citation.copy": "Copy citation",
   "citation.copied": "Copied",

@@ -111,6 +111,7 @@ export const chinese = {
 
   relevance: (part) => `相关度 ${part}`,
   page: (page, end) => (end ? `第 ${page}–${end} 页` : `第 ${page} 页`),
+  cut: "较长文字的开头",
   copies: (number) => `同样的文字在课程中还出现 ${number} 次`,
   "citation.copy": "复制引用",
   "citation.copied": "已复制",

@@ -202,6 +202,19 @@ def test_page_polls_until_the_course_can_be_searched(own_page: Page, harness: Ap
     own_page.until(lambda: own_page["notes"].text == "", "the question is asked again")
 
 
+def test_text_that_is_only_the_beginning_says_so(own_page: Page, harness: AppHarness) -> None:
+    texts = ["copper " + "and tin " * 5_000, "zinc " * 5_000]
+    metadata = [{"lecture_id": "1", "section_id": "1", "order_in_section": number} for number in range(2)]
+    harness.add_searchable_course("c", *texts, metadata=metadata)
+    own_page.open("copper", course="c")
+    own_page.wait_for("summary", "result")
+    assert "the beginning of a longer text" in own_page.one("#results li .place").text
+    own_page.one("#results li .context").click()
+    own_page.until(
+        lambda: own_page.texts("#results li:first-child .after .place") == ["the beginning of a longer text"]
+    )
+
+
 def test_embed_again_asks_first(own_page: Page, harness: AppHarness) -> None:
     harness.add_course("c", "failed", embedding_error="The GPU is <b>gone</b>")
     own_page.open(course="c")

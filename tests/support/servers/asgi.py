@@ -12,9 +12,12 @@ from starlette.applications import Starlette
 
 @contextmanager
 def serving(app: Starlette, port: int = 0, root_path: str = "") -> Iterator[str]:
-    """Serve the app, by default on a free port, and yield its URL. `root_path` is uvicorn's option."""
+    """Serve the app on the product's event loop, and yield its URL. Without a port, a free one is taken.
+
+    `root_path` is uvicorn's option.
+    """
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, root_path=root_path))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, root_path=root_path, loop="asyncio"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
