@@ -71,10 +71,16 @@ class CeleryCourseRunLauncher(CourseRunLauncher):
             return True
 
     def terminate(self, run_id: str) -> bool:
-        """Terminate a run, wherever it is."""
+        """Terminate a run, wherever it is.
+
+        Raises:
+            DagsterInvariantViolationError: The broker, which tells the worker, is unreachable. Nothing has changed.
+        """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished or not _is_on_celery(run) or self._is_suspended(run):
             return super().terminate(run_id)
+        if problem := self.outage():
+            raise dg.DagsterInvariantViolationError(f"The run was not terminated. {problem}")
         self._instance.report_run_canceling(run)
         self._revoke(run, "SIGTERM")
         if run.status is dg.DagsterRunStatus.STARTING:
