@@ -184,7 +184,7 @@ def complete(engine: Engine, store: VectorStore, snapshots: SnapshotStore, forge
         raise
     store.delete_copies(course_id)
     if copy.fingerprint.chunks:
-        snapshots.keep_only(course_id, copy.fingerprint)
+        snapshots.keep_only(course_id, copy.fingerprint, snapshot.generation)
     else:
         snapshots.delete(course_id)
     return is_done

@@ -86,7 +86,7 @@ def compare_snapshots(engine: Engine, snapshots: SnapshotStore) -> Evidence:
     """
     return Evidence(
         sum(
-            snapshots.find(course.id, published) is not None
+            snapshots.find(course.id, published, course.embedding_generation) is not None
             for course in _published_courses(engine)
             if (published := CourseFingerprint.parse(course.embedding_fingerprint))
         )

@@ -51,8 +51,8 @@ def find_source(
 ) -> TextSource | None:
     """The course that has the most of these texts, or the course itself if it has one of them.
 
-    Another course is not searched if it waits for a rebuild, or has failed: its vectors are to be replaced, or may be
-    the reason why it was withheld.
+    Another course is not searched if it waits for a rebuild, has failed, or has not been published since a run changed
+    its collection: its vectors are to be replaced, or may be the reason why it was withheld.
 
     Args:
         session: An open transaction.
@@ -62,7 +62,11 @@ def find_source(
         only_own: Search no other course.
     """
     wanted = _text_key.in_(list(keys))
-    is_doubtful = or_(col(Course.embedding_rebuild), col(Course.embedding_status) == EmbeddingStatus.FAILED)
+    is_doubtful = or_(
+        col(Course.embedding_rebuild),
+        col(Course.embedding_status) == EmbeddingStatus.FAILED,
+        col(Course.embedding_attempted).is_not(None),
+    )
     is_other = false() if only_own else _course_id.not_in(select(cast(col(Course.id), String)).where(is_doubtful))
     query = (
         select(_course_id)
@@ -125,6 +129,7 @@ def delete_texts(session: Session, course_id: str) -> None:
 
 
 def published_without_texts(session: Session) -> Sequence[Course]:
-    """Published courses that have no entries: an earlier version published them, or `forget` deleted the entries."""
+    """Courses that are `done` without entries: an earlier version published them, or `forget` deleted the entries."""
     recorded = select(_chunk_id).where(_course_id == cast(col(Course.id), String)).exists()
-    return session.scalars(select(Course).where(col(Course.embedding_fingerprint).is_not(None), ~recorded)).all()
+    is_done = col(Course.embedding_status) == EmbeddingStatus.DONE
+    return session.scalars(select(Course).where(is_done, ~recorded)).all()

@@ -106,7 +106,8 @@ def collection_checks(course_id: str, report: IndexReport) -> Sequence[dg.AssetC
             passed=truncated_share <= MAX_TRUNCATED_SHARE,
             severity=dg.AssetCheckSeverity.WARN,
             partition=course_id,
-            description=f"{report.truncated} of {report.embedded} texts were truncated",
+            description=f"{report.truncated} of {report.embedded} embedded texts were truncated"
+            + (f"; the {report.reused} that were embedded before are not counted" if report.reused else ""),
             metadata={
                 "embedded": report.embedded,
                 "truncated": report.truncated,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 from embedding.vector_store.collections import StoredVector, VectorStore
-from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError
+from embedding.vector_store.errors import CollectionNotFoundError, VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.records import Record
 from embedding.vectors import Vectors, are_sound
 from models import embedded_texts
@@ -49,7 +49,7 @@ class EmbeddedTexts:
     Args:
         course_id: The course of the pass.
         transact: Access to the catalogue.
-        store: The vector store. It should not wait for a server that is unreachable: the pass embeds meanwhile.
+        store: The vector store. It should wait for a server that is restarted, which takes less than embedding does.
         unreadable: Ids of courses whose collections are not read. Those that cannot be read are added.
         only_own: Take no vectors from other courses.
     """
@@ -145,6 +145,10 @@ class EmbeddedTexts:
             stored = collection.stored_vectors(list(source.chunk_ids.values()))
             now = collection.hashes(list(stored))
         except CollectionNotFoundError:
+            return {}
+        except VectorStoreUnreachableError as error:
+            self._failures = MAX_FAILURES  # the collection may be intact, but nothing can be read
+            logger.warning("The pass looks for no more vectors of texts that were embedded before: %s", error)
             return {}
         except VectorStoreError as error:
             self._failures += 1

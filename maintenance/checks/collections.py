@@ -52,9 +52,9 @@ NEEDS_REBUILD = (Fault.DAMAGED, Fault.UNSOUND, Fault.OTHER_CONTENT)
 
 
 def _delete_vectors(engine: Engine, store: VectorStore, course_id: str) -> None:
-    store.delete(course_id)
     with transaction(engine) as session:
-        delete_texts(session, course_id)
+        delete_texts(session, course_id)  # first, because only the collection shows that there is something left
+    store.delete(course_id)
 
 
 def check_orphans(engine: Engine, store: VectorStore, collections: Sequence[CourseCollection]) -> Iterator[Finding]:

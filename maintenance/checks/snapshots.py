@@ -67,7 +67,7 @@ def _check_courses(engine: Engine, store: VectorStore, snapshots: SnapshotStore)
         built = build_snapshot(store.open(course_id), course.embedding_generation)
         if not built.is_of(published):
             raise SnapshotError("its collection contains other chunks than were published")
-        damaged = snapshots.find(course_id, published)
+        damaged = snapshots.find(course_id, published, course.embedding_generation)
         if damaged is not None:
             damaged.unlink(missing_ok=True)
         snapshots.save(course_id, built)
@@ -87,8 +87,8 @@ def _fault(course: Course, snapshots: SnapshotStore) -> str:
     if published is None:
         return ""
     try:
-        snapshots.open(course.id, published)
-        path = snapshots.find(course.id, published)
+        snapshots.open(course.id, published, course.embedding_generation)
+        path = snapshots.find(course.id, published, course.embedding_generation)
         return f"{path} is damaged" if path and snapshots.is_damaged(path) else ""
     except (OSError, SnapshotError) as error:
         return one_line(str(error))

@@ -15,7 +15,7 @@ from models.chunks import chunk_pages
 from models.context import ContextFields
 from models.database import DatabaseUnavailableError, Session
 from models.embedded_texts import published_without_texts, record_texts, text_key
-from models.fingerprint import CourseFingerprint
+from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course
 from orchestration.course_run.failures import reason_of
 from orchestration.resources import CatalogueResource
@@ -58,14 +58,17 @@ def record_published_texts(
 def _record(session: Session, course: Course, context_fields: ContextFields) -> None:
     """Record a course in one transaction: a course that has entries counts as complete.
 
-    All chunks are read before the first write, which locks a SQLite catalogue.
+    All chunks are read before the first write, which locks a SQLite catalogue. If they have changed since the
+    publication, nothing is recorded: the collection does not have them yet, and the run that embeds them does it.
     """
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     if published is None:
         return
-    pages = []
+    pages, content = [], FingerprintBuilder(context_fields)
     for page in chunk_pages(session, course.id):
+        content.add_all([page])
         records = [record_of(chunk, context_fields.of(chunk)) for chunk in page]
         pages.append({record.chunk_id: text_key(published.model, record.text_hash) for record in records})
-    for keys in pages:
-        record_texts(session, course.id, keys)
+    if content.build(published.model) == published:
+        for keys in pages:
+            record_texts(session, course.id, keys)

@@ -189,8 +189,7 @@ class CourseRun:
             examined = self._examine(embedder, report.fingerprint)
         yield ui_metadata.examination_check(self._course_id, examined, blocks=self._examination_blocks)
         if examined.examination.broken and self._examination_blocks:
-            if not snapshot.kept:  # otherwise it is the published one
-                self._snapshot_store.discard(self._course_id, report.fingerprint)
+            self._snapshot_store.discard(self._course_id, self._generation)
             raise CourseNotEmbeddableError(_what_to_do(self._course_id, examined.examination.broken))
         with span("publish"):
             self._publish(report.fingerprint, examined.calibration)
@@ -300,13 +299,12 @@ class CourseRun:
     def _embedded_texts(self) -> EmbeddedTexts:
         """Where vectors of the course's texts may be.
 
-        A rebuild takes none of other courses, which may have copies of the vectors that it replaces. Reading another
-        course does not wait for the server, because what cannot be read is embedded.
+        A rebuild takes none of other courses, which may have copies of the vectors that it replaces.
         """
         return EmbeddedTexts(
             self._course_id,
             self._catalogue.attempt,
-            self._vector_store.store(),
+            self._store,
             self._unreadable,
             only_own=self._rebuild,
         )
@@ -384,13 +382,13 @@ class CourseRun:
 
     def _examine(self, embedder: Embedder, content: CourseFingerprint) -> ExaminationReport:
         """Ask the snapshot, which is not published yet, questions that are made from it."""
-        snapshot = self._snapshot_store.open(self._course_id, content)
+        snapshot = self._snapshot_store.open(self._course_id, content, self._generation)
         return examine_snapshot(self._snapshot_store, self._course_id, snapshot, embedder, self._worker.beat)
 
     def _clean_up(self, published: CourseFingerprint, examined: ExaminationReport) -> None:
         try:
             keep_outcome(self._snapshot_store, self._course_id, examined.examination)
-            self._snapshot_store.keep_only(self._course_id, published)
+            self._snapshot_store.keep_only(self._course_id, published, self._generation)
         except SnapshotStoreError as error:  # the course is already published; the next run deletes older snapshots
             self._context.log.warning(str(error))
 

@@ -57,7 +57,7 @@ def keep_published(
         SnapshotStoreError: The file cannot be written.
         VectorStoreUnreachableError: The vector store is unavailable.
     """
-    if published is None or store.find(course_id, published) is not None:
+    if published is None or store.find(course_id, published, generation) is not None:
         return
     try:
         collection = vector_store.open(course_id)
@@ -101,7 +101,7 @@ def write_snapshot(
     started = time.perf_counter()
     if keep:
         with suppress(SnapshotError):
-            report = _read_back(store, course_id, content, started, kept=True)
+            report = _read_back(store, course_id, content, generation, started, kept=True)
             if report.complete:
                 return report
     built = build_snapshot(collection, generation, on_page)
@@ -110,14 +110,14 @@ def write_snapshot(
             content.chunks, built.fingerprint.chunks, False, 0, 0, time.perf_counter() - started, kept=False
         )
     store.save(course_id, built)
-    return _read_back(store, course_id, content, started, kept=False)
+    return _read_back(store, course_id, content, generation, started, kept=False)
 
 
 def _read_back(
-    store: SnapshotStore, course_id: str, content: CourseFingerprint, started: float, *, kept: bool
+    store: SnapshotStore, course_id: str, content: CourseFingerprint, generation: int, started: float, *, kept: bool
 ) -> SnapshotReport:
-    snapshot = store.open(course_id, content)
-    path = store.find(course_id, content)
+    snapshot = store.open(course_id, content, generation)
+    path = store.find(course_id, content, generation)
     if path is None:
         raise SnapshotError(f"The snapshot of course {course_id} was deleted by another program")
     return SnapshotReport(

@@ -12,14 +12,15 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 from weakref import WeakKeyDictionary
 
+from numpy.typing import NDArray
 from pydantic import Field
 
 from embedding.vector_store.collection_names import PREFIX, collection_name
@@ -80,16 +81,22 @@ class SnapshotStore:
         self._mapped: WeakKeyDictionary[CourseSnapshot, int] = WeakKeyDictionary()
         self._mapping = Lock()
 
-    def open(self, course_id: str, published: CourseFingerprint) -> CourseSnapshot:
-        """Map the snapshot of this content and model. Its digest is not computed (see `is_damaged`).
+    def open(self, course_id: str, content: CourseFingerprint, generation: int) -> CourseSnapshot:
+        """Map the snapshot of this content and model (`find`). Its digest is not computed (see `is_damaged`).
 
         Raises:
             SnapshotError: There is no usable snapshot.
         """
-        path = self.find(course_id, published)
-        if path is None:
-            raise SnapshotError(f"There is no snapshot in {self._root / directory_name(course_id)}")
-        return self._open(path, course_id)
+        problem = SnapshotError(f"There is no snapshot in {self._root / directory_name(course_id)}")
+        for path in self._files(course_id, content):
+            try:
+                snapshot = self._open(path, course_id)
+            except SnapshotError as error:
+                problem = error
+            else:
+                if snapshot.generation <= generation:
+                    return snapshot
+        raise problem
 
     def mapped(self) -> tuple[int, int]:
         """How many files are mapped into memory by this object, and their size in bytes."""
@@ -98,23 +105,32 @@ class SnapshotStore:
         return len(sizes), sum(sizes)
 
     def open_latest(self, course_id: str, generation: int) -> CourseSnapshot | None:
-        """Map the newest usable snapshot of the course that was made for this or an earlier generation.
-
-        There may be one of the next generation, because a run writes it before it publishes the course.
-        """
-        with suppress(OSError):  # the directory cannot be read
-            for path in _files(self._root / directory_name(course_id)):
-                with suppress(SnapshotError):
-                    snapshot = self._open(path, course_id)
-                    if snapshot.generation <= generation:
-                        return snapshot
+        """Map the newest usable snapshot of the course that was made for this or an earlier generation."""
+        for path in self._files(course_id):
+            with suppress(SnapshotError):
+                snapshot = self._open(path, course_id)
+                if snapshot.generation <= generation:
+                    return snapshot
         return None
 
-    def find(self, course_id: str, published: CourseFingerprint) -> Path | None:
-        """The file of this content and model, the newest if a rebuild has written several. It is not read."""
-        key = _key(published)
-        with suppress(OSError):  # the directory cannot be read
-            return next((path for path in _files(self._root / directory_name(course_id)) if _key_of(path) == key), None)
+    def find(self, course_id: str, content: CourseFingerprint, generation: int) -> Path | None:
+        """The usable file of this content and model, of which only the header is read.
+
+        A run writes a file before it publishes the course, or withholds it. So one of a later generation does not
+        count, even if its content is the same: its vectors may be others.
+
+        Args:
+            course_id: The course.
+            content: The content and model.
+            generation: The generation that is published, or, in its run, the one that is going to be.
+
+        Returns:
+            The newest file of this or an earlier generation; None if there is none, or the directory cannot be read.
+        """
+        for path in self._files(course_id, content):
+            with suppress(SnapshotError):
+                if self._read(path, course_id).generation <= generation:
+                    return path
         return None
 
     def save(self, course_id: str, built: BuiltSnapshot) -> None:
@@ -132,15 +148,17 @@ class SnapshotStore:
 
         self._write(course_id, write)
 
-    def discard(self, course_id: str, content: CourseFingerprint) -> None:
-        """Delete the newest snapshot of this content, which is not going to be published.
+    def discard(self, course_id: str, generation: int) -> None:
+        """Delete the snapshots that were made for this generation, which is not going to be published, or a later one.
 
         Raises:
-            SnapshotStoreError: It cannot be deleted.
+            SnapshotStoreError: One cannot be deleted.
         """
-        path = self.find(course_id, content)
         try:
-            path.unlink(missing_ok=True) if path else None
+            for path in self._files(course_id):
+                with suppress(SnapshotError):
+                    if self._read(path, course_id).generation >= generation:
+                        path.unlink(missing_ok=True)
         except OSError as error:
             raise SnapshotStoreError(f"A snapshot cannot be deleted: {error}") from error
 
@@ -195,26 +213,29 @@ class SnapshotStore:
                 raise SnapshotStoreError(f"The snapshot {path} cannot be verified: {error}") from error
         return found
 
-    def verify_again(self, course_id: str, published: CourseFingerprint) -> bool:
+    def verify_again(self, course_id: str, published: CourseFingerprint, generation: int) -> bool:
         """Verify a snapshot that cannot be searched, and delete it if it is damaged; returns and raises the same."""
-        path = self.find(course_id, published)
+        path = self.find(course_id, published, generation)
         self._unverified |= {path} if path else set()
         return self.delete_damaged()
 
-    def keep_only(self, course_id: str, published: CourseFingerprint, *, keep_newer: bool = False) -> None:
+    def keep_only(
+        self, course_id: str, published: CourseFingerprint, generation: int, *, keep_newer: bool = False
+    ) -> None:
         """Delete all other snapshots of the course, and temporary files of killed processes.
 
         A process that has mapped a deleted file can still read it.
 
         Args:
             course_id: The course.
-            published: What is kept, in the newest file.
+            published: What is kept, in the newest file (`find`).
+            generation: The published generation.
             keep_newer: Also keep newer files, which a run may have written that has not published yet.
 
         Raises:
             SnapshotStoreError: A file cannot be deleted.
         """
-        kept = self.find(course_id, published)
+        kept = self.find(course_id, published, generation)
         with suppress(FileNotFoundError):  # another process deletes it
             if kept is not None:
                 newest = kept.stat().st_mtime_ns if keep_newer else None
@@ -247,20 +268,35 @@ class SnapshotStore:
         with suppress(OSError):  # not empty, or missing
             (self._root / name).rmdir()
 
+    def _files(self, course_id: str, content: CourseFingerprint | None = None) -> list[Path]:
+        """The files of a course, or of one content of it, newest first; none if the directory cannot be read."""
+        key = _key(content) if content else None
+        with suppress(OSError):
+            return [path for path in _files(self._root / directory_name(course_id)) if key in (None, _key_of(path))]
+        return []
+
     def _open(self, path: Path, course_id: str) -> CourseSnapshot:
+        mapped = self._read(path, course_id)
+        try:
+            snapshot = CourseSnapshot(mapped.arrays, mapped.info, mapped.generation)
+            if self._verified.get(path) != _stamp(path):
+                self._unverified.add(path)
+            with self._mapping:
+                self._mapped[snapshot] = sum(array.nbytes for array in mapped.arrays.values())
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise _unusable(path, error) from error
+        return snapshot
+
+    def _read(self, path: Path, course_id: str) -> "_Mapped":
+        """Map a file, of which only what it is from is read."""
         try:
             arrays = map_arrays(path)
             owner, key, generation, model_name, model_signature, file_format = Strings(arrays, "origin")
             if (owner, key, file_format) != (course_id, _key_of(path), str(_FORMAT)):
                 raise SnapshotError(f"{path} is of course {owner} or of another content or version")
-            snapshot = CourseSnapshot(arrays, CollectionInfo(course_id, model_name, model_signature), int(generation))
-            if self._verified.get(path) != _stamp(path):
-                self._unverified.add(path)
-            with self._mapping:
-                self._mapped[snapshot] = sum(array.nbytes for array in arrays.values())
+            return _Mapped(arrays, CollectionInfo(course_id, model_name, model_signature), int(generation))
         except (FileFormatError, OSError, KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"{path} is not a snapshot of this version: {error}") from error
-        return snapshot
+            raise _unusable(path, error) from error
 
     def _write(self, course_id: str, write: Callable[[Path], str]) -> None:
         """Write a file atomically. `write` writes a temporary file and returns the name that it gets."""
@@ -288,6 +324,18 @@ class SnapshotStore:
             pass  # another process deletes them too
         except OSError as error:
             raise SnapshotStoreError(f"A snapshot cannot be deleted: {error}") from error
+
+
+class _Mapped(NamedTuple):
+    """A file, and what it is from."""
+
+    arrays: Mapping[str, NDArray[Any]]
+    info: CollectionInfo
+    generation: int
+
+
+def _unusable(path: Path, error: Exception) -> SnapshotError:
+    return SnapshotError(f"{path} is not a snapshot of this version: {error}")
 
 
 def directory_name(course_id: str) -> str:

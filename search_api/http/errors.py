@@ -130,7 +130,7 @@ class QueryLogOffError(ApiError):
 
 
 class RequestTooLargeError(ApiError):
-    """The request body is larger than MAX_REQUEST_BYTES, or an uploaded file than UPLOAD_MAX_BYTES."""
+    """The body is above MAX_REQUEST_BYTES or has too many values, or an uploaded file is above UPLOAD_MAX_BYTES."""
 
     status, code = 413, "request_too_large"
 

@@ -1,4 +1,8 @@
-"""The route class of all routes with a body: a repeated key is an error, whereas Python would keep the last value."""
+"""The route class of all routes with a body: a repeated key is an error, whereas Python would keep the last value.
+
+Bodies are parsed and validated on the event loop, where everything else waits. Long texts take no time there, but
+millions of small values do, so these have a limit of their own.
+"""
 
 import json
 from collections.abc import Callable, Coroutine
@@ -6,10 +10,15 @@ from typing import Any, Self
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope
 
 from models.json_values import refuse_constant, unique_keys
 from search_api.http.caller import set_caller
+from search_api.http.errors import RequestTooLargeError
+
+MAX_SEPARATORS = 500_000
+"""Maximum number of commas and opening brackets of a body. A text has a comma in fifty characters."""
 
 
 class JsonRequest(Request):
@@ -27,10 +36,14 @@ class JsonRequest(Request):
         Raises:
             ValueError: The body is not JSON, or is a `DuplicateKeyError`.
             RecursionError: The body is nested too deeply.
+            HTTPException: 413: the body has too many values.
             ClientDisconnect: The client did not send the whole body.
         """
         if not hasattr(self, "_json"):
             body = await self.body()
+            if sum(map(body.count, (b",", b"[", b"{"))) > MAX_SEPARATORS:
+                too_many = RequestTooLargeError(f"The body has more than {MAX_SEPARATORS:,} commas and brackets")
+                raise HTTPException(too_many.status) from too_many
             self._json = json.loads(body, object_pairs_hook=unique_keys, parse_constant=refuse_constant)
         return self._json
 

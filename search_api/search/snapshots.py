@@ -178,13 +178,14 @@ class CourseSnapshots:
         Raises:
             SnapshotStoreError: A file cannot be read or deleted.
         """
-        published = [(course.id, CourseFingerprint.parse(course.embedding_fingerprint)) for course in courses]
-        damaged = [
-            fingerprint and self._store.verify_again(course_id, fingerprint) for course_id, fingerprint in published
-        ]
-        if any(damaged):
+        found = False
+        for course in courses:
+            published = CourseFingerprint.parse(course.embedding_fingerprint)
+            if published and self._store.verify_again(course.id, published, course.embedding_generation):
+                found = True
+        if found:
             self._close_all()
-        return any(damaged)
+        return found
 
     def build(self, course: PublishedCourse, trigger: str) -> CourseSnapshot:
         """Build the snapshot of a published course from its collection; errors as for `open`.
@@ -211,7 +212,7 @@ class CourseSnapshots:
         with self._building[course.id]:
             if published is not None:
                 with suppress(SnapshotError):  # built meanwhile
-                    return self._store.open(course.id, published), ""
+                    return self._store.open(course.id, published, course.embedding_generation), ""
             try:
                 built = build_snapshot(self._vector_store.open(course.id), course.embedding_generation)
             except CollectionNotFoundError as error:  # also raised if it is deleted meanwhile
@@ -229,7 +230,7 @@ class CourseSnapshots:
             except SnapshotStoreError as error:
                 logger.warning("The snapshot of course %s is built again at every load: %s", quoted(course.id), error)
                 return built.in_memory(), "not_saved"
-            return self._store.open(course.id, published), "built"
+            return self._store.open(course.id, published, course.embedding_generation), "built"
 
     def mapped(self) -> tuple[int, int]:
         """How many files are mapped into memory, and their size in bytes."""
@@ -295,9 +296,9 @@ class CourseSnapshots:
                 if course.embedding_generation and course.embedding_status == EmbeddingStatus.FAILED:
                     self._store.delete(course.id)  # the publication was withdrawn
                 return math.inf
-            if self._store.find(course.id, published) is None:
+            if self._store.find(course.id, published, course.embedding_generation) is None:
                 self.build(course, "fetch")
-            self._store.keep_only(course.id, published, keep_newer=True)
+            self._store.keep_only(course.id, published, course.embedding_generation, keep_newer=True)
         except VectorStoreUnreachableError:
             raise
         except (PublishedMeanwhileError, EmbeddingNotReadyError, VectorStoreError, SnapshotStoreError) as error:
@@ -331,10 +332,11 @@ class CourseSnapshots:
         snapshot, published = cache.peek(_key(course)), CourseFingerprint.parse(course.embedding_fingerprint)
         if snapshot is not None:
             return OpenedSnapshot(snapshot, course.embedding_generation, is_current=True)
-        if published is None or self._store.find(course.id, published) is None:
+        generation = course.embedding_generation
+        if published is None or self._store.find(course.id, published, generation) is None:
             return None
         with suppress(SnapshotError):  # damaged
-            snapshot = cache.get(_key(course), lambda: self._store.open(course.id, published))
+            snapshot = cache.get(_key(course), lambda: self._store.open(course.id, published, generation))
             return OpenedSnapshot(snapshot, course.embedding_generation, is_current=True)
         return None
 
@@ -352,7 +354,9 @@ class CourseSnapshots:
         fingerprint = CourseFingerprint.parse(held.fingerprint) if held else None
         with suppress(SnapshotError):
             if held is not None and fingerprint is not None:
-                return OpenedSnapshot(self._store.open(course.id, fingerprint), held.generation, is_current=False)
+                return OpenedSnapshot(
+                    self._store.open(course.id, fingerprint, held.generation), held.generation, is_current=False
+                )
         latest = self._store.open_latest(course.id, course.embedding_generation)
         return None if latest is None else OpenedSnapshot(latest, latest.generation, is_current=False)
 

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import Engine
 
 from models import embedded_texts
-from models.course_state import request_embedding
+from models.course_state import claim_course, fail_course, record_attempt, request_embedding
 from models.database import transaction
 from models.embedded_texts import (
     TextSource,
@@ -89,6 +89,22 @@ def test_vectors_of_a_failed_course_are_not_taken(catalogue: Catalogue) -> None:
     assert find(catalogue.engine, {1}) == TextSource("1", {1: "c"})
     change_course(catalogue.engine, "1", embedding_status="failed")
     assert find(catalogue.engine, {1}) is None
+
+
+def test_vectors_that_are_not_published_yet_are_not_taken(catalogue: Catalogue) -> None:
+    """Also while a course that was withheld waits to be embedded again."""
+    add_courses(catalogue.engine, "1")
+    record(catalogue.engine, "1", {"c": 1})
+    with transaction(catalogue.engine) as session:
+        claim_course(session, "1", "run")
+        record_attempt(session, "1", "run", "content")
+    assert find(catalogue.engine, {1}) is None
+    with transaction(catalogue.engine) as session:
+        fail_course(session, "1", "run", "Its own passages are not found.")
+        request_embedding(session, "1", datetime.now(UTC))
+    assert find(catalogue.engine, {1}) is None
+    publish_row(catalogue.engine, "1")
+    assert find(catalogue.engine, {1}) == TextSource("1", {1: "c"})
 
 
 def test_entries_are_replaced_and_deleted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

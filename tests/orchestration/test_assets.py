@@ -17,6 +17,7 @@ from orchestration.workers import Worker, register_worker
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from tests.orchestration.ticks import Resources, fail_unfinished_runs, materialize, stage_one_tick
 from tests.support.courses import read_course, write_course
+from tests.support.published import ANY_GENERATION
 
 pytestmark = pytest.mark.integration
 
@@ -128,7 +129,7 @@ def test_a_run_of_one_asset_publishes_both(
     assert course.embedding_status == EmbeddingStatus.DONE
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     assert published is not None
-    assert len(SnapshotStore(SnapshotSettings()).open(course_id, published)) == 2
+    assert len(SnapshotStore(SnapshotSettings()).open(course_id, published, ANY_GENERATION)) == 2
     for asset in (COLLECTION, SNAPSHOT):
         assert instance.get_materialized_partitions(asset) == {course_id}
 

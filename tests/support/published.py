@@ -14,6 +14,9 @@ from models.database import transaction
 from models.fingerprint import CourseFingerprint, FingerprintBuilder
 from models.tables import Course
 
+ANY_GENERATION = 1_000_000
+"""Later than every generation of the tests: whatever is there is found."""
+
 DIMENSIONS = 8
 MODEL, SIGNATURE = "model", "signature"
 

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, select
 
 from embedding.vector_store.collections import CollectionInfo, CourseCollection, StoredVector, VectorStore
 from embedding.vector_store.embedded_texts import MAX_FAILURES, EmbeddedTexts
-from embedding.vector_store.errors import VectorStoreError
+from embedding.vector_store.errors import VectorStoreError, VectorStoreUnreachableError
 from embedding.vector_store.indexing import EMBED_BATCH, IndexReport, record_of
 from embedding.vector_store.server import VectorStoreSettings
 from models.context import RECIPE, ContextFields
@@ -381,6 +381,28 @@ class TestUnreadableCollections:
             assert copy.stored() == copy.expected()
             assert len(reads) == len(unreadable) == min(number * MAX_FAILURES, MAX_FAILURES + 3)
         assert "cannot be used for another course: Chroma failed" in caplog.text
+
+
+def test_server_that_is_away_is_tried_once_and_its_collections_later(
+    create: Create, engine: Engine, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The store has waited for it already."""
+    sources = [create(), create()]
+    for source in sources:
+        source.index()
+        index(source, engine)
+    copy, unreadable, tried = create(), set[str](), 0
+
+    def fail(*_: object) -> Any:
+        nonlocal tried
+        tried += 1
+        raise VectorStoreUnreachableError("Chroma does not answer")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CourseCollection, "stored_vectors", fail)
+        report = index(copy, engine, embedded_texts=known_to(copy, engine, unreadable=unreadable))
+    assert (report.embedded, tried, unreadable) == (100, 1, set())
+    assert "looks for no more vectors" in caplog.text
 
 
 def test_copies_that_are_embedded_at_the_same_time_are_complete(create: Create, engine: Engine) -> None:

@@ -23,7 +23,7 @@ from tests.maintenance.checks.installation import (
 )
 from tests.support.catalogue import Catalogue
 from tests.support.courses import read_course
-from tests.support.published import publish_row
+from tests.support.published import ANY_GENERATION, publish_row
 from tests.support.snapshots import build
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("intact_course")]
@@ -39,7 +39,7 @@ def save_orphan(snapshots: SnapshotStore, course_id: str) -> None:
 
 
 def file_of(catalogue: Catalogue, snapshots: SnapshotStore, course_id: str) -> Path:
-    path = snapshots.find(course_id, published_content(catalogue, course_id))
+    path = snapshots.find(course_id, published_content(catalogue, course_id), ANY_GENERATION)
     assert path is not None
     return path
 
@@ -71,7 +71,11 @@ def test_unusable_snapshot_is_built_from_the_collection(
     assert "The search app builds it" in finding["advice"]
     assert not finding["repairs"], "nothing is changed without --repair"
     assert doctor("--repair").of("snapshots", "warning")["repairs"] == ["bare: built from its collection"]
-    assert list(snapshots.open("bare", published_content(catalogue, "bare")).chunk_ids) == ["0", "1", "2"]
+    assert list(snapshots.open("bare", published_content(catalogue, "bare"), ANY_GENERATION).chunk_ids) == [
+        "0",
+        "1",
+        "2",
+    ]
     assert not snapshots.is_damaged(file_of(catalogue, snapshots, "bare"))
     assert doctor().problems == []
     assert read_course(catalogue.engine, "bare").embedding_status == "done", "no embedding is needed"
@@ -86,7 +90,7 @@ def test_snapshot_of_unpublished_chunks_is_not_built(
     finding = find_warning("snapshots")
     chroma_collection(store, collection).update(["1"], metadatas=[{"content_hash": "another"}])
     assert "odd could not be repaired" in repair(finding).repairs[0]
-    assert snapshots.find("odd", published_content(catalogue, "odd")) is None
+    assert snapshots.find("odd", published_content(catalogue, "odd"), ANY_GENERATION) is None
 
 
 def test_course_embedded_during_the_check_is_not_reported(
@@ -95,9 +99,11 @@ def test_course_embedded_during_the_check_is_not_reported(
     file_of(catalogue, snapshots, "intact").unlink()
     open_snapshot = SnapshotStore.open
 
-    def open_after_publication(store: SnapshotStore, course_id: str, content: CourseFingerprint) -> CourseSnapshot:
+    def open_after_publication(
+        store: SnapshotStore, course_id: str, content: CourseFingerprint, generation: int
+    ) -> CourseSnapshot:
         publish_row(catalogue.engine, "intact", 2, model_signature(EmbeddingSettings()))
-        return open_snapshot(store, course_id, content)
+        return open_snapshot(store, course_id, content, generation)
 
     monkeypatch.setattr(SnapshotStore, "open", open_after_publication)
     assert doctor().problems == []

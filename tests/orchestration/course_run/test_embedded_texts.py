@@ -109,6 +109,18 @@ def test_courses_of_an_earlier_version_are_recorded_by_the_next_run(
     assert entries(catalogue, course_id) == 3
 
 
+def test_texts_that_the_collection_does_not_have_yet_are_not_recorded(
+    instance: dg.DagsterInstance, resources: Resources, catalogue: Engine, course_id: str
+) -> None:
+    """The course was changed after its publication."""
+    write_course(catalogue, course_id, numbered_texts(course_id))
+    materialize(instance, resources, course_id)
+    forget(catalogue, course_id)
+    write_course(catalogue, course_id, {**numbered_texts(course_id), "new": "A new text."})
+    record_published_texts(CatalogueResource(), NO_CONTEXT, lambda: None)
+    assert entries(catalogue, course_id) == 0
+
+
 def test_recording_stops_at_its_limit_and_no_error_stops_a_run(
     instance: dg.DagsterInstance,
     resources: Resources,

@@ -20,6 +20,7 @@ from retrieval.snapshots.snapshot import CourseSnapshot
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore, directory_name
 from tests.orchestration.ticks import Resources, all_resources, failed_checks, materialize, run_config
 from tests.support.courses import read_course, write_course
+from tests.support.published import ANY_GENERATION
 from tests.support.word_courses import WORDS, prose
 
 pytestmark = pytest.mark.integration
@@ -63,7 +64,7 @@ def store() -> SnapshotStore:
 def published_snapshot(catalogue: Engine, course_id: str) -> CourseSnapshot:
     published = CourseFingerprint.parse(read_course(catalogue, course_id).embedding_fingerprint)
     assert published is not None
-    return store().open(course_id, published)
+    return store().open(course_id, published, ANY_GENERATION)
 
 
 def test_a_course_that_works_passes_and_its_figures_are_numbers(

@@ -42,6 +42,7 @@ from tests.orchestration.ticks import (
     stage_one_tick,
 )
 from tests.support.courses import change_course, numbered_texts, read_course, write_course
+from tests.support.published import ANY_GENERATION
 from tests.support.servers.chroma import chroma_process, has_collection
 from tests.support.servers.foreign_server import foreign_server
 
@@ -130,8 +131,8 @@ def test_what_is_published_has_a_snapshot_before_its_collection_changes(
         snapshots.delete(course_id)
         request_embedding(catalogue, course_id, rebuild=rebuild)
         assert not materialize(instance, all_resources(), course_id).success
-        assert len(snapshots.open(course_id, published)) == 3
-        assert snapshots.open(course_id, published).generation == 1
+        assert len(snapshots.open(course_id, published, ANY_GENERATION)) == 3
+        assert snapshots.open(course_id, published, ANY_GENERATION).generation == 1
 
 
 def test_a_run_after_a_dead_run_embeds_only_the_missing_chunks(

@@ -34,6 +34,7 @@ from tests.orchestration.ticks import (
     run_config,
 )
 from tests.support.courses import numbered_texts, read_course, write_course
+from tests.support.published import ANY_GENERATION
 from tests.support.snapshots import build
 
 pytestmark = pytest.mark.integration
@@ -64,10 +65,10 @@ def published(catalogue: Engine, course_id: str) -> CourseFingerprint:
 
 def published_snapshot(catalogue: Engine, store: SnapshotStore, course_id: str) -> CourseSnapshot:
     """What a search reads. Asserts that its file is not damaged."""
-    path = store.find(course_id, published(catalogue, course_id))
+    path = store.find(course_id, published(catalogue, course_id), ANY_GENERATION)
     assert path is not None
     assert not store.is_damaged(path)
-    return store.open(course_id, published(catalogue, course_id))
+    return store.open(course_id, published(catalogue, course_id), ANY_GENERATION)
 
 
 @pytest.fixture
@@ -170,7 +171,7 @@ def replace_by_another(file: Path) -> None:
     store = SnapshotStore(SnapshotSettings())
     built = build({"1": "text"}, course_id="another")
     store.save("another", built)
-    path = store.find("another", built.fingerprint)
+    path = store.find("another", built.fingerprint, ANY_GENERATION)
     assert path is not None
     path.replace(file)
 
@@ -407,5 +408,5 @@ def test_two_runs_can_write_the_same_snapshot(
             store, course_id, content, collection, generation=generation, keep=False, on_page=lambda: None
         )
         assert (report.complete, report.stored) == (True, 3)
-    store.keep_only(course_id, content)
+    store.keep_only(course_id, content, ANY_GENERATION)
     assert published_snapshot(catalogue, store, course_id).generation == 3

@@ -14,7 +14,7 @@ from retrieval.bm25 import Bm25, postings_as_arrays
 from retrieval.search import Method, Query, SearchOptions, search_snapshot
 from retrieval.snapshots.build import build_snapshot
 from retrieval.snapshots.store import SnapshotStore
-from tests.support.published import MODEL, SIGNATURE, records_of
+from tests.support.published import ANY_GENERATION, MODEL, SIGNATURE, records_of
 
 TEXTS = ["copper wire", "solder", "", "快速排序", "Copper number 5.", "solder", "drill"]
 
@@ -35,7 +35,7 @@ def test_snapshot_contains_what_the_collection_contains(
     assert built.fingerprint == fingerprint
     assert built.is_of(fingerprint)
     store.save(course_id, built)
-    for snapshot in (built.in_memory(), store.open(course_id, fingerprint)):
+    for snapshot in (built.in_memory(), store.open(course_id, fingerprint, ANY_GENERATION)):
         assert (snapshot.info, snapshot.generation) == (collection.info, 7)
         assert list(snapshot.chunk_ids) == [record.chunk_id for record in records]
         assert list(snapshot.texts) == TEXTS
@@ -79,11 +79,11 @@ def test_snapshot_that_is_built_again_is_the_same_file(
     collection = vector_store.create(CollectionInfo(course_id, MODEL, SIGNATURE))
     collection.upsert(records, vectors)
     store.save(course_id, build_snapshot(collection, 1))
-    first = store.find(course_id, fingerprint)
+    first = store.find(course_id, fingerprint, ANY_GENERATION)
     store.delete(course_id)
     collection.upsert(records[::-1], vectors[::-1])
     store.save(course_id, build_snapshot(collection, 1))
-    assert store.find(course_id, fingerprint) == first
+    assert store.find(course_id, fingerprint, ANY_GENERATION) == first
 
 
 @pytest.mark.integration

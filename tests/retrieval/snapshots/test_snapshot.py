@@ -14,6 +14,7 @@ from retrieval.cosines import one_thread_per_product
 from retrieval.filters import PLAIN_FIELDS, parse_filter
 from retrieval.snapshots.snapshot import CourseSnapshot
 from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
+from tests.support.published import ANY_GENERATION
 from tests.support.snapshots import QUERY_VECTOR, build, fingerprint, make_snapshot
 
 values = st.sampled_from([None, "1", "2", 2, "", "课", True, 1.5])
@@ -23,7 +24,7 @@ chunk_metadata = st.fixed_dictionaries({}, optional=dict.fromkeys(PLAIN_FIELDS, 
 def mapped(tmp_path: Path, texts: dict[str, str], metadata: dict[str, dict[str, Any]]) -> CourseSnapshot:
     store = SnapshotStore(SnapshotSettings(snapshot_dir=tmp_path / "snapshots"))
     store.save("c", build(texts, metadata=metadata))
-    return store.open("c", fingerprint(texts))
+    return store.open("c", fingerprint(texts), ANY_GENERATION)
 
 
 @pytest.mark.parametrize("is_mapped", [False, True])

@@ -34,6 +34,7 @@ from retrieval.snapshots.store import (
     SnapshotStoreError,
     directory_name,
 )
+from tests.support.published import ANY_GENERATION
 from tests.support.snapshots import build, fingerprint, query
 
 UNUSUAL_IDS = ("1", "a/b", "..", "课程", "x" * 300, "/" * 80, "x" * 600, "a\0b", "A", "a", ".", "a b\n", "%2F")
@@ -47,7 +48,7 @@ def files(root: Path) -> set[str]:
 
 
 def path_of(store: SnapshotStore, course_id: str = "1", published: CourseFingerprint = OLD.fingerprint) -> Path:
-    path = store.find(course_id, published)
+    path = store.find(course_id, published, ANY_GENERATION)
     assert path is not None
     return path
 
@@ -68,14 +69,14 @@ def damage(path: Path) -> None:
 def test_saved_snapshot_is_opened_for_any_course_id(store: SnapshotStore, root: Path, course_id: str) -> None:
     store.save(course_id, OLD)
     store.save("another", NEW)
-    snapshot = store.open(course_id, OLD.fingerprint)
+    snapshot = store.open(course_id, OLD.fingerprint, ANY_GENERATION)
     assert (snapshot.info.course_id, snapshot.info.model_name, snapshot.generation) == (course_id, "model", 1)
     assert list(snapshot.texts) == ["copper"]
     assert directory_name(course_id) in store.directories()
     assert {path.split("/")[0] for path in files(root)} == {directory_name(name) for name in (course_id, "another")}
     store.delete(course_id)
     assert store.directories() == ["course_another"]
-    assert store.find(course_id, OLD.fingerprint) is None
+    assert store.find(course_id, OLD.fingerprint, ANY_GENERATION) is None
 
 
 def test_directory_names_are_unique() -> None:
@@ -100,13 +101,13 @@ def test_each_content_has_a_separate_file(store: SnapshotStore) -> None:
     before = path_of(store).read_bytes()
     store.save("1", NEW)
     assert path_of(store).read_bytes() == before
-    assert [len(store.open("1", built.fingerprint)) for built in (OLD, NEW)] == [1, 2]
+    assert [len(store.open("1", built.fingerprint, ANY_GENERATION)) for built in (OLD, NEW)] == [1, 2]
 
 
 def test_each_model_has_a_separate_file(store: SnapshotStore) -> None:
     store.save("1", OLD)
     with pytest.raises(SnapshotError, match="There is no snapshot"):
-        store.open("1", replace(OLD.fingerprint, model="another"))
+        store.open("1", replace(OLD.fingerprint, model="another"), ANY_GENERATION)
 
 
 @pytest.mark.parametrize("constant", ["_FORMAT", "ANALYSIS_VERSION"])
@@ -116,11 +117,11 @@ def test_file_of_another_version_is_not_opened_but_may_be_superseded(
     store.save("1", OLD)
     monkeypatch.setattr(store_module, constant, 99)
     with pytest.raises(SnapshotError, match="There is no snapshot"):
-        store.open("1", OLD.fingerprint)
+        store.open("1", OLD.fingerprint, ANY_GENERATION)
     store.save("1", OLD)
-    store.keep_only("1", OLD.fingerprint)
+    store.keep_only("1", OLD.fingerprint, ANY_GENERATION)
     monkeypatch.undo()
-    assert store.find("1", OLD.fingerprint) is None
+    assert store.find("1", OLD.fingerprint, ANY_GENERATION) is None
 
 
 @pytest.mark.parametrize(("constant", "answers"), [("_FORMAT", False), ("ANALYSIS_VERSION", True)])
@@ -136,7 +137,7 @@ def test_older_file_answers_after_a_change_of_the_analyser_but_not_of_the_format
 def test_snapshot_that_is_saved_twice_is_one_file(store: SnapshotStore, root: Path) -> None:
     """A run and an app may both write it."""
     store.save("1", OLD)
-    opened = store.open("1", OLD.fingerprint)
+    opened = store.open("1", OLD.fingerprint, ANY_GENERATION)
     store.save("1", OLD)
     assert len(files(root)) == 1
     assert list(opened.texts) == ["copper"]
@@ -144,7 +145,7 @@ def test_snapshot_that_is_saved_twice_is_one_file(store: SnapshotStore, root: Pa
 
 def test_missing_snapshot_is_an_error(store: SnapshotStore) -> None:
     with pytest.raises(SnapshotError, match=r"There is no snapshot in .*course_1"):
-        store.open("1", OLD.fingerprint)
+        store.open("1", OLD.fingerprint, ANY_GENERATION)
     assert store.open_latest("1", 9) is None
 
 
@@ -176,11 +177,11 @@ class TestUnusableFiles:
         path = path_of(store)
         path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
         with pytest.raises(SnapshotError, match="is not a snapshot of this version"):
-            store.open("1", OLD.fingerprint)
+            store.open("1", OLD.fingerprint, ANY_GENERATION)
         assert store.open_latest("1", 9) is None
         assert store.is_damaged(path)
         store.save("1", OLD)
-        assert len(store.open("1", OLD.fingerprint)) == 1
+        assert len(store.open("1", OLD.fingerprint, ANY_GENERATION)) == 1
 
     def test_foreign_file(self, store: SnapshotStore) -> None:
         store.save("1", OLD)
@@ -193,24 +194,25 @@ class TestUnusableFiles:
         for arrays in foreign:
             save_file(arrays, path)
             with pytest.raises(SnapshotError, match="is not a snapshot of this version"):
-                store.open("1", OLD.fingerprint)
+                store.open("1", OLD.fingerprint, ANY_GENERATION)
 
     def test_file_without_some_array(self, store: SnapshotStore) -> None:
         for name in OLD.arrays:
             arrays = {other: array for other, array in OLD.arrays.items() if other != name}
             store.save("1", replace(OLD, arrays=arrays))
             with pytest.raises(SnapshotError, match="is not a snapshot of this version"):
-                store.open("1", OLD.fingerprint)
+                store.open("1", OLD.fingerprint, ANY_GENERATION)
             store.delete("1")
 
     def test_file_of_another_course_or_content(self, store: SnapshotStore) -> None:
         store.save("1", OLD)
         store.save("1", NEW)
         store.save("2", OLD)
+        path = path_of(store)
         for other in (path_of(store, "1", NEW.fingerprint), path_of(store, "2")):
-            path_of(store).write_bytes(other.read_bytes())
+            path.write_bytes(other.read_bytes())
             with pytest.raises(SnapshotError, match=r"is of course [12] or of another content"):
-                store.open("1", OLD.fingerprint)
+                store.open("1", OLD.fingerprint, ANY_GENERATION)
 
     def test_directory_with_the_name_of_a_file(self, store: SnapshotStore) -> None:
         store.save("1", OLD)
@@ -218,7 +220,7 @@ class TestUnusableFiles:
         path.unlink()
         path.mkdir()
         with pytest.raises(SnapshotError, match="is not a snapshot of this version"):
-            store.open("1", OLD.fingerprint)
+            store.open("1", OLD.fingerprint, ANY_GENERATION)
 
     @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(st.integers(0, 2**32))
@@ -237,7 +239,7 @@ class TestUnusableFiles:
         path.write_bytes(content)
         assert store.is_damaged(path) == is_changed
         try:
-            snapshot = store.open("1", built.fingerprint)
+            snapshot = store.open("1", built.fingerprint, ANY_GENERATION)
         except SnapshotError:
             return
         with np.errstate(all="ignore"), pytest.MonkeyPatch.context() as patch:
@@ -258,8 +260,8 @@ def test_damaged_file_is_deleted_after_it_was_opened(
     store.save("2", OLD)
     damage(path_of(store))
     assert not store.delete_damaged(), "no file was opened"
-    damaged = store.open("1", OLD.fingerprint)
-    store.open("2", OLD.fingerprint)
+    damaged = store.open("1", OLD.fingerprint, ANY_GENERATION)
+    store.open("2", OLD.fingerprint, ANY_GENERATION)
     caplog.set_level(logging.ERROR)
     assert store.delete_damaged()
     assert "course_1" in caplog.text
@@ -282,12 +284,12 @@ def test_file_is_verified_once_and_again_after_it_was_damaged(
     for _ in range(2):
         store.save("1", OLD)
         damage(path_of(store))
-        store.open("1", OLD.fingerprint)
+        store.open("1", OLD.fingerprint, ANY_GENERATION)
         assert store.delete_damaged()
     assert len(read) == 2
     store.save("1", OLD)
     for _ in range(2):
-        store.open("1", OLD.fingerprint)
+        store.open("1", OLD.fingerprint, ANY_GENERATION)
         assert not store.delete_damaged()
     assert len(read) == 3
 
@@ -295,7 +297,7 @@ def test_file_is_verified_once_and_again_after_it_was_damaged(
 def test_file_that_was_deleted_meanwhile_is_not_damaged(store: SnapshotStore) -> None:
     store.save("1", OLD)
     path = path_of(store)
-    store.open("1", OLD.fingerprint)
+    store.open("1", OLD.fingerprint, ANY_GENERATION)
     store.delete("1")
     assert not store.is_damaged(path)
     assert not store.delete_damaged()
@@ -303,7 +305,7 @@ def test_file_that_was_deleted_meanwhile_is_not_damaged(store: SnapshotStore) ->
 
 def test_file_that_cannot_be_verified_is_an_error(store: SnapshotStore, monkeypatch: pytest.MonkeyPatch) -> None:
     store.save("1", OLD)
-    store.open("1", OLD.fingerprint)
+    store.open("1", OLD.fingerprint, ANY_GENERATION)
 
     def fail(_: Path) -> str:
         raise PermissionError("Permission denied")
@@ -321,16 +323,16 @@ def test_keep_only_deletes_other_snapshots_and_temporary_files(store: SnapshotSt
         (root / "course_1" / leftover).touch()
     (root / "course_1" / "notes.txt").touch()
     kept, other = path_of(store, "1", NEW.fingerprint), path_of(store, "2")
-    opened = store.open("1", OLD.fingerprint)
-    store.keep_only("1", NEW.fingerprint)
+    opened = store.open("1", OLD.fingerprint, ANY_GENERATION)
+    store.keep_only("1", NEW.fingerprint, ANY_GENERATION)
     assert files(root) == {str(path.relative_to(root)) for path in (kept, other, root / "course_1" / "notes.txt")}
     assert list(opened.texts) == ["copper"], "a deleted file can still be read"
-    store.keep_only("unknown", NEW.fingerprint)
+    store.keep_only("unknown", NEW.fingerprint, ANY_GENERATION)
 
 
 def test_keep_only_deletes_nothing_if_there_is_no_such_snapshot(store: SnapshotStore, root: Path) -> None:
     store.save("1", OLD)
-    store.keep_only("1", NEW.fingerprint)
+    store.keep_only("1", NEW.fingerprint, ANY_GENERATION)
     assert len(files(root)) == 1
 
 
@@ -340,11 +342,32 @@ def test_keep_only_may_keep_newer_snapshots(store: SnapshotStore) -> None:
     for age, built in ((200, oldest), (100, OLD), (0, NEW)):
         store.save("1", built)
         make_older(path_of(store, "1", built.fingerprint), age)
-    store.keep_only("1", OLD.fingerprint, keep_newer=True)
-    found = [store.find("1", built.fingerprint) is not None for built in (oldest, OLD, NEW)]
+    store.keep_only("1", OLD.fingerprint, ANY_GENERATION, keep_newer=True)
+    found = [store.find("1", built.fingerprint, ANY_GENERATION) is not None for built in (oldest, OLD, NEW)]
     assert found == [False, True, True]
-    store.keep_only("1", OLD.fingerprint)
-    assert store.find("1", NEW.fingerprint) is None
+    store.keep_only("1", OLD.fingerprint, ANY_GENERATION)
+    assert store.find("1", NEW.fingerprint, ANY_GENERATION) is None
+
+
+def test_file_of_a_generation_that_is_not_published_is_neither_opened_nor_kept_instead(
+    store: SnapshotStore, root: Path
+) -> None:
+    """A rebuild writes it. Its content is the same, but its vectors may be wrong."""
+    store.save("1", OLD)
+    published = path_of(store)
+    make_older(published)
+    store.save("1", replace(OLD, generation=2))
+    assert store.open("1", OLD.fingerprint, 1).generation == 1
+    assert store.find("1", OLD.fingerprint, 1) == published
+    store.keep_only("1", OLD.fingerprint, 1, keep_newer=True)
+    assert len(files(root)) == 2
+    store.discard("1", 2)
+    assert list(published.parent.iterdir()) == [published]
+    published.unlink()
+    store.save("1", replace(OLD, generation=2))
+    assert store.find("1", OLD.fingerprint, 1) is None
+    with pytest.raises(SnapshotError, match="There is no snapshot"):
+        store.open("1", OLD.fingerprint, 1)
 
 
 def test_keep_only_keeps_the_newest_file_of_one_content(store: SnapshotStore, root: Path) -> None:
@@ -353,10 +376,10 @@ def test_keep_only_keeps_the_newest_file_of_one_content(store: SnapshotStore, ro
     make_older(path_of(store))
     store.save("1", replace(OLD, generation=2))
     assert len(files(root)) == 2
-    assert store.open("1", OLD.fingerprint).generation == 2
-    store.keep_only("1", OLD.fingerprint)
+    assert store.open("1", OLD.fingerprint, ANY_GENERATION).generation == 2
+    store.keep_only("1", OLD.fingerprint, ANY_GENERATION)
     assert len(files(root)) == 1
-    assert store.open("1", OLD.fingerprint).generation == 2
+    assert store.open("1", OLD.fingerprint, ANY_GENERATION).generation == 2
 
 
 def test_delete_removes_all_files_of_a_course(store: SnapshotStore, root: Path) -> None:
@@ -389,7 +412,7 @@ def test_store_without_directory_is_empty(store: SnapshotStore) -> None:
     assert store.directories() == []
     assert store.open_latest("1", 9) is None
     store.delete("1")
-    store.keep_only("1", OLD.fingerprint)
+    store.keep_only("1", OLD.fingerprint, ANY_GENERATION)
 
 
 def test_errors_name_the_cause(store: SnapshotStore, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +440,7 @@ def test_failed_save_leaves_nothing_behind(
     with pytest.raises(SnapshotStoreError, match=r"No space left on device. Check the free disk space"):
         store.save("1", NEW)
     assert files(root) == before
-    assert len(store.open("1", OLD.fingerprint)) == 1
+    assert len(store.open("1", OLD.fingerprint, ANY_GENERATION)) == 1
 
 
 def test_directory_that_cannot_be_read_is_like_a_missing_one(
@@ -431,7 +454,7 @@ def test_directory_that_cannot_be_read_is_like_a_missing_one(
 
     monkeypatch.setattr(Path, "iterdir", fail)
     with pytest.raises(SnapshotError, match="There is no snapshot"):
-        store.open("1", OLD.fingerprint)
+        store.open("1", OLD.fingerprint, ANY_GENERATION)
     assert store.open_latest("1", 9) is None
     with pytest.raises(SnapshotStoreError, match="Permission denied"):
         store.delete("1")
@@ -441,26 +464,36 @@ def test_file_that_another_process_deletes_meanwhile_is_no_error(
     store: SnapshotStore, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store.save("1", OLD)
-    find = store.find
+    find, files = store.find, store_module._files
 
-    def find_and_delete(course_id: str, published: CourseFingerprint) -> Path | None:
-        path = find(course_id, published)
+    def delete() -> None:
         for each in (root / "course_1").iterdir():
             each.unlink()
+
+    def find_and_delete(course_id: str, published: CourseFingerprint, generation: int) -> Path | None:
+        path = find(course_id, published, generation)
+        delete()
         return path
 
-    monkeypatch.setattr(store, "find", find_and_delete)
-    store.keep_only("1", OLD.fingerprint, keep_newer=True)
+    def list_and_delete(directory: Path) -> list[Path]:
+        paths = files(directory)
+        delete()
+        return paths
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "find", find_and_delete)
+        store.keep_only("1", OLD.fingerprint, ANY_GENERATION, keep_newer=True)
     store.save("1", OLD)
+    monkeypatch.setattr(store_module, "_files", list_and_delete)
     with pytest.raises(SnapshotError, match="is not a snapshot of this version"):
-        store.open("1", OLD.fingerprint)
+        store.open("1", OLD.fingerprint, ANY_GENERATION)
 
 
 def _replace_and_delete(root: Path, built: BuiltSnapshot, stop: Event) -> None:
     store = SnapshotStore(SnapshotSettings(snapshot_dir=root))
     while not stop.is_set():
         store.save("1", built)
-        store.keep_only("1", built.fingerprint)
+        store.keep_only("1", built.fingerprint, ANY_GENERATION)
         store.delete("1")
 
 
@@ -476,7 +509,7 @@ def test_snapshots_are_opened_while_other_processes_replace_and_delete_them(stor
         while opened < 10 and time.monotonic() < deadline:
             for built, texts in ((OLD, OLD_TEXTS), (NEW, NEW_TEXTS)):
                 try:
-                    snapshot = store.open("1", built.fingerprint)
+                    snapshot = store.open("1", built.fingerprint, ANY_GENERATION)
                 except SnapshotError:
                     continue
                 opened += 1
@@ -507,7 +540,7 @@ def test_file_of_a_killed_writer_is_deleted(store: SnapshotStore, root: Path) ->
     os.kill(process.pid, signal.SIGKILL)
     process.join()
     assert set((root / "course_1").iterdir()) > kept
-    store.keep_only("1", OLD.fingerprint)
+    store.keep_only("1", OLD.fingerprint, ANY_GENERATION)
     assert set((root / "course_1").iterdir()) == kept
 
 

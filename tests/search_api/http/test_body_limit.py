@@ -1,10 +1,12 @@
 """The limit on request bodies, with a Content-Length header and in chunked encoding."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
 from starlette.testclient import TestClient
 
+from search_api.http.json_route import MAX_SEPARATORS
 from tests.search_api.app_harness import AppHarness
 
 JSON = {"content-type": "application/json"}
@@ -44,3 +46,18 @@ def test_invalid_content_length_is_ignored(limited: TestClient, length: bytes) -
 
 def test_default_limit_is_16_mib(client: TestClient) -> None:
     assert client.post("/embed", content=b" " * (16 * 1024 * 1024 + 1), headers=JSON).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/courses/c/search", "/search", "/embed", "/v1/embeddings"])
+def test_body_of_very_many_values_is_refused_before_it_is_parsed(client: TestClient, path: str) -> None:
+    """Parsing it would stop all other requests for seconds."""
+    content = b'{"filters": [' + b"{}," * (MAX_SEPARATORS // 2) + b"{}]}"
+    response = client.post(path, content=content, headers=JSON)
+    error = response.json()["error"]
+    assert (response.status_code, error["code"]) == (413, "request_too_large")
+    assert "500,000 commas and brackets" in error["message"]
+
+
+def test_long_text_is_no_body_of_many_values(client: TestClient) -> None:
+    content = json.dumps({"texts": ["one, two, " * 100_000]})
+    assert client.post("/embed", content=content, headers=JSON).status_code == 200

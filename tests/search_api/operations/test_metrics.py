@@ -37,6 +37,7 @@ from search_api.services import ModelServices, open_embedding
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness, StubEmbedder
 from tests.support import snapshots
 from tests.support.product import wait_until
+from tests.support.published import ANY_GENERATION
 
 REQUESTS = "course_search_http_request_duration_seconds_count"
 
@@ -313,9 +314,9 @@ def test_mapped_snapshots_are_measured(tmp_path: Path) -> None:
     store.save("c", built)
     course = built.fingerprint
     assert store.mapped() == (0, 0)
-    opened = [store.open("c", course) for _ in range(2)]
+    opened = [store.open("c", course, ANY_GENERATION) for _ in range(2)]
     number, size = store.mapped()
-    path = store.find("c", course)
+    path = store.find("c", course, ANY_GENERATION)
     assert path is not None
     assert (number, size <= 2 * path.stat().st_size, size > 0) == (2, True, True)
     del opened
