@@ -17,7 +17,7 @@ CONSTRAINTS = dict(
     line.split("==") for line in (ROOT / "constraints.txt").read_text("utf-8").splitlines() if "==" in line
 )
 VERSION: str = PROJECT["project"]["version"]
-OF_OTHERS = {"PYTHONUNBUFFERED", "PATH", "HOME", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR"}
+OF_OTHERS = {"PYTHONUNBUFFERED", "PATH", "HOME", "PIP_DISABLE_PIP_VERSION_CHECK", "PIP_NO_CACHE_DIR", "SQLITE_TMPDIR"}
 """Variables that are no settings."""
 DIRECTORIES = {
     name.upper()

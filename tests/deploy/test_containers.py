@@ -72,7 +72,7 @@ def test_everything_that_the_product_writes_is_in_a_directory_of_its_user() -> N
         path = IMAGE_ENV[name]
         assert path in created or str(Path(path).parent) in created, name
     mounted = {mount.split(":")[1] for service in OURS.values() for mount in service.get("volumes", ())}
-    assert created == mounted, "each has a volume"
+    assert created == mounted - {"/tmp"}, "each has a volume"
 
 
 def test_the_build_sees_the_sources_and_nothing_else() -> None:
@@ -93,6 +93,41 @@ def test_the_build_sees_the_sources_and_nothing_else() -> None:
 def test_compose_file_has_the_format() -> None:
     schema = json.loads((files("check_jsonschema") / "builtin_schemas/vendor/compose-spec.json").read_text("utf-8"))
     assert [error.message for error in Draft7Validator(schema).iter_errors(COMPOSE)] == []
+
+
+def test_configs_are_files() -> None:
+    """Compose refuses other ones in a service whose file system is read-only."""
+    for config in COMPOSE["configs"].values():
+        assert config.keys() == {"file"}
+        path = config["file"].replace("${DAGSTER_INSTANCE:-dagster-postgres}", "dagster-postgres")
+        assert (DEPLOY / path).is_file()
+
+
+def test_settings_reach_all_containers() -> None:
+    for service in OURS.values():
+        assert service["env_file"] == [{"path": "settings.env", "required": False}]
+    assert "deploy/settings.env" in (DEPLOY / "env.example").read_text("utf-8")
+    assert "/deploy/settings.env" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+
+
+def test_chroma_has_what_its_commands_need() -> None:
+    """`backup`, `restore` and `forget` run in its container. A restore renames the directory of Chroma."""
+    chroma = SERVICES["chroma"]
+    volumes = {mount.partition(":")[2] for mount in chroma["volumes"]}
+    directory = Path(IMAGE_ENV["CHROMA_DB_DIR"])
+    assert volumes == {str(directory.parent), IMAGE_ENV["SNAPSHOT_DIR"], IMAGE_ENV["BACKUP_DIR"]}
+    assert chroma["environment"]["SQLITE_TMPDIR"] in volumes, "not in memory"
+    assert IMAGE_ENV["DAGSTER_HOME"] in {mount.partition(":")[0] for mount in chroma["tmpfs"]}, "for a lock"
+
+
+def test_web_server_reaches_the_sockets_of_the_daemon() -> None:
+    """It ends a run by a socket in the daemon's temporary directory."""
+    for name in ("daemon", "webserver"):
+        assert "tmp:/tmp" in SERVICES[name]["volumes"]
+        assert SERVICES[name]["tmpfs"] == []
+    options = COMPOSE["volumes"]["tmp"]["driver_opts"]
+    assert options["type"] == "tmpfs"
+    assert {"uid=10001", "gid=10001", "noexec", "nosuid", "nodev"} <= set(options["o"].split(","))
 
 
 @services

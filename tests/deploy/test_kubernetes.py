@@ -1,9 +1,14 @@
 """The Kubernetes manifests and the values of Dagster's chart: valid, confined, and about what exists."""
 
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import kubernetes_validate
 import pytest
 import yaml
@@ -12,6 +17,7 @@ from dagster_k8s.job import UserDefinedDagsterK8sConfig
 from cli.all_settings import ALL_SETTINGS
 from search_api.openapi import openapi_document
 from tests.deploy.programs import CONSTRAINTS, DEPLOY, DIRECTORIES, ROOT, VERSION, require_command, require_settings
+from tests.docs.pages import Page
 
 KUBERNETES = DEPLOY / "kubernetes"
 KUSTOMIZATION: dict[str, Any] = yaml.safe_load((KUBERNETES / "kustomization.yaml").read_text("utf-8"))
@@ -27,6 +33,7 @@ CLIENT = {"course-search/chroma": "client"}
 CONFINED = {"allowPrivilegeEscalation": False, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}}
 PROGRAMS = {"course-search", "python"}
 SECRETS = {"DATABASE_URL", "DAGSTER_POSTGRES_URL", "INTERNAL_TOKEN", "EMBEDDING_SERVICE_TOKEN"}
+KUBECTL = shutil.which("kubectl")
 PATHS = {*re.findall(r'"(/[a-z]+)": \{', openapi_document()), "/api/v2/heartbeat"}
 
 
@@ -134,8 +141,7 @@ def test_values_of_the_chart_are_of_this_version() -> None:
 def test_instance_of_the_chart_is_like_ours() -> None:
     ours = yaml.safe_load((ROOT / "orchestration/instance/dagster-postgres.yaml").read_text("utf-8"))
     theirs = VALUES["additionalInstanceConfig"]
-    assert VALUES["dagsterDaemon"]["runCoordinator"] == {"enabled": False}, "Dagster refuses it beside `concurrency`"
-    assert theirs["run_queue"] == ours["run_queue"]
+    assert VALUES["dagsterDaemon"]["runCoordinator"]["config"]["customRunCoordinator"]["config"] == ours["run_queue"]
     runs, our_runs = theirs["concurrency"]["runs"], ours["concurrency"]["runs"]
     assert runs["tag_concurrency_limits"] == our_runs["tag_concurrency_limits"]
     assert theirs["concurrency"]["pools"]["granularity"] == ours["concurrency"]["pools"]["granularity"]
@@ -143,6 +149,36 @@ def test_instance_of_the_chart_is_like_ours() -> None:
     assert runs["max_concurrent_runs"] > int(limit), "uploaded files are read meanwhile"
     assert VALUES["dagsterDaemon"]["runMonitoring"]["enabled"] is ours["run_monitoring"]["enabled"] is True
     assert VALUES["retention"]["sensor"]["purgeAfterDays"] == ours["retention"]["sensor"]["purge_after_days"]
+
+
+def test_dagster_accepts_the_instance_of_the_chart(tmp_path: Path) -> None:
+    """The chart writes a `run_coordinator` in any case; without ours, one that has no queue."""
+    coordinator = VALUES["dagsterDaemon"]["runCoordinator"]
+    custom = coordinator["enabled"] and coordinator["type"] == "CustomRunCoordinator"
+    of_chart = {
+        "run_coordinator": coordinator["config"]["customRunCoordinator"]
+        if custom
+        else {
+            "module": "dagster._core.run_coordinator.sync_in_memory_run_coordinator",
+            "class": "SyncInMemoryRunCoordinator",
+        },
+        "telemetry": VALUES["telemetry"],
+    }
+    additional = VALUES["additionalInstanceConfig"]
+    assert not of_chart.keys() & additional.keys()
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump(of_chart | additional))
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        queue = instance.get_concurrency_config().run_queue_config
+    assert queue
+    assert queue.max_concurrent_runs == additional["concurrency"]["runs"]["max_concurrent_runs"]
+
+
+def test_port_of_the_web_server_needs_no_privilege() -> None:
+    """The chart lets the web server listen on the port of its service."""
+    webserver = VALUES["dagsterWebserver"]
+    port = webserver["service"]["port"]
+    assert port > 1023
+    assert webserver["readinessProbe"]["httpGet"]["port"] == port
 
 
 @pytest.mark.parametrize("values", [VALUES, GPU_VALUES], ids=["values", "gpu"])
@@ -153,6 +189,41 @@ def test_pods_of_runs_have_the_format(values: dict[str, Any]) -> None:
         {snake[name]: part for name, part in config.items()}
     )
     require_settings([variable["name"] for variable in config["containerConfig"].get("env", ())])
+
+
+def test_a_new_pod_does_not_wait_for_the_gpu_of_an_old_one() -> None:
+    spec = named("Deployment", "embedding")["spec"]
+    assert "nvidia.com/gpu" in spec["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert spec["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+def test_chroma_has_what_its_commands_need() -> None:
+    """`backup`, `restore` and `forget` run in its container. A restore renames the directory of Chroma."""
+    [container] = named("StatefulSet", "chroma")["spec"]["template"]["spec"]["containers"]
+    mounts = {mount["mountPath"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+    assert mounts == dict.fromkeys(
+        ("/data/chroma", "/data/files", "/data/snapshots", "/data/dagster", "/tmp"),
+        False,
+    )
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert environment["CHROMA_URL"] == f"http://127.0.0.1:{container['command'][-1]}", "whatever the NetworkPolicy"
+    assert environment["SQLITE_TMPDIR"] == "/data/chroma"
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is missing")
+def test_pod_of_chroma_runs_without_the_server_for_a_restore(tmp_path: Path) -> None:
+    assert KUBECTL
+    [words] = [words for words in Page("docs/guides/backup.md").commands if "patch" in words]
+    manifest = tmp_path / "chroma.json"
+    manifest.write_text(json.dumps(named("StatefulSet", "chroma")))
+    patch = words[words.index("--patch") :]
+    command = [KUBECTL, "patch", "--local", "--filename", str(manifest), "--output", "json", *patch]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    [before] = named("StatefulSet", "chroma")["spec"]["template"]["spec"]["containers"]
+    [after] = json.loads(done.stdout)["spec"]["template"]["spec"]["containers"]
+    probes = ("startupProbe", "readinessProbe", "livenessProbe")
+    expected = {name: value for name, value in before.items() if name not in probes}
+    assert after == {**expected, "command": ["sleep", "infinity"]}
 
 
 def test_volumes_are_claimed() -> None:

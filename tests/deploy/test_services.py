@@ -10,7 +10,7 @@ import pytest
 
 from cli.processes import KILLED_SECONDS, STOP_SECONDS
 from tests.deploy.programs import DEPLOY, require_command, require_settings, without_directory
-from tests.docs.pages import commands_in
+from tests.docs.pages import Page, commands_in
 
 UNITS = sorted((DEPLOY / "systemd").glob("*.service"))
 SYSTEMD_ANALYZE = shutil.which("systemd-analyze")
@@ -51,6 +51,24 @@ def test_there_is_time_to_stop_everything() -> None:
     text = (DEPLOY / "systemd" / "course-search@.service").read_text("utf-8")
     seconds = float(re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE)[0])
     assert seconds >= 5 * STOP_SECONDS + KILLED_SECONDS
+
+
+def test_web_server_reaches_the_sockets_of_the_daemon() -> None:
+    """It ends a run by a socket in the daemon's temporary directory."""
+    daemon, webserver = (f"course-search-{name}.service" for name in ("daemon", "webserver"))
+    for unit, other in ((daemon, webserver), (webserver, daemon)):
+        text = (DEPLOY / "systemd" / unit).read_text("utf-8")
+        assert f"\nJoinsNamespaceOf={other}\n" in text.partition("[Service]")[0]
+        assert "\nPrivateTmp=yes\n" in text, "without it, the line above has no effect"
+
+
+def test_guide_starts_the_parts_of_the_procfile() -> None:
+    names = {line.partition(":")[0] for line in (DEPLOY / "Procfile").read_text("utf-8").splitlines()}
+    first, second = [words for words in Page("docs/guides/deployment.md").commands if words[0] == "honcho"]
+    start = ["honcho", "--procfile", "deploy/Procfile", "start"]
+    assert first == [*start, "release"]
+    assert second[:4] == start
+    assert set(second[4:]) == names - {"release"}
 
 
 def test_procfile_runs_what_exists() -> None:

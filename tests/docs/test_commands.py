@@ -24,7 +24,7 @@ TARGETS = set(re.findall(r"^([a-z-]+):.*## ", (ROOT / "Makefile").read_text("utf
 API: dict[str, Any] = json.loads(openapi_document())
 OTHER_PATHS = {"/", "/docs", "/metrics", "/mcp", "/openapi.json"}
 OF_OTHERS = {
-    *("cd", "cp", "rm", "mkdir", "echo", "printf", "sed", "head", "df", "git", "pip", "promtool"),
+    *("cd", "cp", "rm", "mkdir", "echo", "printf", "sed", "head", "df", "git", "pip", "promtool", "honcho"),
     *("dagster-webserver", ".venv/bin/python", "/opt/course-search/bin/pip"),
     *("docker", "helm", "kubectl", "install", "ln", "systemctl", "systemd-run", "systemd-sysusers"),
 }
