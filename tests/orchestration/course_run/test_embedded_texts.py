@@ -8,8 +8,8 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine
 
+from embedding.model_settings import EmbeddingSettings
 from embedding.vector_store.collections import VectorStore
-from models.context import NO_CONTEXT
 from models.counters import read
 from models.database import DatabaseUnavailableError, transaction
 from models.embedded_texts import count_texts, delete_texts
@@ -117,7 +117,7 @@ def test_texts_that_the_collection_does_not_have_yet_are_not_recorded(
     materialize(instance, resources, course_id)
     forget(catalogue, course_id)
     write_course(catalogue, course_id, {**numbered_texts(course_id), "new": "A new text."})
-    record_published_texts(CatalogueResource(), NO_CONTEXT, lambda: None)
+    record_published_texts(CatalogueResource(), EmbeddingSettings().context, lambda: None)
     assert entries(catalogue, course_id) == 0
 
 
@@ -132,7 +132,7 @@ def test_recording_stops_at_its_limit_and_no_error_stops_a_run(
     write_course(catalogue, course_id, numbered_texts(course_id))
     materialize(instance, resources, course_id)
     forget(catalogue, course_id)
-    record = partial(record_published_texts, CatalogueResource(), NO_CONTEXT, lambda: None)
+    record = partial(record_published_texts, CatalogueResource(), EmbeddingSettings().context, lambda: None)
     with monkeypatch.context() as patch:
         patch.setattr(published_texts, "RECORDING_SECONDS", -1.0)
         record()
