@@ -8,6 +8,7 @@ connection, begins the run only if nobody else has.
 import logging
 import os
 import signal
+import time
 from contextlib import suppress
 from importlib import import_module
 from typing import Any
@@ -19,8 +20,10 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import unpack_value
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_execute_job_task
+from dagster_postgres.utils import DagsterPostgresException
 from kombu.exceptions import ChannelError
 
+from models.database import DatabaseUnavailableError, database_errors
 from orchestration.heartbeats import BEAT_SECONDS, claim_run
 
 QUEUE = "dagster"
@@ -57,18 +60,40 @@ class RunOnce(Task):  # type: ignore[misc]
     """The task of a run, which only one worker executes."""
 
     abstract = True
+    max_retries = None
+    """Without a limit, which the argument of `retry` cannot say."""
 
     def __call__(self, execute_job_args_packed: Any) -> Any:
         """Execute the run, unless it has begun or ended, or another worker is beginning with it."""
         run_id = unpack_value(execute_job_args_packed, as_type=ExecuteRunArgs).run_id
-        with dg.DagsterInstance.get() as instance:
-            run = instance.get_run_by_id(run_id)
-        if run is None or run.status not in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING):
-            logger.info("Run %s has begun or ended: this message of it is ignored", run_id)
-            raise Ignore
-        if not claim_run(run_id):
-            raise self.retry(countdown=BEAT_SECONDS, max_retries=None)
+        if not _claim(run_id):
+            raise self.retry(countdown=BEAT_SECONDS)
         return self.run(execute_job_args_packed)
+
+
+def _claim(run_id: str) -> bool:
+    """Become the worker of the run, as soon as both databases can be reached.
+
+    The worker keeps the message meanwhile, and takes no other. If it were sent again, it would lie behind later ones,
+    and the launcher would take it for lost.
+
+    Returns:
+        False if another worker has it.
+
+    Raises:
+        Ignore: It has begun or ended.
+    """
+    while True:
+        try:
+            with database_errors(), dg.DagsterInstance.get() as instance:
+                run = instance.get_run_by_id(run_id)
+            if run is None or run.status not in (dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.STARTING):
+                logger.info("Run %s has begun or ended: this message of it is ignored", run_id)
+                raise Ignore
+            return claim_run(run_id)
+        except (DatabaseUnavailableError, DagsterPostgresException) as error:
+            logger.warning("Run %s waits for the database: %s", run_id, error.__cause__ or error)
+            time.sleep(BEAT_SECONDS)
 
 
 def create_app(broker: str) -> Celery:

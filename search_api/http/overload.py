@@ -48,8 +48,10 @@ IN_BURST = Limits(160, 1.0)
 """What a machine answers in about a second: if it stood still for as long, none of these requests is refused."""
 IN_OVERLOAD = Limits(40, 0.25)
 """A long queue would only delay the answers."""
-_EXEMPT = ("/healthz", "/readyz", "/metrics", "/mcp")
-"""Probes are answered under any load. What an agent asks under `/mcp` is a request of its own."""
+WITHIN_REQUEST = "course_search.within_request"
+"""Key of the scope of a request that the app sends to itself for one that it has admitted, and whose place it uses."""
+_EXEMPT = ("/healthz", "/readyz", "/metrics")
+"""Probes are answered under any load."""
 
 
 class OverloadMiddleware:
@@ -76,7 +78,7 @@ class OverloadMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on, or refuse it."""
-        if scope["type"] != "http" or route_path(scope) in _EXEMPT:
+        if scope["type"] != "http" or route_path(scope) in _EXEMPT or WITHIN_REQUEST in scope:
             await self.app(scope, receive, send)
             return
         if refusal := self._refusal(self._seconds_in_round()):

@@ -4,8 +4,8 @@ The endpoint keeps no session, so any app behind a load balancer can answer any 
 in an event stream, because every call ends with one answer and reports nothing before it. Therefore there is nothing to
 `GET` or to `DELETE`.
 
-A tool calls the app's own API in the same process. So a call is validated, limited, measured and logged like every
-other request.
+A tool calls the app's own API in the same process. So a call is validated, measured and logged like every other
+request. It has the place of the agent's request, which is refused in an overload before its body is read.
 """
 
 import logging
@@ -25,6 +25,7 @@ from course_search_client import AsyncCourseSearch
 from search_api.app_settings import SearchSettings
 from search_api.http.allowed_hosts import AllowedHosts
 from search_api.http.errors import HostNotAllowedError
+from search_api.http.overload import WITHIN_REQUEST
 from search_api.http.request_id import NAME, request_id
 from search_api.mcp.server import new_server
 from telemetry.traces import trace_headers
@@ -66,13 +67,14 @@ async def running_tools(
     async def call_app(scope: Scope, receive: Receive, send: Send) -> None:
         id_of_call = (NAME.lower().encode(), request_id().encode())
         trace = [(name.encode(), value.encode()) for name, value in trace_headers().items()]
-        called = {**scope, "headers": [*scope["headers"], id_of_call, *trace], "state": dict(state)}
+        headers = [*scope["headers"], id_of_call, *trace]
+        called = {**scope, "headers": headers, "state": dict(state), WITHIN_REQUEST: True}
         await app(called, _body_and_then(receive, _agent.get()), send)
 
     token = settings.internal_token.get_secret_value() if settings.internal_token else None
     async with httpx.AsyncClient(transport=httpx.ASGITransport(call_app)) as http:
         manager = StreamableHTTPSessionManager(
-            new_server(AsyncCourseSearch("http://localhost", token, http=http)),
+            new_server(AsyncCourseSearch("http://localhost", token, attempts=1, http=http)),
             json_response=True,
             stateless=True,
             max_request_body_size=settings.max_request_bytes,

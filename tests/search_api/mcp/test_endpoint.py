@@ -3,7 +3,10 @@
 import asyncio
 import logging
 import socket
+import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,6 +17,9 @@ from mcp import Client
 from models.courses import CoursePage
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
+from search_api.http import overload
+from search_api.http.errors import OverloadedError
+from search_api.http.overload import LOOK_SECONDS, Limits
 from search_api.http.request_id import request_id
 from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
 from tests.search_api.mcp.agent import call, over_http, text
@@ -194,6 +200,70 @@ def test_call_whose_agent_has_gone_leaves_the_queue(
     over_http(url, session)
     assert texts == ["first", "next"]
     assert "Traceback" not in caplog.text
+
+
+@pytest.fixture
+def one_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request at once may compute."""
+    for limits in ("IN_BURST", "IN_OVERLOAD"):
+        monkeypatch.setattr(overload, limits, Limits(1, LIMIT_SECONDS))
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.usefixtures("one_place")
+def test_call_and_the_request_of_its_tool_take_one_place(
+    harness: AppHarness, url: str, monkeypatch: pytest.MonkeyPatch, mode: str
+) -> None:
+    """With two, as many agents as there are places would wait for one another; without one, they had no limit."""
+    has_begun, may_end = threading.Event(), threading.Event()
+
+    def page(*_: object) -> CoursePage:
+        has_begun.set()
+        assert may_end.wait(LIMIT_SECONDS)
+        return CoursePage([], None, 0)
+
+    monkeypatch.setattr(harness.app_services.courses, "page", page)
+    with ThreadPoolExecutor() as pool:
+        admitted = pool.submit(over_http, url, call("list_courses"), mode=mode)
+        try:
+            assert has_begun.wait(LIMIT_SECONDS)
+            refused = httpx.post(f"{url}/mcp", json=PING, headers=ACCEPT)
+        finally:
+            may_end.set()
+        assert (refused.status_code, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.json()["error"]["code"] == "overloaded"
+        assert not admitted.result(LIMIT_SECONDS).is_error
+    assert httpx.post(f"{url}/mcp", json=PING, headers=ACCEPT).status_code == 200
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+@pytest.mark.usefixtures("one_place")
+def test_call_that_waits_for_the_model_takes_no_place(harness: AppHarness, url: str, mode: str) -> None:
+    harness.add_searchable_course("c", "text")
+    texts = harness.embedder.embedded_texts
+    with ThreadPoolExecutor() as pool:
+        with harness.embedder.blocked():
+            search = call("search_courses", query="x", courses=["c"])
+            waiting = pool.submit(over_http, url, search, mode=mode)
+            wait_until(lambda: texts == ["x"], LIMIT_SECONDS, lambda: str(texts))
+            time.sleep(2 * LOOK_SECONDS)
+            assert httpx.post(f"{url}/mcp", json=PING, headers=ACCEPT).status_code == 200
+        assert not waiting.result(LIMIT_SECONDS).is_error
+
+
+def test_overload_is_told_to_the_agent_at_once(harness: AppHarness, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app that asks itself again has more to do; the agent knows whether it still wants the answer."""
+    asked = []
+
+    def refuse(*_: object) -> None:
+        asked.append("courses")
+        raise OverloadedError
+
+    monkeypatch.setattr(harness.app_services.courses, "page", refuse)
+    result = over_http(url, call("list_courses"))
+    assert result.is_error
+    assert "overloaded" in text(result)
+    assert asked == ["courses"]
 
 
 def test_unexpected_error_is_logged_and_not_told(
