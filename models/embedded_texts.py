@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import String, cast, delete, distinct, false, func, or_, select
+from sqlalchemy import String, and_, cast, delete, distinct, false, func, or_, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 from sqlmodel import col
@@ -65,7 +65,7 @@ def find_source(
     is_doubtful = or_(
         col(Course.embedding_rebuild),
         col(Course.embedding_status) == EmbeddingStatus.FAILED,
-        col(Course.embedding_attempted).is_not(None),
+        and_(col(Course.embedding_attempted).is_not(None), col(Course.embedding_status) != EmbeddingStatus.DONE),
     )
     is_other = false() if only_own else _course_id.not_in(select(cast(col(Course.id), String)).where(is_doubtful))
     query = (

@@ -92,7 +92,8 @@ def _claim(run_id: str) -> bool:
                 raise Ignore
             return claim_run(run_id)
         except (DatabaseUnavailableError, DagsterPostgresException) as error:
-            logger.warning("Run %s waits for the database: %s", run_id, error.__cause__ or error)
+            cause = error.__cause__ if isinstance(error, DagsterPostgresException) else None
+            logger.warning("Run %s waits for the database: %s", run_id, cause or error)
             time.sleep(BEAT_SECONDS)
 
 

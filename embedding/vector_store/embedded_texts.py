@@ -147,8 +147,11 @@ class EmbeddedTexts:
         except CollectionNotFoundError:
             return {}
         except VectorStoreUnreachableError as error:
-            self._failures = MAX_FAILURES  # the collection may be intact, but nothing can be read
-            logger.warning("The pass looks for no more vectors of texts that were embedded before: %s", error)
+            self._failures = MAX_FAILURES  # the store has waited for a minute; the next collection may be intact
+            self._unreadable.add(source.course_id)
+            logger.warning(
+                "The vectors of course %s cannot be read, and the pass looks for no others: %s", source.course_id, error
+            )
             return {}
         except VectorStoreError as error:
             self._failures += 1

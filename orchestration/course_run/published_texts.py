@@ -6,6 +6,7 @@ catalogue, without reading the collection, because it is only a hint.
 """
 
 import logging
+import random
 import time
 from collections.abc import Callable
 from functools import partial
@@ -43,7 +44,7 @@ def record_published_texts(
     except DatabaseUnavailableError as error:
         logger.warning("Texts of published courses may be embedded again for other courses: %s", error)
         return
-    for course in courses:
+    for course in random.sample(courses, len(courses)):  # those that have changed since must not delay the others
         if time.monotonic() - started > RECORDING_SECONDS:
             return
         try:
@@ -64,10 +65,11 @@ def _record(session: Session, course: Course, context_fields: ContextFields) -> 
     published = CourseFingerprint.parse(course.embedding_fingerprint)
     if published is None:
         return
-    pages, content = [], FingerprintBuilder(context_fields)
+    pages, content = [], FingerprintBuilder()
     for page in chunk_pages(session, course.id):
-        content.add_all([page])
         records = [record_of(chunk, context_fields.of(chunk)) for chunk in page]
+        for record in records:
+            content.add_hashed(record.chunk_id, record.content_hash, characters=len(record.text))
         pages.append({record.chunk_id: text_key(published.model, record.text_hash) for record in records})
     if content.build(published.model) == published:
         for keys in pages:

@@ -189,6 +189,7 @@ class CourseRun:
             examined = self._examine(embedder, report.fingerprint)
         yield ui_metadata.examination_check(self._course_id, examined, blocks=self._examination_blocks)
         if examined.examination.broken and self._examination_blocks:
+            self._check_ownership()  # another run may have published this generation
             self._snapshot_store.discard(self._course_id, self._generation)
             raise CourseNotEmbeddableError(_what_to_do(self._course_id, examined.examination.broken))
         with span("publish"):

@@ -105,6 +105,8 @@ def test_vectors_that_are_not_published_yet_are_not_taken(catalogue: Catalogue) 
     assert find(catalogue.engine, {1}) is None
     publish_row(catalogue.engine, "1")
     assert find(catalogue.engine, {1}) == TextSource("1", {1: "c"})
+    change_course(catalogue.engine, "1", embedding_attempted="content of a run that was cancelled before it began")
+    assert find(catalogue.engine, {1}) == TextSource("1", {1: "c"})
 
 
 def test_entries_are_replaced_and_deleted(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
