@@ -30,9 +30,9 @@ LOOK_SECONDS = 0.02
 less, and mostly computes."""
 CALM_SECONDS = 0.1
 """The longest round of the event loop without a queue."""
-BURST_SECONDS = 5.0
-"""How long there may be a queue before that is an overload. A machine that stood still for a second and has a fifth of
-its capacity left needs four more to catch up."""
+BURST_SECONDS = 15.0
+"""How long there may be a queue before that is an overload. A machine that stood still for two seconds and has a fifth
+of its capacity left needs eight more to catch up, and one that was slower for some seconds as well."""
 
 
 class Limits(NamedTuple):
@@ -44,8 +44,8 @@ class Limits(NamedTuple):
     """A request may begin so long after others of the same round of the event loop: it has waited as long."""
 
 
-IN_BURST = Limits(160, 1.0)
-"""What a machine answers in about a second: if it stood still for as long, none of these requests is refused."""
+IN_BURST = Limits(320, 2.0)
+"""What a machine answers in two or three seconds: if it stood still for as long, none of these requests is refused."""
 IN_OVERLOAD = Limits(40, 0.25)
 """A long queue would only delay the answers."""
 WITHIN_REQUEST = "course_search.within_request"

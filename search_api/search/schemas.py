@@ -568,7 +568,7 @@ class SearchedCourse(BaseModel):
 
     course_id: str
     state: Literal["searched", "stale", "not_ready", "not_found", "failed"] = Field(
-        description="`searched`; `stale`: searched in a generation that is not the newest, or by words only; "
+        description="`searched`; `stale`: searched in a generation that is or may be not the newest, or by words only; "
         "`not_ready`: not published, or its snapshot is still being loaded; `not_found`; `failed`: see `error`."
     )
     generation: int | None = Field(description="The generation that was searched.")

@@ -94,6 +94,8 @@ class _Asked:
     course_id: str
     up_to: UpTo | None
     course: PublishedCourse | None
+    may_be_old: bool = False
+    """Whether the course may have changed since it was read, because the catalogue does not answer."""
     opened: OpenedSnapshot | None = None
     error: ApiError | None = None
     options: SearchOptions = field(default_factory=SearchOptions)
@@ -140,8 +142,8 @@ class _Asked:
         """Its state, as `SearchedCourse` documents it."""
         match self.error:
             case None:
-                stale = self.by_words or (self.course and self.opened and is_stale(self.course, self.opened))
-                return "stale" if stale else "searched"
+                is_behind = self.course and self.opened and is_stale(self.course, self.opened)
+                return "stale" if self.may_be_old or self.by_words or is_behind else "searched"
             case CourseNotFoundError():
                 return "not_found"
             case EmbeddingNotReadyError() | OverloadedError():
@@ -285,7 +287,10 @@ class SeveralCoursesSearch:
                 lambda: self._courses.published_together(ids),
                 lambda last: _all_of(last, ids),
             )
-            asked = [_Asked(each.course_id, each.lectures, known.get(each.course_id)) for each in request.courses]
+            asked = [
+                _Asked(each.course_id, each.lectures, known.get(each.course_id), bool(outage))
+                for each in request.courses
+            ]
             return asked, outage
         searchable = []
         rows, outage = self._search.unless_away(self._courses.all_published, lambda last: [*last.values()] or None)
@@ -294,7 +299,7 @@ class SeveralCoursesSearch:
                 self._search.require_searchable(course)
             except EmbeddingNotReadyError:
                 continue
-            searchable.append(_Asked(course.id, None, course))
+            searchable.append(_Asked(course.id, None, course, bool(outage)))
         if len(searchable) > self._max_courses:
             raise InvalidRequestError(
                 f"courses: {len(searchable)} courses can be searched, which is more than SEARCH_MAX_COURSES "

@@ -56,6 +56,7 @@ def test_published_courses_are_searched_by_what_was_read_last(
                 status, answer = ask(client, "/search", **body)
                 assert (status, answer["stale"], answer["degraded"][: len(reason)]) == (200, True, reason)
                 assert answer["results"] == together["results"]
+                assert {entry["state"] for entry in answer["courses"]} == {"stale"}
             chunk = client.get("/courses/c/chunks/chunk-0")
             assert (chunk.status_code, chunk.json()["stale"]) == (200, True)
             for path, unknown in (("/courses/other/search", {}), ("/search", {"courses": ["c", "other"]})):
