@@ -87,16 +87,7 @@ class SnapshotStore:
         Raises:
             SnapshotError: There is no usable snapshot.
         """
-        problem = SnapshotError(f"There is no snapshot in {self._root / directory_name(course_id)}")
-        for path in self._files(course_id, content):
-            try:
-                snapshot = self._open(path, course_id)
-            except SnapshotError as error:
-                problem = error
-            else:
-                if snapshot.generation <= generation:
-                    return snapshot
-        raise problem
+        return self._open_newest(course_id, generation, content)
 
     def mapped(self) -> tuple[int, int]:
         """How many files are mapped into memory by this object, and their size in bytes."""
@@ -106,11 +97,8 @@ class SnapshotStore:
 
     def open_latest(self, course_id: str, generation: int) -> CourseSnapshot | None:
         """Map the newest usable snapshot of the course that was made for this or an earlier generation."""
-        for path in self._files(course_id):
-            with suppress(SnapshotError):
-                snapshot = self._open(path, course_id)
-                if snapshot.generation <= generation:
-                    return snapshot
+        with suppress(SnapshotError):
+            return self._open_newest(course_id, generation)
         return None
 
     def find(self, course_id: str, content: CourseFingerprint, generation: int) -> Path | None:
@@ -127,7 +115,7 @@ class SnapshotStore:
         Returns:
             The newest file of this or an earlier generation; None if there is none, or the directory cannot be read.
         """
-        for path in self._files(course_id, content):
+        for path in self._paths(course_id, content):
             with suppress(SnapshotError):
                 if self._read(path, course_id).generation <= generation:
                     return path
@@ -155,7 +143,7 @@ class SnapshotStore:
             SnapshotStoreError: One cannot be deleted.
         """
         try:
-            for path in self._files(course_id):
+            for path in self._paths(course_id):
                 with suppress(SnapshotError):
                     if self._read(path, course_id).generation >= generation:
                         path.unlink(missing_ok=True)
@@ -268,12 +256,25 @@ class SnapshotStore:
         with suppress(OSError):  # not empty, or missing
             (self._root / name).rmdir()
 
-    def _files(self, course_id: str, content: CourseFingerprint | None = None) -> list[Path]:
+    def _paths(self, course_id: str, content: CourseFingerprint | None = None) -> list[Path]:
         """The files of a course, or of one content of it, newest first; none if the directory cannot be read."""
         key = _key(content) if content else None
         with suppress(OSError):
             return [path for path in _files(self._root / directory_name(course_id)) if key in (None, _key_of(path))]
         return []
+
+    def _open_newest(self, course_id: str, generation: int, content: CourseFingerprint | None = None) -> CourseSnapshot:
+        """Map the newest usable file of this or an earlier generation, of all contents or of one."""
+        problem = SnapshotError(f"There is no snapshot in {self._root / directory_name(course_id)}")
+        for path in self._paths(course_id, content):
+            try:
+                snapshot = self._open(path, course_id)
+            except SnapshotError as error:
+                problem = error
+            else:
+                if snapshot.generation <= generation:
+                    return snapshot
+        raise problem
 
     def _open(self, path: Path, course_id: str) -> CourseSnapshot:
         mapped = self._read(path, course_id)

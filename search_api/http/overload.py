@@ -121,7 +121,7 @@ class OverloadMiddleware:
 
     def _refusal(self, in_round: float = 0.0) -> OverloadedError | None:
         """Why a request is refused that has waited so many seconds for the event loop."""
-        now, computing = time.monotonic(), self._computing()
+        now, computing = time.monotonic(), self._running - self._waiting()
         if computing < THREADS and max(in_round, self._last_round_seconds) < CALM_SECONDS:
             self._calm_at = now
         limits = IN_BURST if now - self._calm_at < BURST_SECONDS else IN_OVERLOAD
@@ -132,9 +132,6 @@ class OverloadMiddleware:
         if in_round > limits.loop_seconds:
             return OverloadedError("The app is behind with its requests; try again")
         return None
-
-    def _computing(self) -> int:
-        return self._running - self._waiting()
 
     def _limit_threads(self, threads: anyio.CapacityLimiter) -> None:
         """Let THREADS threads compute, now and as long as there are requests."""
