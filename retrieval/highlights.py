@@ -4,18 +4,23 @@ The text goes through the analyser of the keyword search, so the highlighted wor
 takes about 0.5 ms per text, so the tokens of recent texts are cached.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator
+from itertools import chain
 from threading import Lock
+from typing import NamedTuple
 
 import regex
 from cachetools import LRUCache, cached
 
-from retrieval.analysis import Token, analyse
+from retrieval.analysis import analyse
 from retrieval.analysis.normalization import CJK
 from retrieval.query_terms import Marks
 
 CACHED_TOKENS = 400_000
-"""Maximum number of tokens of recent texts in the cache, about 200 bytes each: the texts of some thousand results."""
+"""Maximum number of tokens of recent texts in the cache, about 25 bytes each: the texts of some thousand results."""
 
 _IN_CHINESE = regex.compile(rf"[{CJK}]\s+[{CJK}]")
 
@@ -38,17 +43,20 @@ def matches(text: str, marks: Marks) -> list[tuple[int, int]]:
 
 
 def _found(text: str, marks: Marks) -> Iterator[tuple[int, int]]:
+    wanted = marks.terms.union(*(pair[:2] for pair in marks.pairs))
+    places: defaultdict[str, list[_Place]] = defaultdict(list)
     tokens = _tokens(text)
+    for number in [number for number, term in enumerate(tokens.terms) if term in wanted]:
+        places[tokens.terms[number]].append(_Place(*tokens.places[3 * number : 3 * number + 3]))
     for term in marks.terms:
-        for token in tokens.get(term, ()):
-            yield token.start, token.end
+        for place in places.get(term, ()):
+            yield place.start, place.end
     for first, second, distance in marks.pairs:
-        if first in tokens and second in tokens:
-            others = {token.position: token for token in tokens[second] if token.position >= 0}
-            for token in tokens[first]:
-                other = others.get(token.position + distance)
-                if token.position >= 0 and other:
-                    yield min(token.start, other.start), max(token.end, other.end)
+        others = {place.position: place for place in places.get(second, ()) if place.position >= 0}
+        for place in places.get(first, ()):
+            other = others.get(place.position + distance)
+            if place.position >= 0 and other:
+                yield min(place.start, other.start), max(place.end, other.end)
     for literal in marks.literal:
         yield from _occurrences(text, literal)
 
@@ -60,14 +68,30 @@ def _occurrences(text: str, literal: str) -> Iterator[tuple[int, int]]:
         at = text.find(literal, at + len(literal))
 
 
-def _number(tokens: Mapping[str, Sequence[Token]]) -> int:
-    return sum(map(len, tokens.values()))
+class _Place(NamedTuple):
+    """Where a token is: start and end in code points, and the number of the word (see `Token`)."""
+
+    start: int
+    end: int
+    position: int
+
+
+class _Tokens(NamedTuple):
+    """The tokens of a text, in a few bytes each."""
+
+    terms: tuple[str, ...]
+    places: "array[int]"
+    """The three numbers of each token's `_Place`."""
+
+
+def _number(tokens: _Tokens) -> int:
+    return len(tokens.terms)
 
 
 @cached(LRUCache(CACHED_TOKENS, getsizeof=_number), lock=Lock(), info=True)
-def _tokens(text: str) -> dict[str, list[Token]]:
-    """The occurrences of each term."""
-    tokens: dict[str, list[Token]] = {}
-    for token in analyse(text):
-        tokens.setdefault(token.term, []).append(token)
-    return tokens
+def _tokens(text: str) -> _Tokens:
+    tokens = list(analyse(text))
+    return _Tokens(
+        tuple(sys.intern(token.term) for token in tokens),
+        array("i", chain.from_iterable((token.start, token.end, token.position) for token in tokens)),
+    )

@@ -1,7 +1,9 @@
 """`course-search doctor`: find problems of this installation, and repair them on request."""
 
 import json
+import os
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain
 from typing import Annotated, Any
 
@@ -13,10 +15,12 @@ from rich.text import Text
 
 from cli.all_settings import ALL_SETTINGS
 from cli.courses import Json, print_error
+from cli.launcher_settings import LauncherSettings
 from maintenance.checks.all_checks import repair, run_checks
 from maintenance.checks.findings import Diagnosis, Finding, Level
 from maintenance.checks.workers import check_workers
 from maintenance.ownership import MAX_DELETIONS
+from models.database import postgres_url
 from orchestration.worker_settings import CelerySettings
 
 STYLES = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "bold red"}
@@ -39,12 +43,12 @@ def doctor(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check settings, catalogue, Chroma, the model, workers and every course; print each problem and what to do.
+    """Check settings, catalogue, Chroma, the model, Dagster and every course; print each problem and what to do.
 
     Nothing is changed without --repair. Everything may keep running. Exit code 1: an error remains.
     """
     diagnoses: list[Diagnosis] = []
-    for finding in chain(run_checks(ALL_SETTINGS, deep=deep), _check_workers()):
+    for finding in chain(run_checks(ALL_SETTINGS, deep=deep), _check_dagster(), _check_workers()):
         if with_repair and finding.deletions:
             print_error(f"Deleting {len(finding.deletions)} ({finding.check}): {', '.join(finding.deletions)}")
         diagnosis = repair(finding) if with_repair else Diagnosis(finding)
@@ -57,6 +61,23 @@ def doctor(
         typer.echo(json.dumps({"ok": not errors, "findings": findings}, indent=2, ensure_ascii=False))
     if errors:
         raise typer.Exit(1)
+
+
+def _check_dagster() -> Iterator[Finding]:
+    """Check Dagster where it runs. Elsewhere, Dagster is not even imported."""
+    try:
+        settings = LauncherSettings()
+    except ValidationError:  # the check of the settings has said so
+        return
+    home = settings.dagster_home.absolute()
+    if not (home / "dagster.yaml").exists():
+        return
+    if settings.dagster_postgres_url:
+        with suppress(ValueError):  # then opening the instance says what is wrong
+            os.environ["DAGSTER_POSTGRES_URL"] = postgres_url(settings.dagster_postgres_url)
+    from orchestration.daemon_check import check_daemon
+
+    yield from check_daemon(home)
 
 
 def _check_workers() -> Iterator[Finding]:

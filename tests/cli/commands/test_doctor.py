@@ -1,5 +1,7 @@
 """`course-search doctor`: its output on a terminal, and its imports."""
 
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
+from cli.processes import free_port
+from orchestration.instance.files import instance_file
 
 pytestmark = pytest.mark.integration
 
@@ -31,3 +35,17 @@ print([name for name in ("torch", "dagster", "fastapi") if name in sys.modules])
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+def test_where_dagster_has_run_doctor_checks_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also with the storage of a `.env`, which Dagster itself does not read."""
+    home = Path("data/dagster")
+    home.mkdir(parents=True)
+    shutil.copy(instance_file(postgres=True, celery=False), home / "dagster.yaml")
+    Path(".env").write_text(f"DAGSTER_POSTGRES_URL=postgresql://nobody@127.0.0.1:{free_port()}/dagster\n")
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", "")  # restored at the end: doctor sets it
+    monkeypatch.delenv("DAGSTER_POSTGRES_URL")
+    output = CliRunner().invoke(app, ["doctor"]).stdout
+    assert re.search(
+        r"error +dagster +The Dagster instance in .*data/dagster cannot be read: .*onnection refused", output
+    )
