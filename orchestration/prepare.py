@@ -2,8 +2,7 @@
 
 It creates Dagster's storage, because two processes that create it at the same time can damage it. It limits the GPU
 pool, because Dagster applies the default limit only to pools that its storage knows. It marks the instance as
-prepared, because the sensors skip their ticks in other instances. It does not touch a damaged storage, and says so:
-searches do not need it, so the search app may start.
+prepared, because the sensors skip their ticks in other instances. A damaged storage is moved away first.
 """
 
 import os
@@ -13,8 +12,8 @@ from pathlib import Path
 import dagster as dg
 
 from orchestration.assets import GPU_POOL
-from orchestration.daemon_check import STORAGE_ADVICE, storage_damage
 from orchestration.instance.prepared import configuration_problem, mark_prepared
+from orchestration.instance.storage import move_damaged_files
 
 
 def prepare(instance: dg.DagsterInstance) -> None:
@@ -26,15 +25,16 @@ def prepare(instance: dg.DagsterInstance) -> None:
     mark_prepared(instance)
 
 
-def main() -> str:
-    """Prepare the instance in DAGSTER_HOME. Returns what an operator must know; usually nothing."""
-    if damage := storage_damage(Path(os.environ.get("DAGSTER_HOME", ""))):
-        return f"{damage}. {STORAGE_ADVICE}.\n"
+def main() -> list[str]:
+    """Prepare the instance in DAGSTER_HOME. Returns what an operator must know, usually nothing."""
+    home = os.environ.get("DAGSTER_HOME")
+    problems = move_damaged_files(Path(home).expanduser()) if home else []
     with dg.DagsterInstance.get() as instance:
         prepare(instance)
-        problem = configuration_problem(instance)
-    return f"{problem}\n" if problem else ""
+        if problem := configuration_problem(instance):
+            problems.append(problem)
+    return problems
 
 
 if __name__ == "__main__":
-    sys.stderr.write(main())
+    sys.stderr.writelines(f"{problem}\n" for problem in main())

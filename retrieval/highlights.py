@@ -4,10 +4,10 @@ The text goes through the analyser of the keyword search, so the highlighted wor
 takes about 0.5 ms per text, so the tokens of recent texts are cached.
 """
 
-import sys
 from array import array
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import chain
 from threading import Lock
 from typing import NamedTuple
@@ -92,6 +92,12 @@ def _number(tokens: _Tokens) -> int:
 def _tokens(text: str) -> _Tokens:
     tokens = list(analyse(text))
     return _Tokens(
-        tuple(sys.intern(token.term) for token in tokens),
+        tuple(_shared(token.term) for token in tokens),
         array("i", chain.from_iterable((token.start, token.end, token.position) for token in tokens)),
     )
+
+
+@lru_cache(maxsize=50_000)
+def _shared(term: str) -> str:
+    """The same object for equal terms: most words stand in many texts."""
+    return term

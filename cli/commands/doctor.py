@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from itertools import chain
 from typing import Annotated, Any
 
@@ -67,14 +66,26 @@ def _check_dagster() -> Iterator[Finding]:
     """Check Dagster where it runs. Elsewhere, Dagster is not even imported."""
     try:
         settings = LauncherSettings()
-    except ValidationError:  # the check of the settings has said so
+    except ValueError:  # the check of the settings has said so
         return
     home = settings.dagster_home.absolute()
-    if not (home / "dagster.yaml").exists():
+    try:
+        if not (home / "dagster.yaml").exists():
+            return
+    except OSError as error:
+        yield Finding(
+            "dagster", Level.ERROR, f"{home} cannot be read: {error.strerror}", "Run this command as its user"
+        )
         return
-    if settings.dagster_postgres_url:
-        with suppress(ValueError):  # then opening the instance says what is wrong
+    os.environ["DAGSTER_HOME"] = str(home)
+    os.environ.setdefault("PGCONNECT_TIMEOUT", "5")
+    try:
+        if settings.dagster_postgres_url:
             os.environ["DAGSTER_POSTGRES_URL"] = postgres_url(settings.dagster_postgres_url)
+    except ValueError as error:
+        message = f"DAGSTER_POSTGRES_URL is {error}"
+        yield Finding("dagster", Level.ERROR, message, "Correct it in the environment or .env")
+        return
     from orchestration.daemon_check import check_daemon
 
     yield from check_daemon(home)

@@ -1,4 +1,4 @@
-"""`doctor` says why nothing is embedded: a damaged storage, no daemon, or a sensor that is off or fails."""
+"""`doctor` says why nothing is embedded: a damaged storage, sensors that are not evaluated, are off or fail."""
 
 import shutil
 import sqlite3
@@ -22,37 +22,30 @@ from dagster._core.scheduler.instigation import (  # noqa: TID251
     TickStatus,
 )
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin  # noqa: TID251
-from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.error import SerializableErrorInfo
 
 from maintenance.checks.findings import Level
 from orchestration import definitions
-from orchestration.daemon_check import LOCATION, OFF_BY_DEFAULT, SENSOR_DAEMON, SQLITE_FILES, check_daemon
+from orchestration.daemon_check import LOCATION, OFF_BY_DEFAULT, check_daemon
 from orchestration.instance.files import instance_file
+from orchestration.instance.storage import FORGOTTEN, damage, move_damaged_files
 from orchestration.prepare import main
 
 ERROR = SerializableErrorInfo("ValueError: no\nplace", [], "ValueError")
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> Path:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(instance_file(postgres=False, celery=False), tmp_path / "dagster.yaml")
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     return tmp_path
 
 
 @pytest.fixture
-def running(home: Path) -> Iterator[dg.DagsterInstance]:
-    """An instance whose daemon has just written its heartbeat."""
+def prepared(home: Path) -> Iterator[dg.DagsterInstance]:
+    assert main() == []
     with dg.DagsterInstance.from_config(str(home)) as instance:
-        write_heartbeat(instance)
         yield instance
-
-
-def write_heartbeat(
-    instance: dg.DagsterInstance, *, age: float = 0, error: SerializableErrorInfo | None = None
-) -> None:
-    heartbeat = DaemonHeartbeat(time.time() - age, SENSOR_DAEMON, "1", [error] if error else [])
-    instance.add_daemon_heartbeat(heartbeat)
 
 
 def write_sensor(
@@ -61,6 +54,7 @@ def write_sensor(
     status: InstigatorStatus = InstigatorStatus.DECLARED_IN_CODE,
     ticks: tuple[TickStatus, ...] = (),
     location: str = LOCATION,
+    age: float = 0,
 ) -> None:
     target = LoadableTargetOrigin(python_file="nowhere.py")
     code = InProcessCodeLocationOrigin(target, location_name=location)
@@ -69,7 +63,7 @@ def write_sensor(
     instance.add_instigator_state(state)
     for number, tick in enumerate(ticks):
         error = ERROR if tick is TickStatus.FAILURE else None
-        moment = time.time() - len(ticks) + number
+        moment = time.time() - age - len(ticks) + number
         instance.create_tick(
             TickData(
                 origin.get_id(),
@@ -87,31 +81,48 @@ def findings(home: Path) -> list[tuple[Level, str]]:
     return [(finding.level, finding.message) for finding in check_daemon(home)]
 
 
-def test_a_daemon_without_a_fresh_heartbeat_does_not_run(home: Path) -> None:
-    expected = [(Level.WARNING, "Dagster's daemon does not run, so nothing is embedded")]
-    assert findings(home) == expected
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        write_heartbeat(instance, age=200)
-    assert findings(home) == expected
+def test_an_instance_without_storage_is_not_created(home: Path) -> None:
+    [(level, message)] = findings(home)
+    assert level is Level.WARNING
+    assert message.startswith("Dagster has no storage yet, or a part of it is missing: ")
+    assert [path.name for path in home.iterdir()] == ["dagster.yaml"]
 
 
-def test_a_running_daemon_with_working_sensors_is_fine(home: Path, running: dg.DagsterInstance) -> None:
-    """A tick that has begun, an earlier failure, sensors that are off by default and those of other projects too."""
-    write_sensor(running, "a_sensor", ticks=(TickStatus.FAILURE, TickStatus.SKIPPED, TickStatus.STARTED))
-    write_sensor(running, OFF_BY_DEFAULT[0], InstigatorStatus.STOPPED)
-    write_sensor(running, "foreign", InstigatorStatus.STOPPED, location="another")
-    assert findings(home) == [(Level.OK, "Its daemon runs, and the sensors work")]
+def test_an_instance_that_was_not_prepared_evaluates_nothing(home: Path) -> None:
+    with dg.DagsterInstance.from_config(str(home)):
+        pass
+    [(level, message)] = findings(home)
+    assert level is Level.ERROR
+    assert "was not prepared" in message
 
 
-def test_sensors_that_are_off_or_fail_and_errors_of_the_daemon_are_named(
-    home: Path, running: dg.DagsterInstance
+@pytest.mark.parametrize("ticks", [(), (TickStatus.SKIPPED,), (TickStatus.STARTED,)])
+def test_without_recent_ticks_nothing_is_embedded(
+    home: Path, prepared: dg.DagsterInstance, ticks: tuple[TickStatus, ...]
 ) -> None:
-    write_heartbeat(running, error=ERROR)
-    write_sensor(running, "stopped_sensor", InstigatorStatus.STOPPED, (TickStatus.FAILURE,))
-    write_sensor(running, "failing_sensor", ticks=(TickStatus.SKIPPED, TickStatus.FAILURE, TickStatus.STARTED))
+    """The daemon does not run, or cannot load the code location, or write ticks; ticks of others do not count."""
+    write_sensor(prepared, "a_sensor", ticks=ticks, age=400 if TickStatus.SKIPPED in ticks else 0)
+    write_sensor(prepared, "foreign", ticks=(TickStatus.SKIPPED,), location="another")
+    assert findings(home) == [
+        (Level.WARNING, "No sensor was evaluated in the last 5 minutes, so nothing is embedded"),
+    ]
+
+
+def test_recent_ticks_are_fine(home: Path, prepared: dg.DagsterInstance) -> None:
+    """With an earlier failure, one that has begun, a sensor that is off by default, and one of another project."""
+    write_sensor(prepared, "a_sensor", ticks=(TickStatus.FAILURE, TickStatus.SKIPPED, TickStatus.STARTED))
+    write_sensor(prepared, OFF_BY_DEFAULT[0], InstigatorStatus.STOPPED)
+    write_sensor(prepared, "foreign", InstigatorStatus.STOPPED, location="another")
+    assert findings(home) == [(Level.OK, "The sensors work")]
+
+
+def test_sensors_that_are_switched_off_or_fail_are_named(home: Path, prepared: dg.DagsterInstance) -> None:
+    write_sensor(prepared, "stopped_sensor", InstigatorStatus.STOPPED, (TickStatus.FAILURE,))
+    write_sensor(prepared, "failing_sensor", ticks=(TickStatus.SKIPPED, TickStatus.FAILURE, TickStatus.STARTED))
+    write_sensor(prepared, OFF_BY_DEFAULT[0], InstigatorStatus.RUNNING, (TickStatus.FAILURE,))
     assert sorted(findings(home)) == [
+        (Level.ERROR, "alert_sensor fails: ValueError: no place"),
         (Level.ERROR, "failing_sensor fails: ValueError: no place"),
-        (Level.WARNING, "Dagster's daemon has failed to evaluate sensors within five minutes: ValueError: no place"),
         (Level.WARNING, "stopped_sensor is switched off"),
     ]
 
@@ -122,29 +133,47 @@ def test_the_sensors_that_are_off_by_default_are_known() -> None:
     assert off == list(OFF_BY_DEFAULT)
 
 
-@pytest.mark.parametrize("name", SQLITE_FILES)
-def test_a_damaged_file_is_named_and_prepare_does_not_touch_it(
-    home: Path, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    monkeypatch.setenv("DAGSTER_HOME", str(home))
-    assert main() == ""
+@pytest.mark.parametrize("name", FORGOTTEN)
+@pytest.mark.parametrize("damaged", [slice(4096, 8192), slice(0, 4096)], ids=["page", "header"])
+def test_a_damaged_file_is_named_and_the_next_start_moves_it_away(home: Path, name: str, damaged: slice) -> None:
+    assert main() == []
     path = home / name
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = bytearray(path.read_bytes())
-    content[4096:8192] = bytes(4096)
+    content[damaged] = bytes(4096)
     path.write_bytes(content)
     [(level, message)] = findings(home)
     assert level is Level.ERROR
     assert message.startswith(f"Dagster's storage is damaged, so nothing is embedded: {path} (")
-    assert main().startswith(f"{message}. Stop everything, move the file away")
-    assert path.read_bytes() == content
+    [line] = main()
+    assert line.startswith(f"{path} was damaged (")
+    assert line.endswith(f"Dagster forgets its {FORGOTTEN[name]}")
+    [moved] = path.parent.glob(f"{path.name}.damaged-*")
+    assert moved.read_bytes() == content
+    assert [level for level, _ in findings(home)] == [Level.WARNING], "no tick yet"
+    assert main() == []
 
 
-def test_a_locked_file_and_an_unreadable_instance_are_no_damage(home: Path, running: dg.DagsterInstance) -> None:
-    with closing(sqlite3.connect(home / "history" / "runs.db", isolation_level=None)) as connection:
+def test_a_locked_file_is_no_damage(home: Path, prepared: dg.DagsterInstance) -> None:
+    path = home / "history" / "runs.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute("BEGIN EXCLUSIVE")
-        assert findings(home) == [(Level.OK, "Its daemon runs, and the sensors work")]
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(path, timeout=0).execute("PRAGMA quick_check(1)")
+        assert damage(path) == ""
+
+
+def test_files_of_a_former_storage_are_not_looked_at(home: Path) -> None:
+    (home / "history").mkdir()
+    (home / "history" / "runs.db").write_text("no database " * 1000)
+    url = "postgresql://nobody@127.0.0.1:1/dagster"
+    (home / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}\n")
+    assert move_damaged_files(home) == []
+
+
+def test_an_instance_that_cannot_be_opened_is_an_error(home: Path) -> None:
     (home / "dagster.yaml").write_text("storage: {postgres: {postgres_url: {env: NO_SUCH_VARIABLE}}}\n")
     [(level, message)] = findings(home)
     assert level is Level.ERROR
