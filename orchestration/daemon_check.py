@@ -9,7 +9,7 @@ import dagster as dg
 from maintenance.checks.findings import Finding, Level
 from models.text import one_line
 from orchestration.instance.prepared import reason_to_skip
-from orchestration.instance.storage import damage, sqlite_files
+from orchestration.instance.storage import damage, open_existing, sqlite_files
 
 LOCATION = "course_search"
 """Name of the code location in `instance/workspace.yaml`."""
@@ -34,7 +34,7 @@ def check_daemon(home: Path) -> Iterator[Finding]:
             message = f"Dagster has no storage yet, or a part of it is missing: {', '.join(missing)}"
             yield Finding("dagster", Level.WARNING, message, "`course-search up`")
         else:
-            with dg.DagsterInstance.from_config(str(home)) as instance:
+            with open_existing(home) as instance:
                 yield from _check_instance(instance)
     except Exception as error:  # noqa: BLE001 - of the file, a driver, or a server
         message = f"The Dagster instance in {home} cannot be read: {one_line(str(error.__cause__ or error))}"
@@ -46,8 +46,7 @@ def _check_instance(instance: dg.DagsterInstance) -> Iterator[Finding]:
     if reason := reason_to_skip(instance):
         yield Finding("dagster", Level.ERROR, reason)
         return
-    evaluated = 0.0
-    works = True
+    now, evaluated, works = time.time(), 0.0, True
     for state in instance.all_instigator_state():
         name = state.instigator_name
         if state.instigator_type.name != "SENSOR" or state.selector.location_name != LOCATION:
@@ -63,11 +62,11 @@ def _check_instance(instance: dg.DagsterInstance) -> Iterator[Finding]:
         if last is None:
             continue
         evaluated = max(evaluated, last.timestamp)
-        if last.is_failure:
+        if last.is_failure and now - last.timestamp <= IDLE_SECONDS:
             works = False
             message = f"{name} fails: {one_line(last.error.message) if last.error else 'the UI shows why'}"
             yield Finding("dagster", Level.ERROR, message, "The UI has the traceback, under Automation")
-    if time.time() - evaluated > IDLE_SECONDS:
+    if now - evaluated > IDLE_SECONDS:
         message = f"No sensor was evaluated in the last {IDLE_SECONDS // 60} minutes, so nothing is embedded"
         advice = "Start Dagster's daemon (`course-search up`). If it runs, its log says what is wrong"
         yield Finding("dagster", Level.WARNING, message, advice)

@@ -1,23 +1,26 @@
-"""Dagster's SQLite files: finds damaged ones, and moves them away.
+"""Dagster's storage: finds damaged SQLite files and moves them away, and opens an instance without creating anything.
 
-They hold the history of ticks, runs and events. Courses, collections and snapshots are elsewhere, and the catalogue
-decides what is due, so the product goes on with new files. With a damaged one, sensors fail at every tick.
+Courses, collections and snapshots are elsewhere, and the catalogue decides what is due, so the product goes on with new
+files. With a damaged one, sensors fail at every tick.
 """
 
+import os
 import sqlite3
 from collections.abc import Mapping
 from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
+import yaml
 from dagster._core.instance.ref import InstanceRef  # noqa: TID251 - the storage, without opening it
 
 from models.text import one_line
 
 FORGOTTEN: Mapping[str, str] = {
-    "schedules/schedules.db": "ticks, and which sensors and schedules are switched on or off",
+    "schedules/schedules.db": "ticks, and which sensors and scheduled jobs were switched on or off",
     "history/runs.db": "runs",
-    "history/runs/index.db": "materializations, and the limits of pools",
+    "history/runs/index.db": "materializations, partitions, and limits of pools",
 }
 """What Dagster forgets without a file. The files of single runs are not looked at."""
 LOCK_SECONDS = 1.0
@@ -35,8 +38,23 @@ def sqlite_files(home: Path) -> dict[Path, str]:
     storage = InstanceRef.from_dir(str(home)).storage_data
     if storage is None or storage.class_name != "DagsterSqliteStorage":
         return {}
-    directory = Path(storage.config_dict["base_dir"])
-    return {directory / name: forgotten for name, forgotten in FORGOTTEN.items()}
+    directory = storage.config_dict["base_dir"]
+    if isinstance(directory, dict):  # the name of a variable
+        directory = os.environ[directory["env"]]
+    return {Path(directory) / name: forgotten for name, forgotten in FORGOTTEN.items()}
+
+
+def open_existing(home: Path) -> dg.DagsterInstance:
+    """Open the instance in a directory. If its PostgreSQL database has no tables, none are created.
+
+    Raises:
+        Exception: `dagster.yaml` is invalid, or a driver or server fails.
+    """
+    ref = InstanceRef.from_dir(str(home))
+    if ref.storage_data and ref.storage_data.class_name == "DagsterPostgresStorage":
+        config = yaml.safe_dump({**ref.storage_data.config_dict, "should_autocreate_tables": False})
+        ref = ref._replace(storage_data=ref.storage_data._replace(config_yaml=config))
+    return dg.DagsterInstance.from_ref(ref)
 
 
 def damage(file: Path) -> str:

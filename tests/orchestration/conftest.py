@@ -13,6 +13,7 @@ from orchestration.instance.prepared import mark_prepared
 from orchestration.partitions import PARTITIONS_NAME
 from tests.orchestration.ticks import Resources, all_resources, materialize
 from tests.support.courses import empty_catalogue, write_course
+from tests.support.servers.postgres import postgres_server, postgres_url  # noqa: F401 - fixtures
 from tests.support.tiny_models import make_tiny_qwen3
 
 NEVER = timedelta(days=1)

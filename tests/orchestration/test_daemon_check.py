@@ -28,7 +28,7 @@ from maintenance.checks.findings import Level
 from orchestration import definitions
 from orchestration.daemon_check import LOCATION, OFF_BY_DEFAULT, check_daemon
 from orchestration.instance.files import instance_file
-from orchestration.instance.storage import FORGOTTEN, damage, move_damaged_files
+from orchestration.instance.storage import FORGOTTEN, damage, move_damaged_files, sqlite_files
 from orchestration.prepare import main
 
 ERROR = SerializableErrorInfo("ValueError: no\nplace", [], "ValueError")
@@ -109,7 +109,8 @@ def test_without_recent_ticks_nothing_is_embedded(
 
 
 def test_recent_ticks_are_fine(home: Path, prepared: dg.DagsterInstance) -> None:
-    """With an earlier failure, one that has begun, a sensor that is off by default, and one of another project."""
+    """With earlier failures, one that has begun, a sensor that is off by default, and one of another project."""
+    write_sensor(prepared, "not_evaluated_now", ticks=(TickStatus.FAILURE,), age=400)
     write_sensor(prepared, "a_sensor", ticks=(TickStatus.FAILURE, TickStatus.SKIPPED, TickStatus.STARTED))
     write_sensor(prepared, OFF_BY_DEFAULT[0], InstigatorStatus.STOPPED)
     write_sensor(prepared, "foreign", InstigatorStatus.STOPPED, location="another")
@@ -140,16 +141,22 @@ def test_a_damaged_file_is_named_and_the_next_start_moves_it_away(home: Path, na
     path = home / name
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    content = bytearray(path.read_bytes())
-    content[damaged] = bytes(4096)
-    path.write_bytes(content)
-    [(level, message)] = findings(home)
-    assert level is Level.ERROR
-    assert message.startswith(f"Dagster's storage is damaged, so nothing is embedded: {path} (")
-    [line] = main()
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = version_num")
+        connection.commit()
+        content = bytearray(path.read_bytes())
+        content[damaged] = bytes(4096)
+        path.write_bytes(content)
+        log = path.with_name(f"{path.name}-wal").read_bytes()
+        [(level, message)] = findings(home)
+        assert level is Level.ERROR
+        assert message.startswith(f"Dagster's storage is damaged, so nothing is embedded: {path} (")
+        [line] = main()
+        [moved_log] = path.parent.glob(f"{path.name}.damaged-*-wal")
+        assert moved_log.read_bytes() == log
     assert line.startswith(f"{path} was damaged (")
     assert line.endswith(f"Dagster forgets its {FORGOTTEN[name]}")
-    [moved] = path.parent.glob(f"{path.name}.damaged-*")
+    [moved] = path.parent.glob(f"{path.name}.damaged-*[0-9]")
     assert moved.read_bytes() == content
     assert [level for level, _ in findings(home)] == [Level.WARNING], "no tick yet"
     assert main() == []
@@ -171,6 +178,25 @@ def test_files_of_a_former_storage_are_not_looked_at(home: Path) -> None:
     url = "postgresql://nobody@127.0.0.1:1/dagster"
     (home / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{url}'}}}}\n")
     assert move_damaged_files(home) == []
+
+
+@pytest.mark.parametrize("directory", ["{env: STORAGE}", "{directory}"])
+def test_a_directory_of_their_own_is_found(home: Path, monkeypatch: pytest.MonkeyPatch, directory: str) -> None:
+    own = home / "own"
+    monkeypatch.setenv("STORAGE", str(own))
+    line = f"storage: {{sqlite: {{base_dir: {directory.replace('{directory}', str(own))}}}}}\n"
+    (home / "dagster.yaml").write_text(line)
+    assert set(sqlite_files(home)) == {own / name for name in FORGOTTEN}
+
+
+@pytest.mark.postgres
+def test_no_tables_are_created_in_postgresql(home: Path, postgres_url: str) -> None:
+    (home / "dagster.yaml").write_text(f"storage: {{postgres: {{postgres_url: '{postgres_url}'}}}}\n")
+    for _ in range(2):
+        [(level, message)] = findings(home)
+        assert (level, "cannot be read" in message) == (Level.ERROR, True), message
+    main()
+    assert [level for level, _ in findings(home)] == [Level.WARNING], "no tick yet"
 
 
 def test_an_instance_that_cannot_be_opened_is_an_error(home: Path) -> None:
