@@ -99,7 +99,7 @@ class Client:
         start = time.monotonic()
         sweeper = asyncio.create_task(self._end_late())
         try:
-            for number in range(int(rate * seconds)):
+            for number in range(max(1, int(rate * seconds))):
                 due = start + number / rate
                 wait = due - time.monotonic()
                 if wait > 0:

@@ -7,8 +7,7 @@ import pytest
 
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
-from search_api.search import snapshots
-from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
+from tests.search_api.app_harness import AppHarness, wait_patiently
 from tests.support.servers.asgi import serving
 
 TOKEN = "secret"
@@ -36,6 +35,6 @@ def harness(tmp_path: Path) -> AppHarness:
 @pytest.fixture
 def url(harness: AppHarness, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The address of the app, which asks for `TOKEN`."""
-    monkeypatch.setattr(snapshots, "SHORT_PATIENCE_SECONDS", LIMIT_SECONDS)
+    wait_patiently(monkeypatch)
     with serving(create_app(SearchSettings(internal_token=TOKEN), harness.services)) as url:
         yield url

@@ -204,7 +204,8 @@ class Deployment:
             postmaster = psutil.Process(self.postgres.pid)
             processes = [postmaster, *postmaster.children(recursive=True)]
             for process in processes:
-                process.kill()
+                with suppress(psutil.NoSuchProcess):  # it ended with the postmaster
+                    process.kill()
             psutil.wait_procs(processes)
 
     def start_everything(self) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import httpx
+import psutil
 import pytest
 
 from tests.faults.deployment import LIMIT_SECONDS, MANY, Deployment, on_postgres
@@ -53,6 +54,14 @@ class Poller:
                 if not self.answers or answer != self.answers[-1]:
                     self.answers.append(answer)
 
+    def wait_for(self, generation: int) -> None:
+        """Wait until the last answer is of this generation and not stale."""
+        wait_until(
+            lambda: bool(self.answers) and self.answers[-1][:2] == (generation, False),
+            LIMIT_SECONDS,
+            lambda: f"{self.answers}",
+        )
+
     @contextmanager
     def running(self) -> Iterator["Poller"]:
         thread = threading.Thread(target=self.poll)
@@ -70,22 +79,24 @@ def test_published_course_is_searched_through_every_change(deployment: Deploymen
     deployment.write(course, MANY)
     deployment.wait_for(course, "done")
     with Poller(deployment, course).running() as poller:
-        wait_until(lambda: bool(poller.answers), LIMIT_SECONDS, lambda: "no answer")
+        poller.wait_for(1)
         deployment.request(course)  # nothing has changed
         deployment.wait_for(course, "done", after=1)
+        poller.wait_for(2)
         worker = deployment.freeze_half_way(course, lambda: deployment.write(course, MANY, "second"))
         with deployment.parts.killed("chroma"), deployment.parts.killed("daemon"):
             deployment.wait_for_stale_answer(course)
         worker.kill()
         deployment.wait_for(course, "done", after=2)
+        poller.wait_for(3)
         worker = deployment.freeze_half_way(course, lambda: deployment.rebuild(course))
         deployment.ui.terminate(deployment.row(course).embedding_run_id or "")
-        worker.resume()
+        psutil.wait_procs([worker], timeout=LIMIT_SECONDS)
         deployment.wait_for(course, "failed")
         deployment.wait_until_idle()
         deployment.request(course)
         deployment.wait_for(course, "done", after=3)
-        wait_until(lambda: poller.answers[-1][:2] == (4, False), LIMIT_SECONDS, lambda: f"{poller.answers}")
+        poller.wait_for(4)
     assert {answer.error for answer in poller.answers} == {""}, poller.answers
     seen = [answer for answer in poller.answers if not answer.stale]
     assert [(answer.generation, answer.edition) for answer in seen] == [

@@ -38,6 +38,8 @@ def _limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("orchestration.launching.contents.UNCHANGED_READING_SECONDS", NEVER.total_seconds())
     monkeypatch.setattr("orchestration.instance.run_launcher.START_SECONDS", NEVER.total_seconds())
     monkeypatch.setattr("orchestration.runs.SETTLING", timedelta(0))
+    for module in ("course_state", "resources"):  # the first pause of 5 s can end between two lines of a test
+        monkeypatch.setattr(f"models.{module}.RETRY_SECONDS", (60, 120, 180, 240, 405))
 
 
 @pytest.fixture

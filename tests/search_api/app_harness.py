@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from starlette.testclient import TestClient
 
 from embedding.interface import Embedder, Embeddings
@@ -25,11 +26,28 @@ from retrieval.snapshots.store import SnapshotSettings, SnapshotStore
 from search_api.app import create_app
 from search_api.app_settings import SearchSettings
 from search_api.courses.service import Courses
+from search_api.http import overload
+from search_api.operations import checks
+from search_api.search import several_courses, snapshots
 from search_api.services import Services, assemble_services
 from tests.support.courses import empty_catalogue
 
 LIMIT_SECONDS = 120.0
 """Longest wait for an event that happens in milliseconds, on any machine."""
+
+
+def wait_patiently(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lift the limits after which the app gives up what is slow on a busy machine, and stop its background work.
+
+    A test of a limit sets it.
+    """
+    monkeypatch.setattr(snapshots, "SHORT_PATIENCE_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(snapshots, "FETCH_SECONDS", 3600.0)
+    monkeypatch.setattr(several_courses, "PATIENCE_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(checks, "CHECK_SECONDS", LIMIT_SECONDS)
+    for name in ("IN_BURST", "IN_OVERLOAD"):
+        limits = getattr(overload, name)
+        monkeypatch.setattr(overload, name, limits._replace(loop_seconds=LIMIT_SECONDS))
 
 
 class StubEmbedder(Embedder):

@@ -6,15 +6,12 @@ from pathlib import Path
 import pytest
 from starlette.testclient import TestClient
 
-from search_api.search import several_courses, snapshots
-from tests.search_api.app_harness import LIMIT_SECONDS, AppHarness
+from tests.search_api.app_harness import AppHarness, wait_patiently
 
 
 @pytest.fixture(autouse=True)
-def _long_load_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine, building a snapshot must not exceed the limits after which it is not waited for."""
-    monkeypatch.setattr(snapshots, "SHORT_PATIENCE_SECONDS", LIMIT_SECONDS)
-    monkeypatch.setattr(several_courses, "PATIENCE_SECONDS", LIMIT_SECONDS)
+def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait_patiently(monkeypatch)
 
 
 @pytest.fixture

@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -62,6 +63,12 @@ class Server:
             if sample.name == name and labels.items() <= sample.labels.items()
         }
 
+    def wait_for(self, name: str, labels: Mapping[str, str], expected: Mapping[Any, float]) -> None:
+        """Wait until a metric has these values."""
+        wait_until(
+            lambda: self.samples(name, **labels) == expected, 60, lambda: f"{name}: {self.samples(name, **labels)}"
+        )
+
     def searched(self) -> float:
         """How many searches the metrics show."""
         return sum(self.samples("course_search_http_request_duration_seconds_count", route=ROUTE).values())
@@ -112,16 +119,17 @@ def test_several_processes_are_one_app(server: Server) -> None:
     sent = _search_in_all(server)
     wait_until(lambda: server.searched() == sent, 60, lambda: f"{server.searched()} of {sent}")
     assert server.samples("course_search_answers_total") == {(): sent}
-    assert server.samples("course_search_courses", status="done") == {("done",): 1}, "the catalogue is one"
-    assert server.samples("course_search_catalogue_up") == {(): 1}
-    wait_until(  # each process has opened the snapshot once; the other one copies its state every second
-        lambda: server.samples("course_search_snapshots_mapped") == {(): PROCESSES},
-        60,
-        lambda: str(server.samples("course_search_snapshots_mapped")),
-    )
-    assert server.samples("course_search_cache_misses_total", cache="courses") == {("courses",): PROCESSES}
-    assert server.samples("course_search_cache_entries", cache="courses") == {("courses",): PROCESSES}
-    shown = httpx.get(f"{server.url}/metrics").text
+    # The catalogue is one. Each process has opened the snapshot once; the other one copies its state every second.
+    of_courses = {"cache": "courses"}
+    for name, labels, expected in (
+        ("course_search_catalogue_up", {}, {(): 1}),
+        ("course_search_courses", {"status": "done"}, {("done",): 1}),
+        ("course_search_snapshots_mapped", {}, {(): PROCESSES}),
+        ("course_search_cache_misses_total", of_courses, {("courses",): PROCESSES}),
+        ("course_search_cache_entries", of_courses, {("courses",): PROCESSES}),
+    ):
+        server.wait_for(name, labels, expected)
+    shown = httpx.get(f"{server.url}/metrics", timeout=START_SECONDS).text
     documented = {(each.name, each.kind) for each in FAMILIES}
     found = re.findall(r"# TYPE (\S+) (\w+)\n", shown)
     assert len(found) == len(set(found)), "Prometheus refuses a metric that is there twice"

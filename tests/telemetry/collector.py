@@ -1,8 +1,7 @@
 """A collector of traces: a real HTTP server that speaks OTLP/HTTP, in a thread of the test."""
 
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,8 +10,9 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from telemetry.traces import flush
+from tests.support.product import wait_until
 
-LIMIT_SECONDS = 30.0
+LIMIT_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
@@ -40,11 +40,18 @@ class Collector:
 
     def wait_for(self, *names: str) -> None:
         """Wait until spans of these names have arrived; they must have ended, or end soon."""
-        deadline = time.monotonic() + LIMIT_SECONDS
-        while not {*names} <= {span.name for span in self.spans}:
-            assert time.monotonic() < deadline, f"{names} are not all in {[span.name for span in self.spans]}"
+        self._wait_until(lambda: {*names} <= {span.name for span in self.spans})
+
+    def wait_for_path(self, *names: str) -> None:
+        """Wait until a span of this path has arrived."""
+        self._wait_until(lambda: names in self.paths())
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        def reached() -> bool:
             flush()
-            time.sleep(0.01)
+            return condition()
+
+        wait_until(reached, LIMIT_SECONDS, lambda: f"{self.paths()}", every=0.01)
 
     def paths(self) -> Sequence[tuple[str, ...]]:
         """Each span by its name, after the names of those that it is a part of."""

@@ -160,7 +160,7 @@ def test_all_lines_of_a_server_are_json(tmp_path: Path, monkeypatch: pytest.Monk
         for line in server.stdout:
             lines.append(json.loads(line))
             if "Uvicorn running" in line:
-                httpx.get(f"http://127.0.0.1:{port}/courses?q=secret", headers={"X-Request-Id": "mine"})
+                httpx.get(f"http://127.0.0.1:{port}/courses?q=secret", headers={"X-Request-Id": "mine"}, timeout=120)
                 server.terminate()
     messages = [line["message"] for line in lines]
     assert "Application startup complete." in messages

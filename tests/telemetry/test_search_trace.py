@@ -51,9 +51,10 @@ def test_a_search_is_one_trace(collector: Collector, harness: AppHarness, caplog
         assert again.json() == answer.json()
         client.get(f"/?course=c&q={SECRET}")
         logging.getLogger("search_api").warning("no request")
-    collector.wait_for(SEARCH, EMBEDDING, "GET /")
-    paths = {path for span, path in zip(collector.spans, collector.paths(), strict=True) if span.trace_id == TRACE_ID}
     in_service = (SEARCH, "embed", "batch", CALL, EMBEDDING)
+    collector.wait_for(SEARCH, "GET /")
+    collector.wait_for_path(*in_service)
+    paths = {path for span, path in zip(collector.spans, collector.paths(), strict=True) if span.trace_id == TRACE_ID}
     assert paths == {
         (SEARCH,),
         (SEARCH, "catalogue"),

@@ -257,13 +257,13 @@ def test_time_out_is_an_error(server: ForeignServer) -> None:
 
 def test_queries_have_a_deadline_for_the_whole_call(server: ForeignServer) -> None:
     """A batch of queries is not divided when it times out, and documents may take longer."""
-    embedder = RemoteEmbedder(settings_for(server), patience_seconds=60, query_seconds=1.0)
+    embedder = RemoteEmbedder(settings_for(server), patience_seconds=60, query_seconds=3.0)
     server.requests.clear()
     server.hangs = lambda _: True
     with ThreadPoolExecutor() as pool:
         documents = pool.submit(embedder.embed_documents, ["x"])
         wait_until(lambda: server.batches == [1], seconds=60, state=lambda: "no request")
-        with pytest.raises(EmbeddingServiceUnreachableError, match=r"did not answer within 1 s$"):
+        with pytest.raises(EmbeddingServiceUnreachableError, match=r"did not answer within 3 s$"):
             embedder.embed_queries(["x"] * 16)  # starts after the documents and ends before them
         server.hangs = lambda _: False
         assert np.array_equal(documents.result().vectors, vectors_of("x"))
@@ -295,7 +295,9 @@ def test_request_that_times_out_is_divided(server: ForeignServer, monkeypatch: p
     server.hangs = lambda texts: len(texts) > 2
     texts = [f"text {number}" for number in range(4)]
     assert np.array_equal(embedder.embed_documents(texts).vectors, vectors_of(*texts))
-    assert server.batches == [4, 2, 2], "the same request is not repeated"
+    # A busy server may not see the first request before it times out.
+    assert [size for size in server.batches if size != 4] == [2, 2]
+    assert server.batches.count(4) <= 1, "the same request is not repeated"
 
 
 def test_failure_of_the_model_is_not_retried(server: ForeignServer, pauses: list[float]) -> None:

@@ -19,7 +19,6 @@ from embedding.vector_store.collections import VectorStore
 from embedding.vector_store.indexing import EMBED_BATCH
 from embedding.vector_store.server import VectorStoreSettings
 from models import course_state
-from models.course_state import RETRY_SECONDS
 from models.database import DatabaseUnavailableError, Session
 from models.fingerprint import CourseFingerprint
 from models.tables import EmbeddingStatus
@@ -246,7 +245,7 @@ def test_a_temporary_failure_is_counted_and_tried_again_with_growing_pauses_and_
 ) -> None:
     [request] = stage_one_tick(instance).requests
     fail_unfinished_runs(instance)
-    for attempts in (0, 1, len(RETRY_SECONDS)):
+    for attempts in (0, 1, len(course_state.RETRY_SECONDS)):
         change_course(catalogue, course_id, embedding_attempts=attempts)
         with monkeypatch.context() as patch:
             fail(patch)
@@ -256,11 +255,11 @@ def test_a_temporary_failure_is_counted_and_tried_again_with_growing_pauses_and_
         assert course.embedding_status == EmbeddingStatus.FAILED
         assert "cannot be reached" in (course.embedding_error or "")
         assert stage_one_tick(instance).launched == [], "not before the pause is over"
-        if attempts == len(RETRY_SECONDS):
+        if attempts == len(course_state.RETRY_SECONDS):
             break
         assert course.embedding_attempts == attempts + 1
         assert course.embedding_retry_at is not None
-        assert course.embedding_retry_at >= before + timedelta(seconds=RETRY_SECONDS[attempts])
+        assert course.embedding_retry_at >= before + timedelta(seconds=course_state.RETRY_SECONDS[attempts])
         change_course(catalogue, course_id, embedding_retry_at=before)
         [request] = stage_one_tick(instance).requests
         assert request.tags["dagster/priority"] == "-1"

@@ -8,7 +8,8 @@ import dagster as dg
 import pytest
 from sqlalchemy import Engine, text
 
-from models.course_state import FORGETTING, RETRY_SECONDS
+from models import course_state
+from models.course_state import FORGETTING
 from models.tables import EmbeddingStatus
 from orchestration.course_status.endings import CANCELLED, WITHOUT_RUN
 from orchestration.partitions import JOB, PARTITION_TAG, PARTITIONS_NAME, RANGE_END_TAG, RANGE_START_TAG, SNAPSHOT
@@ -335,7 +336,7 @@ class TestDeadRun:
     ) -> None:
         """For example, the machine has too little memory for the model. The claim has recorded the content."""
         cursor = course_status_tick(instance)
-        for _ in range(len(RETRY_SECONDS) + 1):
+        for _ in range(len(course_state.RETRY_SECONDS) + 1):
             stage_one_tick(instance)
             run = run_of(instance, "1")
             own_course(catalogue, "1", run)
@@ -392,7 +393,7 @@ class TestRunThatDiesBeforeItBegins:
         status = read_course(catalogue, "1").embedding_status
         cursor = course_status_tick(instance)
         priorities = []
-        for number, pause in enumerate((*RETRY_SECONDS, None), start=1):
+        for number, pause in enumerate((*course_state.RETRY_SECONDS, None), start=1):
             stage_one_tick(instance)
             run = run_of(instance, "1")
             priorities.append(run.tags["dagster/priority"])

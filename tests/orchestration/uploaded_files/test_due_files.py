@@ -3,7 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from models.course_state import RETRY_SECONDS
+from models import course_state
 from models.tables import UploadedResource
 from orchestration.uploaded_files.due_files import FILES_PER_RUN, MAX_RUNS, Decision, FilesRun, decide
 
@@ -89,7 +89,7 @@ def test_a_cancelled_run_is_cancelled_for_all_its_files() -> None:
 
 
 def test_the_next_attempt_follows_after_a_pause() -> None:
-    failed = file(attempts=1, updated_at=NOW - timedelta(seconds=RETRY_SECONDS[0] - 1))
+    failed = file(attempts=1, updated_at=NOW - timedelta(seconds=course_state.RETRY_SECONDS[0] - 1))
     assert decided([failed]) == Decision([], [], 1)
     failed.updated_at -= timedelta(seconds=1)
     assert launched(decided([failed])) == [["1"]]

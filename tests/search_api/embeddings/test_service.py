@@ -114,7 +114,7 @@ def test_service_that_hangs_costs_a_query_its_deadline_and_the_next_ones_nothing
     for query in ("a", "c"):
         with pytest.raises(EmbeddingServiceUnavailableError, match="did not answer"):
             remote.embedded_queries([query])
-    assert server.batches == [2]
+    wait_until(lambda: server.batches == [2], LIMIT_SECONDS, lambda: f"{server.batches}")  # it may see it late
     server.hangs = lambda _: False
 
 

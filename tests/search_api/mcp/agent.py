@@ -21,7 +21,7 @@ def over_http(url: str, session: Session[T], *, mode: str = "auto", headers: dic
 
     async def run() -> T:
         async with (
-            httpx2.AsyncClient(headers=headers, trust_env=False) as http,
+            httpx2.AsyncClient(headers=headers, trust_env=False, timeout=120.0) as http,
             Client(streamable_http_client(f"{url}/mcp", http_client=http), mode=mode) as client,
         ):
             return await session(client)

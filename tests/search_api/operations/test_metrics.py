@@ -42,12 +42,6 @@ from tests.support.published import ANY_GENERATION
 REQUESTS = "course_search_http_request_duration_seconds_count"
 
 
-@pytest.fixture(autouse=True)
-def _patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine, the catalogue must not seem to hang."""
-    monkeypatch.setattr(checks, "CHECK_SECONDS", LIMIT_SECONDS)
-
-
 def samples(client: TestClient, name: str) -> dict[tuple[str, ...], float]:
     """The values of a metric by label values, in the order of the labels' names."""
     response = client.get("/metrics")
@@ -324,7 +318,10 @@ def test_mapped_snapshots_are_measured(tmp_path: Path) -> None:
     assert store.mapped() == (0, 0)
 
 
-def test_courses_and_counters_are_read_from_the_catalogue(harness: AppHarness, client: TestClient) -> None:
+def test_courses_and_counters_are_read_from_the_catalogue(
+    harness: AppHarness, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue_reader, "KEEP_SECONDS", LIMIT_SECONDS)
     now = datetime.now(UTC)
     assert samples(client, "course_search_catalogue_up") == {(): 1}
     assert samples(client, "course_search_oldest_due_seconds") == {(): 0}

