@@ -15,7 +15,7 @@ from tests.support.settings import SETTING_NAMES
 ENV_EXAMPLE = (ROOT / ".env.example").read_text(encoding="utf-8")
 OTHER_VARIABLES = {
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
-    *("UVICORN_ACCESS_LOG", "UVICORN_FORWARDED_ALLOW_IPS", "UVICORN_ROOT_PATH", "MALLOC_PERTURB_"),
+    *("UVICORN_ACCESS_LOG", "UVICORN_FORWARDED_ALLOW_IPS", "UVICORN_ROOT_PATH", "GLIBC_TUNABLES"),
     "TORCH_INDEX",  # of the container image
     *("DAGSTER_CLI_API_GRPC_LOG_FORMAT", "CACHE_MAX_MB", "KEYWORD_INDEX_DIR"),  # the last two are of 0.1.0
     *("COURSE_SEARCH_URL", "COURSE_SEARCH_TOKEN"),  # of the client

@@ -54,8 +54,7 @@ COURSE = "robots"
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """CHROMA_DB_DIR. Servers overwrite freed memory, as `course-search vector-store` has them do."""
     monkeypatch.setenv("CHROMA_DB_DIR", str(tmp_path / "chroma"))
-    for name, value in OVERWRITE_FREED_MEMORY.items():
-        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("GLIBC_TUNABLES", OVERWRITE_FREED_MEMORY)
     return tmp_path / "chroma"
 
 

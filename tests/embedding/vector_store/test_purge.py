@@ -44,7 +44,8 @@ def own_server(directory: Path) -> Iterator[VectorStore]:
 
 def write(store: VectorStore, course_id: str) -> None:
     collection = store.create(CollectionInfo(course_id, "model", "signature"))
-    records = [Record(f"c{number}", f"{MARKER} {course_id} " + "word " * 60, {}, "hash") for number in range(RECORDS)]
+    texts = [f"{MARKER * 48} {course_id} {'x' * number}" for number in range(RECORDS)]
+    records = [Record(f"c{number}", text, {}, "hash") for number, text in enumerate(texts)]
     collection.upsert(records, np.eye(RECORDS, 384, dtype=np.float32))
     assert collection.dimensions() == 384
 
@@ -54,7 +55,10 @@ def index_files(directory: Path) -> list[Path]:
 
 
 def test_own_server_writes_no_text_to_the_files_of_an_index(tmp_path: Path) -> None:
-    """Chroma writes uninitialised memory there: without the setting, half of these files contain a text."""
+    """Chroma writes uninitialised memory there: without the setting, half of these files contain a text.
+
+    The texts have about the size of `length.bin`, since a C library gives freed memory to what has the same size.
+    """
     directory = tmp_path / "chroma"
     with own_server(directory) as store:
         for course_id in COURSES:
