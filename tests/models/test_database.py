@@ -352,8 +352,9 @@ class TestPooler:
         assert {row[2] for row in ours} & {row[2] for row in others}, "others use the same server connections"
         engine.dispose()
 
-    def test_lock_wait_times_out(self, pooled_url: str) -> None:
+    def test_lock_wait_times_out(self, pooled_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         migrate(pooled_url)
+        monkeypatch.setattr(postgres.TimedConnection, "wait_seconds", 60)
         engine = create_catalogue_engine(settings(pooled_url, timeout_seconds=1))
         with transaction(engine) as holder:
             holder.execute(text("LOCK TABLE course"))

@@ -152,7 +152,7 @@ def test_upsert_rejects_vectors_of_other_dimensions(collection: CourseCollection
 
 def test_store_reconnects_after_an_outage(tmp_path: Path) -> None:
     port = free_port()
-    store = VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{port}", chroma_timeout_seconds=5))
+    store = VectorStore(VectorStoreSettings(chroma_url=f"http://127.0.0.1:{port}"))
     with pytest.raises(VectorStoreError, match="cannot be reached"):
         store.check()
     with chroma_server(tmp_path / "chroma", port):
