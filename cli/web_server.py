@@ -25,6 +25,7 @@ LOOP = "asyncio"
 """The event loop. uvicorn's default accepts one connection in each of its rounds, which take long under load: new
 connections then wait in the kernel, where nothing refuses them, until their callers give up. asyncio accepts all, and
 costs a search no more than 5 %."""
+HTTP_PROTOCOL = "cli.http_protocol:HttpProtocol"
 WORKER_SECONDS = 30
 """How long uvicorn waits for a sign of life of a process before it replaces it. Its start takes some of that time."""
 
@@ -45,6 +46,7 @@ def serve(app: str, host: str, port: int, workers: int = 1) -> None:
 
     os.environ.setdefault("UVICORN_ACCESS_LOG", "false")
     os.environ.setdefault("UVICORN_LOOP", LOOP)
+    os.environ.setdefault("UVICORN_HTTP", HTTP_PROTOCOL)
     os.environ.setdefault("UVICORN_TIMEOUT_KEEP_ALIVE", KEEP_ALIVE_SECONDS)
     command = ["--factory", app, "--host", host, "--port", str(port), "--workers", str(workers)]
     if workers == 1:

@@ -9,15 +9,18 @@ from contextlib import contextmanager
 import uvicorn
 from starlette.applications import Starlette
 
+from cli.http_protocol import HttpProtocol
+from cli.web_server import LOOP
+
 
 @contextmanager
 def serving(app: Starlette, port: int = 0, root_path: str = "") -> Iterator[str]:
-    """Serve the app on the product's event loop, and yield its URL. Without a port, a free one is taken.
+    """Serve the app as the product is served, and yield its URL. Without a port, a free one is taken.
 
     `root_path` is uvicorn's option.
     """
     listener = socket.create_server(("127.0.0.1", port))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, root_path=root_path, loop="asyncio"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, root_path=root_path, loop=LOOP, http=HttpProtocol))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     while not server.started:
