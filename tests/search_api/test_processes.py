@@ -139,7 +139,7 @@ def test_several_processes_are_one_app(server: Server) -> None:
     before = server.workers()
     before[0].kill()
     wait_until(
-        lambda: len(server.workers()) == PROCESSES and before[0] not in server.workers(),
+        lambda: len(workers := server.workers()) == PROCESSES and before[0] not in workers,
         60,
         lambda: str(server.workers()),
     )
